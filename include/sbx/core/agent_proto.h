@@ -1,0 +1,189 @@
+/* The protocol between a sandboxd worker (the owner) and sbx-agent (PID 1 of a sandbox).
+ *
+ * Transport: one byte stream each way (the container's stdin and stdout). Little endian.
+ *
+ * Frame: a 12-byte header, then `length` bytes of payload.
+ *
+ *     u32 length | u8 type | u8 zero | u16 epoch (low bits) | u32 req
+ *
+ * `req` names the command that a frame belongs to; 0 for the channel itself. The agent drops
+ * frames whose epoch is not that of the last greeting, so that a stale owner is harmless.
+ *
+ * Payloads that are records are sequences of fields: u16 tag | u32 length | bytes; integers are
+ * fields of exactly 8 bytes. Unknown tags are skipped, wrong lengths end the channel.
+ *
+ * Greeting and resynchronisation: either side may have left half a frame in the pipe. The owner
+ * therefore begins with a marker (magic + the sandbox's secret token) and HELLO; the agent looks
+ * for the marker in all it reads, forgets what stood before it, and answers with the marker, the
+ * epoch as u64, and WELCOME. The agent sends nothing before the first greeting, and after a new
+ * greeting nothing but answers to it: unfinished OUTPUT of older commands is kept until ATTACHed.
+ *
+ * Flow control: OUTPUT of a command never exceeds the bytes granted by its WINDOWs; the agent
+ * stops reading the command's pipes instead. LOG never has more than SBX_LOG_UNACKED_BYTES
+ * unacknowledged; the journal behind it drops its oldest entries beyond SBX_JOURNAL_MAX_BYTES.
+ *
+ * Both programs compile this header and src/core/agent_proto.c, and nothing else of each other.
+ */
+#ifndef SBX_CORE_AGENT_PROTO_H
+#define SBX_CORE_AGENT_PROTO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SBX_PROTO_VERSION        1
+#define SBX_PROTO_HEADER_BYTES   12
+#define SBX_PROTO_MAGIC          "\0SBXSYN\1"
+#define SBX_PROTO_MAGIC_BYTES    8
+#define SBX_PROTO_TOKEN_BYTES    16
+#define SBX_PROTO_MARKER_BYTES   (SBX_PROTO_MAGIC_BYTES + SBX_PROTO_TOKEN_BYTES)
+#define SBX_PROTO_TOKEN_ENV      "SBX_AGENT_TOKEN" /* 32 hex digits, removed from every command */
+#define SBX_PROTO_MAX_TO_AGENT   (1024 * 1024) /* payload bytes, owner to agent */
+#define SBX_PROTO_MAX_FROM_AGENT (64 * 1024)   /* payload bytes, agent to owner */
+#define SBX_LOG_UNACKED_BYTES    (256 * 1024)
+#define SBX_JOURNAL_MAX_BYTES    (8 * 1024 * 1024) /* unread entries */
+#define SBX_JOURNAL_KEEP_BYTES   (1024 * 1024)     /* acknowledged entries kept for a new owner */
+#define SBX_JOURNAL_KEEP_LINES   1000
+#define SBX_LOG_LINE_BYTES       (16 * 1024) /* longer lines are split */
+
+typedef enum sbx_frame_type {
+    /* owner to agent */
+    SBX_F_HELLO = 1, /* fields EPOCH, LOG_FROM, USER (the image's), LIFETIME_S, PIDS */
+    SBX_F_EXEC,      /* fields EXEC_ID, ARG+, ENV*, CWD, USER, TIMEOUT_MS, MAX_OUTPUT, WINDOW, FLAGS */
+    SBX_F_STDIN,     /* raw bytes; an empty payload closes the command's stdin */
+    SBX_F_WINDOW,    /* field WINDOW: so many more bytes of OUTPUT may be sent */
+    SBX_F_SIGNAL,    /* fields SIGNAL, FLAGS (SBX_SIG_TREE) */
+    SBX_F_KILL,      /* kill the whole process tree of the command */
+    SBX_F_DETACH,    /* no more OUTPUT, the command goes on and is still logged */
+    SBX_F_LOG_ACK,   /* field SEQ: everything up to SEQ is safe with the owner */
+    SBX_F_PING,      /* any payload up to 64 bytes; returned in PONG */
+    SBX_F_SYSLOG,    /* raw bytes: the agent numbers and journals a line of source "system" */
+    /* agent to owner */
+    SBX_F_WELCOME = 64, /* fields VERSION, EPOCH, NEXT_SEQ, OLDEST_SEQ, EXEC_ID* (those running) */
+    SBX_F_STARTED,      /* field PID */
+    SBX_F_OUTPUT,       /* u8 stream (1 stdout, 2 stderr) | u64 offset in that stream | bytes */
+    SBX_F_EXIT,         /* fields EXIT_CODE, SIGNAL (0: none), FLAGS, DURATION_MS, CPU_MS, PEAK_KB */
+    SBX_F_FAIL,         /* fields CODE (sbx_agent_fail), MESSAGE: the command did not start */
+    SBX_F_LOG,          /* entries, see sbx_log_entry */
+    SBX_F_PONG,
+} sbx_frame_type;
+
+typedef enum sbx_field_tag {
+    SBX_T_EPOCH = 1,
+    SBX_T_LOG_FROM,   /* first sequence number wanted; 0: all that the journal has */
+    SBX_T_USER,       /* "name", "uid", "name:group", "uid:gid"; empty: the default */
+    SBX_T_LIFETIME_S, /* no greeting for so long: kill everything and exit; 0: never */
+    SBX_T_PIDS,       /* the sandbox's own limit, without the engine's reserve; 0: none */
+    SBX_T_EXEC_ID,
+    SBX_T_ARG,
+    SBX_T_ENV, /* NAME=VALUE; overrides the image's environment */
+    SBX_T_CWD,
+    SBX_T_TIMEOUT_MS, /* 0: none */
+    SBX_T_MAX_OUTPUT, /* stdout and stderr together; more is dropped, the command goes on; 0: no limit */
+    SBX_T_WINDOW,
+    SBX_T_FLAGS,
+    SBX_T_SIGNAL,
+    SBX_T_SEQ,
+    SBX_T_VERSION,
+    SBX_T_NEXT_SEQ,
+    SBX_T_OLDEST_SEQ,
+    SBX_T_PID,
+    SBX_T_EXIT_CODE,
+    SBX_T_DURATION_MS,
+    SBX_T_CPU_MS,
+    SBX_T_PEAK_KB,
+    SBX_T_CODE,
+    SBX_T_MESSAGE,
+} sbx_field_tag;
+
+/* FLAGS of EXEC */
+#define SBX_EXEC_STDIN    1u /* STDIN frames follow; without it stdin is /dev/null */
+#define SBX_EXEC_DETACHED 2u /* no OUTPUT frames; the output is journalled only */
+#define SBX_EXEC_MAIN     4u /* the sandbox's main process: logged with source "main" */
+/* FLAGS of SIGNAL */
+#define SBX_SIG_TREE 1u
+/* FLAGS of EXIT */
+#define SBX_EXIT_TIMED_OUT 1u
+#define SBX_EXIT_OOM       2u
+#define SBX_EXIT_TRUNCATED 4u
+
+typedef enum sbx_agent_fail {
+    SBX_AF_BAD_CWD = 1, /* the working directory does not exist or is not one */
+    SBX_AF_BAD_USER,    /* no such user or group */
+    SBX_AF_BAD_REQUEST, /* no argv, duplicate req, malformed fields */
+    SBX_AF_BUSY,        /* the agent's own limit of commands at once */
+    SBX_AF_SPAWN,       /* fork or the pipes failed; MESSAGE has errno's text */
+} sbx_agent_fail;
+
+typedef enum sbx_log_stream { SBX_LOG_STDOUT, SBX_LOG_STDERR, SBX_LOG_SYSTEM } sbx_log_stream;
+typedef enum sbx_log_source {
+    SBX_SRC_MAIN,
+    SBX_SRC_EXEC,
+    SBX_SRC_RUN,
+    SBX_SRC_SYSTEM
+} sbx_log_source;
+
+/* One journal line. On the wire:
+ * u64 seq | i64 ts_ms | u8 stream | u8 source | u8 id_len | id | u32 len | data */
+typedef struct sbx_log_entry {
+    uint64_t    seq;   /* from 1, without gaps unless the journal overflowed */
+    int64_t     ts_ms; /* wall clock, milliseconds since 1970 */
+    uint8_t     stream, source;
+    uint8_t     exec_id_len; /* 0..32 */
+    const char *exec_id;     /* borrowed from the frame, not terminated */
+    uint32_t    len;         /* 0..SBX_LOG_LINE_BYTES; without the newline */
+    const char *data;        /* borrowed from the frame, not terminated */
+} sbx_log_entry;
+
+typedef struct sbx_frame {
+    uint32_t             len;
+    uint8_t              type;
+    uint16_t             epoch;
+    uint32_t             req;
+    const unsigned char *payload; /* borrowed from the buffer that was parsed */
+} sbx_frame;
+
+/** Write a header of SBX_PROTO_HEADER_BYTES to `out`. */
+void sbx_frame_put_header(unsigned char *out, uint32_t len, uint8_t type, uint16_t epoch,
+                          uint32_t req);
+
+/** Take one frame from the front of a buffer.
+ *
+ * @param max  the largest payload that this direction allows.
+ * @return bytes taken (header and payload), 0 if the frame is not complete yet, -1 if the bytes
+ *         cannot be a frame (payload over `max`, reserved byte set): the channel must end.
+ */
+long sbx_frame_take(const unsigned char *data, size_t len, uint32_t max, sbx_frame *ret);
+
+/* Walks the fields of a record. */
+typedef struct sbx_fields {
+    const unsigned char *at;
+    size_t               left;
+} sbx_fields;
+
+typedef struct sbx_field {
+    uint16_t    tag;
+    uint32_t    len;
+    const char *data; /* borrowed, not terminated */
+    uint64_t    num;  /* the integer if len is 8, else 0 */
+} sbx_field;
+
+void sbx_fields_init(sbx_fields *f, const void *payload, size_t len);
+
+/** @return 1 and the next field, 0 at the end, -1 if the record is malformed. */
+int sbx_fields_next(sbx_fields *f, sbx_field *ret);
+
+/** Append a field. @return bytes written, 0 if it does not fit in `cap`. */
+size_t sbx_field_put(unsigned char *out, size_t cap, uint16_t tag, const void *data, uint32_t len);
+size_t sbx_field_put_num(unsigned char *out, size_t cap, uint16_t tag, uint64_t value);
+
+/** Take one log entry. @return 1 and the entry, 0 at the end, -1 if malformed. */
+int sbx_log_entry_take(sbx_fields *f, sbx_log_entry *ret);
+
+/** Bytes that an entry takes on the wire. */
+size_t sbx_log_entry_size(const sbx_log_entry *e);
+
+/** Append an entry. @return bytes written, 0 if it does not fit in `cap`. */
+size_t sbx_log_entry_put(unsigned char *out, size_t cap, const sbx_log_entry *e);
+
+#endif
