@@ -45,6 +45,7 @@
 #define SBX_JOURNAL_KEEP_BYTES   (1024 * 1024)     /* acknowledged entries kept for a new owner */
 #define SBX_JOURNAL_KEEP_LINES   1000
 #define SBX_LOG_LINE_BYTES       (16 * 1024) /* longer lines are split */
+#define SBX_LOG_ID_BYTES         32          /* longest exec id */
 
 typedef enum sbx_frame_type {
     /* owner to agent */
@@ -129,7 +130,7 @@ typedef struct sbx_log_entry {
     uint64_t    seq;   /* from 1, without gaps unless the journal overflowed */
     int64_t     ts_ms; /* wall clock, milliseconds since 1970 */
     uint8_t     stream, source;
-    uint8_t     exec_id_len; /* 0..32 */
+    uint8_t     exec_id_len; /* 0..SBX_LOG_ID_BYTES */
     const char *exec_id;     /* borrowed from the frame, not terminated */
     uint32_t    len;         /* 0..SBX_LOG_LINE_BYTES; without the newline */
     const char *data;        /* borrowed from the frame, not terminated */
