@@ -1,0 +1,122 @@
+/* The container engine, behind a table of functions: Docker Engine over libcurl, or a fake.
+ *
+ * Threads: any WORKER (or a thread without role); each call leases an idle connection handle.
+ * Calls block up to the job's deadline (core/thread.h) and their own time-out, whichever is
+ * first, and honour the job's cancellation. Source: Docker Engine API v1.41 to v1.51. */
+#ifndef SBX_ENGINE_ENGINE_H
+#define SBX_ENGINE_ENGINE_H
+
+#include "sbx/core/buf.h"
+#include "sbx/core/error.h"
+#include "sbx/core/json.h"
+#include <sys/types.h>
+
+#define SBX_ENGINE_IMAGE_BYTES 256
+
+typedef struct sbx_engine      sbx_engine;
+typedef struct sbx_engine_conn sbx_engine_conn; /* a hijacked byte stream */
+
+typedef struct sbx_container_spec {
+    const char        *name, *image, *hostname;
+    const char *const *entrypoint; /* NULL-terminated */
+    const char *const *env;        /* NULL-terminated, NAME=VALUE; or NULL */
+    const sbx_pairs   *labels;
+    int64_t            cpu_milli, memory_bytes, pids, nofile; /* swap equals memory */
+    const char        *network;       /* "none" */
+    const char        *volume;        /* named volume, or NULL */
+    const char        *volume_target; /* where, read-only */
+    const char        *runtime;       /* NULL or "": the engine's default */
+    const char *const *cap_add;       /* after dropping ALL; NULL-terminated */
+} sbx_container_spec;
+
+typedef struct sbx_container_info {
+    char    id[65];
+    char    name[128];
+    char    image[SBX_ENGINE_IMAGE_BYTES];
+    char    sandbox_id[24]; /* label sandboxd.id */
+    char    cluster[40];    /* label sandboxd.cluster */
+    char    state[16];      /* created running paused restarting removing exited dead */
+    int     exit_code;
+    bool    oom_killed;
+    int64_t created_at_ms, started_at_ms; /* wall clock */
+} sbx_container_info;
+
+typedef struct sbx_image_info {
+    char      id[80];
+    char     *user;    /* the image's USER, "" if none; owned */
+    sbx_strs  env;     /* owned */
+    char     *workdir; /* owned */
+    int64_t   size_bytes;
+} sbx_image_info;
+void sbx_image_info_done(sbx_image_info *i);
+
+typedef struct sbx_engine_event {
+    const char *action; /* die, oom, destroy, ... ; borrowed during the callback */
+    const char *container_id, *sandbox_id, *cluster;
+    int         exit_code;
+    int64_t     time_ns;
+} sbx_engine_event;
+
+/* Codes of failures: NOT_FOUND (no such container, image), CONFLICT (name in use, not running),
+ * INVALID (the engine refused the request's content), ENGINE (any other answer of the engine),
+ * ENGINE_UNAVAILABLE (no connection, broken connection, 5xx while it starts), TIMEOUT, CANCELLED. */
+typedef struct sbx_engine_ops {
+    /* One line about the engine: version and API version in use. Also the health check. */
+    int (*ping)(sbx_engine *e, sbx_buf *ret_version, sbx_err *err);
+    int (*create)(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err);
+    /* Attach stdin, stdout, stderr; before start nothing is missed. */
+    int (*attach)(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err);
+    int (*start)(sbx_engine *e, const char *id, sbx_err *err);
+    int (*inspect)(sbx_engine *e, const char *id_or_name, sbx_container_info *ret, sbx_err *err);
+    /* All containers (running or not) with the label sandboxd.cluster=cluster. */
+    int (*list)(sbx_engine *e, const char *cluster, sbx_container_info **ret, size_t *ret_count,
+                sbx_err *err);
+    /* Force, with anonymous volumes. A container that is gone is success. */
+    int (*remove)(sbx_engine *e, const char *id_or_name, sbx_err *err);
+    int (*stop)(sbx_engine *e, const char *id_or_name, int grace_s, sbx_err *err);
+    int (*pause)(sbx_engine *e, const char *id, sbx_err *err);
+    int (*unpause)(sbx_engine *e, const char *id, sbx_err *err);
+    int (*image_inspect)(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
+    /* progress may be NULL; returns false to give up. */
+    int (*pull)(sbx_engine *e, const char *image,
+                bool (*progress)(void *arg, const char *status, int64_t done, int64_t total),
+                void *arg, sbx_err *err);
+    /* Make sure that a volume holds one file at its root, mode 0755; content-addressed by its
+     * name, so an existing complete volume is left alone. Any engine host, no host paths. */
+    int (*volume_ensure)(sbx_engine *e, const char *volume, const char *cluster, const char *file,
+                         const void *data, size_t len, sbx_err *err);
+    /* Container events of our label, until fn returns false, `since_ns` onwards (0: now). Blocks;
+     * wakes at least every second to call fn with NULL. */
+    int (*events)(sbx_engine *e, const char *cluster, int64_t since_ns,
+                  bool (*fn)(void *arg, const sbx_engine_event *ev), void *arg, sbx_err *err);
+    void (*free)(sbx_engine *e);
+} sbx_engine_ops;
+
+struct sbx_engine {
+    const sbx_engine_ops *ops;
+};
+
+typedef struct sbx_docker_config {
+    const char *host; /* unix:///path or tcp://host:port */
+    bool        tls;
+    const char *cert_path;
+    int64_t     timeout_ms, pull_timeout_ms;
+} sbx_docker_config;
+
+/** The Docker Engine client. Negotiates the version at the first call. */
+int sbx_docker_new(const sbx_docker_config *c, sbx_engine **ret, sbx_err *err) SBX_MUST_CHECK;
+
+/* --- hijacked streams: one thread at a time; non-blocking --- */
+
+int sbx_engine_conn_fd(const sbx_engine_conn *c);
+/** Receive what is there of the container's output, already taken out of the engine's 8-byte
+ * frames. @return bytes (1 stdout, 2 stderr in ret_stream), 0 if nothing is there now, -1 with
+ * ENGINE_UNAVAILABLE at the end of the stream or a malformed frame. */
+ssize_t sbx_engine_conn_recv(sbx_engine_conn *c, int *ret_stream, void *data, size_t cap,
+                             sbx_err *err);
+/** @return bytes taken, possibly 0, or -1. */
+ssize_t sbx_engine_conn_send(sbx_engine_conn *c, const void *data, size_t len, sbx_err *err);
+void    sbx_engine_conn_close(sbx_engine_conn *c);
+SBX_DEFINE_CLEANUP(sbx_engine_conn, sbx_engine_conn_close)
+
+#endif

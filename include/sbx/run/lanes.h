@@ -1,0 +1,40 @@
+/* Worker lanes: bounded queues in front of a fixed number of threads each.
+ *
+ * A job is run by one worker from top to bottom, and may block there up to its deadline. A full
+ * queue refuses at once. */
+#ifndef SBX_RUN_LANES_H
+#define SBX_RUN_LANES_H
+
+#include "sbx/core/error.h"
+#include <stdatomic.h>
+
+typedef enum sbx_lane { SBX_LANE_FAST, SBX_LANE_SLOW, SBX_LANE_REAP, SBX_LANE_COUNT } sbx_lane;
+
+typedef struct sbx_lanes sbx_lanes;
+
+typedef struct sbx_job {
+    void (*run)(void *arg);  /* on a WORKER */
+    void              *arg;
+    const atomic_bool *cancelled;   /* may be NULL; must outlive the job */
+    int64_t            deadline_ms; /* monotonic; 0: none */
+} sbx_job;
+
+typedef struct sbx_lanes_config {
+    size_t threads[SBX_LANE_COUNT];
+    size_t queue; /* waiting jobs per lane */
+} sbx_lanes_config;
+
+sbx_lanes *sbx_lanes_new(const sbx_lanes_config *c);
+
+/** Queue a job. Any thread.
+ * @return 0, or -1 with CAPACITY if the lane's queue is full or the lanes are stopping. */
+int sbx_lanes_submit(sbx_lanes *l, sbx_lane lane, const sbx_job *job, sbx_err *err) SBX_MUST_CHECK;
+
+size_t sbx_lanes_waiting(sbx_lanes *l, sbx_lane lane);
+
+/** Refuse new jobs, run those that wait, join the threads, free. */
+void sbx_lanes_free(sbx_lanes *l);
+
+const char *sbx_lane_name(sbx_lane lane);
+
+#endif

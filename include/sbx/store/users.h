@@ -1,0 +1,25 @@
+/* The tables `users` and `api_keys`. Keys are stored as keyed hashes only. Threads: WORKER. */
+#ifndef SBX_STORE_USERS_H
+#define SBX_STORE_USERS_H
+
+#include "sbx/store/store.h"
+
+typedef struct sbx_key_row {
+    char  id[SBX_ID_LEN + 1], user[SBX_ID_LEN + 1];
+    char  role[8];    /* user, admin */
+    char *scopes;     /* space-separated; "*" all; owned */
+    bool  expired, revoked;
+} sbx_key_row;
+void sbx_key_row_done(sbx_key_row *r);
+
+/** Make the user if the name is new. @param role  user or admin. */
+int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, sbx_id *ret,
+                          sbx_err *err) SBX_MUST_CHECK;
+/** @param prefix  the first characters of the key, for recognition. */
+int sbx_store_key_insert(sbx_store *s, const char *user, const char *name, const char *prefix,
+                         const unsigned char hash[SBX_HASH_BYTES], const char *scopes, sbx_id *ret,
+                         sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES],
+                          sbx_key_row *ret, sbx_err *err) SBX_MUST_CHECK;
+
+#endif
