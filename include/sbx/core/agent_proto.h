@@ -18,9 +18,21 @@
  * epoch as u64, and WELCOME. The agent sends nothing before the first greeting, and after a new
  * greeting nothing but answers to it: unfinished OUTPUT of older commands is kept until ATTACHed.
  *
+ * A greeting with an epoch below the current one is ignored. A greeting unbinds every `req`: the
+ * new owner finds the commands that it may want in WELCOME and binds them by ATTACH. A command
+ * that nobody attached keeps its unread output in its pipe, and so waits when that is full.
+ * OUTPUT that was under way when the channel was lost is lost; the offsets show the hole.
+ *
+ * A `req` is free again after FAIL, and after EXIT; until it is used again, KILL and SIGNAL with
+ * it still reach what the command left running. Output of such processes is journalled only.
+ *
  * Flow control: OUTPUT of a command never exceeds the bytes granted by its WINDOWs; the agent
  * stops reading the command's pipes instead. LOG never has more than SBX_LOG_UNACKED_BYTES
  * unacknowledged; the journal behind it drops its oldest entries beyond SBX_JOURNAL_MAX_BYTES.
+ *
+ * The agent holds at most SBX_STDIN_MAX_BYTES of STDIN per command and drops what exceeds it, with
+ * a TAKEN that says how much. TAKEN also comes for every SBX_STDIN_TAKEN_BYTES that the command
+ * has read, so an owner with more than SBX_STDIN_MAX_BYTES to write counts what is outstanding.
  *
  * Both programs compile this header and src/core/agent_proto.c, and nothing else of each other.
  */
@@ -45,6 +57,9 @@
 #define SBX_JOURNAL_KEEP_BYTES   (1024 * 1024)     /* acknowledged entries kept for a new owner */
 #define SBX_JOURNAL_KEEP_LINES   1000
 #define SBX_LOG_LINE_BYTES       (16 * 1024) /* longer lines are split */
+#define SBX_STDIN_MAX_BYTES      (1024 * 1024)
+#define SBX_STDIN_TAKEN_BYTES    (256 * 1024)
+#define SBX_LOG_ID_BYTES         32 /* longest exec id */
 
 typedef enum sbx_frame_type {
     /* owner to agent */
@@ -58,6 +73,8 @@ typedef enum sbx_frame_type {
     SBX_F_LOG_ACK, /* field SEQ: everything up to SEQ is safe with the owner */
     SBX_F_PING,    /* any payload up to 64 bytes; returned in PONG */
     SBX_F_SYSLOG,  /* raw bytes: the agent numbers and journals a line of source "system" */
+    SBX_F_ATTACH,  /* fields EXEC_ID, WINDOW: a command of an older greeting goes on under `req`;
+                      answered by STARTED (and at once by EXIT if it is over), or by FAIL */
     /* agent to owner */
     SBX_F_WELCOME = 64, /* fields VERSION, EPOCH, NEXT_SEQ, OLDEST_SEQ, EXEC_ID* (those running) */
     SBX_F_STARTED,      /* field PID */
@@ -66,6 +83,8 @@ typedef enum sbx_frame_type {
     SBX_F_FAIL, /* fields CODE (sbx_agent_fail), MESSAGE: the command did not start */
     SBX_F_LOG,  /* entries, see sbx_log_entry */
     SBX_F_PONG,
+    SBX_F_TAKEN, /* fields WINDOW (bytes of STDIN that left the agent's buffer since the last
+                    TAKEN), DROPPED (bytes of STDIN thrown away, because the buffer was full) */
 } sbx_frame_type;
 
 typedef enum sbx_field_tag {
@@ -95,6 +114,7 @@ typedef enum sbx_field_tag {
     SBX_T_PEAK_KB,
     SBX_T_CODE,
     SBX_T_MESSAGE,
+    SBX_T_DROPPED,
 } sbx_field_tag;
 
 /* FLAGS of EXEC */
@@ -114,6 +134,7 @@ typedef enum sbx_agent_fail {
     SBX_AF_BAD_REQUEST, /* no argv, duplicate req, malformed fields */
     SBX_AF_BUSY,        /* the agent's own limit of commands at once */
     SBX_AF_SPAWN,       /* fork or the pipes failed; MESSAGE has errno's text */
+    SBX_AF_NOT_FOUND,   /* ATTACH: no such command */
 } sbx_agent_fail;
 
 typedef enum sbx_log_stream { SBX_LOG_STDOUT, SBX_LOG_STDERR, SBX_LOG_SYSTEM } sbx_log_stream;
@@ -130,7 +151,7 @@ typedef struct sbx_log_entry {
     uint64_t seq;  /* from 1, without gaps unless the journal overflowed */
     int64_t ts_ms; /* wall clock, milliseconds since 1970 */
     uint8_t stream, source;
-    uint8_t exec_id_len; /* 0..32 */
+    uint8_t exec_id_len; /* 0..SBX_LOG_ID_BYTES */
     const char *exec_id; /* borrowed from the frame, not terminated */
     uint32_t len;        /* 0..SBX_LOG_LINE_BYTES; without the newline */
     const char *data;    /* borrowed from the frame, not terminated */
