@@ -18,25 +18,25 @@
 
 typedef struct mem_item {
     uint64_t seq;
-    size_t   len;
-    char     data[];
+    size_t len;
+    char data[];
 } mem_item;
 
 typedef struct mem_topic {
-    char           name[SBX_BUS_TOPIC_BYTES];
-    mem_item     **ring; /* slots entries, `count` used from `head` on */
-    size_t         slots, head, count, bytes;
-    unsigned       subscribers;
+    char name[SBX_BUS_TOPIC_BYTES];
+    mem_item **ring; /* slots entries, `count` used from `head` on */
+    size_t slots, head, count, bytes;
+    unsigned subscribers;
     UT_hash_handle hh;
 } mem_topic;
 
 typedef struct mem_bus {
-    sbx_bus         bus;
+    sbx_bus bus;
     pthread_mutex_t mu;
-    mem_topic      *topics;      /* guarded by mu */
-    size_t          total_bytes; /* guarded by mu */
-    uint64_t        dropped;     /* guarded by mu */
-    bus_readers     readers;
+    mem_topic *topics;  /* guarded by mu */
+    size_t total_bytes; /* guarded by mu */
+    uint64_t dropped;   /* guarded by mu */
+    bus_readers readers;
 } mem_bus;
 
 static mem_bus *mem_of(sbx_bus *b)
@@ -85,7 +85,7 @@ static void topic_clear_locked(mem_bus *m, mem_topic *t)
     while (t->count > 0)
         topic_drop_oldest_locked(m, t);
     free(t->ring);
-    t->ring  = NULL;
+    t->ring = NULL;
     t->slots = t->head = 0;
 }
 
@@ -100,15 +100,15 @@ static void topic_free_if_unused_locked(mem_bus *m, mem_topic *t)
 
 static void topic_grow(mem_topic *t)
 {
-    size_t     slots = t->slots ? SBX_MIN(t->slots * 2, (size_t)SBX_LOG_HISTORY_LINES) : FIRST_SLOTS;
-    mem_item **ring  = sbx_alloc(slots * sizeof(mem_item *));
+    size_t slots = t->slots ? SBX_MIN(t->slots * 2, (size_t)SBX_LOG_HISTORY_LINES) : FIRST_SLOTS;
+    mem_item **ring = sbx_alloc(slots * sizeof(mem_item *));
 
     for (size_t i = 0; i < t->count; i++)
         ring[i] = topic_at(t, i);
     free(t->ring);
-    t->ring  = ring;
+    t->ring = ring;
     t->slots = slots;
-    t->head  = 0;
+    t->head = 0;
 }
 
 static void topic_keep_locked(mem_bus *m, mem_topic *t, const sbx_bus_item *item)
@@ -119,7 +119,7 @@ static void topic_keep_locked(mem_bus *m, mem_topic *t, const sbx_bus_item *item
         return;
     if (t->count > 0 && item->seq <= topic_at(t, t->count - 1)->seq)
         return;
-    it      = sbx_alloc(sizeof *it + item->len);
+    it = sbx_alloc(sizeof *it + item->len);
     it->seq = item->seq;
     it->len = item->len;
     if (item->len > 0)
@@ -138,9 +138,9 @@ static void topic_keep_locked(mem_bus *m, mem_topic *t, const sbx_bus_item *item
 
 static bool mem_publish(sbx_bus *b, const char *topic, const sbx_bus_item *items, size_t count)
 {
-    mem_bus   *m = mem_of(b);
+    mem_bus *m = mem_of(b);
     mem_topic *t;
-    bool       read, ok;
+    bool read, ok;
 
     if (count == 0)
         return true;
@@ -181,7 +181,7 @@ static void mem_subscribe(sbx_bus *b, const char *topic)
 
 static void mem_unsubscribe(sbx_bus *b, const char *topic)
 {
-    mem_bus   *m = mem_of(b);
+    mem_bus *m = mem_of(b);
     mem_topic *t;
 
     pthread_mutex_lock(&m->mu);
@@ -232,9 +232,9 @@ static void topic_fit(const mem_topic *t, size_t room, bool tail, size_t *from, 
 static int topic_read(const mem_topic *t, uint64_t since, uint64_t until, size_t max, bool tail,
                       sbx_bus_item **ret, size_t *ret_count, sbx_buf *text, sbx_err *err)
 {
-    size_t        from = topic_after(t, since), to = until ? topic_after(t, until) : t->count;
-    size_t        room = text->max > text->len ? text->max - text->len : 0;
-    size_t        base = text->len, total = 0;
+    size_t from = topic_after(t, since), to = until ? topic_after(t, until) : t->count;
+    size_t room = text->max > text->len ? text->max - text->len : 0;
+    size_t base = text->len, total = 0;
     sbx_bus_item *items;
 
     if (to <= from)
@@ -264,7 +264,7 @@ static int topic_read(const mem_topic *t, uint64_t since, uint64_t until, size_t
         items[i].data = text->data + base + total;
         total += items[i].len;
     }
-    *ret       = items;
+    *ret = items;
     *ret_count = to - from;
     return 0;
 }
@@ -273,11 +273,11 @@ static int mem_history(sbx_bus *b, const char *topic, uint64_t since, uint64_t u
                        bool tail, sbx_bus_item **ret, size_t *ret_count, sbx_buf *ret_text,
                        sbx_err *err)
 {
-    mem_bus         *m     = mem_of(b);
-    const mem_topic *t     = NULL;
-    sbx_bus_item    *items = NULL;
-    size_t           count = 0;
-    int              rc    = 0;
+    mem_bus *m = mem_of(b);
+    const mem_topic *t = NULL;
+    sbx_bus_item *items = NULL;
+    size_t count = 0;
+    int rc = 0;
 
     pthread_mutex_lock(&m->mu);
     t = topic_find_locked(m, topic);
@@ -290,19 +290,19 @@ static int mem_history(sbx_bus *b, const char *topic, uint64_t since, uint64_t u
         free(items);
         return sbx_fail(err, SBX_E_TOO_LARGE, "the history does not fit in its buffer");
     }
-    *ret       = items;
+    *ret = items;
     *ret_count = count;
     return 0;
 }
 
 static int mem_last_seq(sbx_bus *b, const char *topic, uint64_t *ret, sbx_err *err)
 {
-    mem_bus   *m = mem_of(b);
+    mem_bus *m = mem_of(b);
     mem_topic *t;
 
     (void)err;
     pthread_mutex_lock(&m->mu);
-    t    = topic_find_locked(m, topic);
+    t = topic_find_locked(m, topic);
     *ret = t && t->count > 0 ? topic_at(t, t->count - 1)->seq : 0;
     pthread_mutex_unlock(&m->mu);
     return 0;
@@ -310,7 +310,7 @@ static int mem_last_seq(sbx_bus *b, const char *topic, uint64_t *ret, sbx_err *e
 
 static void mem_forget(sbx_bus *b, const char *topic)
 {
-    mem_bus   *m = mem_of(b);
+    mem_bus *m = mem_of(b);
     mem_topic *t;
 
     pthread_mutex_lock(&m->mu);
@@ -342,14 +342,13 @@ static uint64_t mem_dropped(sbx_bus *b)
 
 static void mem_free(sbx_bus *b)
 {
-    mem_bus   *m;
+    mem_bus *m;
     mem_topic *t, *next;
 
     if (!b)
         return;
     m = mem_of(b);
-    HASH_ITER(hh, m->topics, t, next)
-    {
+    HASH_ITER (hh, m->topics, t, next) {
         t->subscribers = 0;
         topic_clear_locked(m, t);
         topic_free_if_unused_locked(m, t);
@@ -360,17 +359,17 @@ static void mem_free(sbx_bus *b)
 }
 
 static const sbx_bus_ops memory_ops = {
-    .publish     = mem_publish,
-    .set_reader  = mem_set_reader,
-    .subscribe   = mem_subscribe,
+    .publish = mem_publish,
+    .set_reader = mem_set_reader,
+    .subscribe = mem_subscribe,
     .unsubscribe = mem_unsubscribe,
-    .history     = mem_history,
-    .last_seq    = mem_last_seq,
-    .forget      = mem_forget,
-    .ping        = mem_ping,
-    .dropped     = mem_dropped,
-    .name        = "memory",
-    .free        = mem_free,
+    .history = mem_history,
+    .last_seq = mem_last_seq,
+    .forget = mem_forget,
+    .ping = mem_ping,
+    .dropped = mem_dropped,
+    .name = "memory",
+    .free = mem_free,
 };
 
 sbx_bus *sbx_bus_memory_new(void)

@@ -24,8 +24,8 @@ void bus_readers_set(bus_readers *r, const char *prefix, sbx_bus_fn fn, void *ar
             slot = i;
     if (slot >= 0) {
         r->slot[slot].prefix = fn ? prefix : NULL;
-        r->slot[slot].fn     = fn;
-        r->slot[slot].arg    = arg;
+        r->slot[slot].fn = fn;
+        r->slot[slot].arg = arg;
     }
     pthread_mutex_unlock(&r->mu);
     /* More prefixes than slots is a mistake in the wiring that no caller could handle. */
@@ -38,7 +38,8 @@ void bus_readers_call(bus_readers *r, const char *topic, const sbx_bus_item *ite
 {
     pthread_mutex_lock(&r->mu);
     for (int i = 0; i < SBX_BUS_READERS; i++) {
-        if (r->slot[i].prefix && strncmp(topic, r->slot[i].prefix, strlen(r->slot[i].prefix)) == 0) {
+        if (r->slot[i].prefix &&
+            strncmp(topic, r->slot[i].prefix, strlen(r->slot[i].prefix)) == 0) {
             r->slot[i].fn(r->slot[i].arg, topic, items, count, reset);
             break;
         }

@@ -12,8 +12,8 @@ typedef struct bus_readers {
     pthread_mutex_t mu;
     struct {
         const char *prefix; /* NULL: free slot */
-        sbx_bus_fn  fn;
-        void       *arg;
+        sbx_bus_fn fn;
+        void *arg;
     } slot[SBX_BUS_READERS]; /* guarded by mu */
 } bus_readers;
 

@@ -17,7 +17,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#define CACHE_FIRST 64 /* slots of a shard's table; a power of two */
+#define CACHE_FIRST  64                       /* slots of a shard's table; a power of two */
 #define SERIES_SLOTS (SBX_METRICS_SERIES + 1) /* the last one is "other" */
 
 typedef enum metric_type { COUNTER, GAUGE, HISTOGRAM } metric_type;
@@ -32,13 +32,13 @@ static const struct metric_row {
 };
 
 static const struct bucket {
-    int64_t     us;
+    int64_t us;
     const char *le;
 } buckets[] = {
-    {500, "0.0005"},    {1000, "0.001"},   {2500, "0.0025"},   {5000, "0.005"},
-    {10000, "0.01"},    {25000, "0.025"},  {50000, "0.05"},    {100000, "0.1"},
-    {250000, "0.25"},   {500000, "0.5"},   {1000000, "1"},     {2500000, "2.5"},
-    {5000000, "5"},     {10000000, "10"},  {30000000, "30"},   {60000000, "60"},
+    {500, "0.0005"},  {1000, "0.001"},  {2500, "0.0025"}, {5000, "0.005"},
+    {10000, "0.01"},  {25000, "0.025"}, {50000, "0.05"},  {100000, "0.1"},
+    {250000, "0.25"}, {500000, "0.5"},  {1000000, "1"},   {2500000, "2.5"},
+    {5000000, "5"},   {10000000, "10"}, {30000000, "30"}, {60000000, "60"},
 };
 #define BUCKETS ARRAY_LEN(buckets)
 
@@ -50,30 +50,30 @@ typedef struct cell {
 
 typedef struct cache_entry {
     const char *label; /* owned by the registry; NULL: free slot */
-    sbx_metric  id;
-    cell       *cell;
+    sbx_metric id;
+    cell *cell;
 } cache_entry;
 
 typedef struct shard {
     struct shard *next;
     struct shard *next_idle; /* guarded by mu */
-    sbx_metrics  *metrics;
-    cache_entry  *cache; /* owner thread only */
-    size_t        cache_slots, cache_used;
+    sbx_metrics *metrics;
+    cache_entry *cache; /* owner thread only */
+    size_t cache_slots, cache_used;
     _Atomic(cell *) *cells[SBX_M_COUNT]; /* SERIES_SLOTS each; made with the shard */
 } shard;
 
 typedef struct series {
-    char           *label; /* owned */
+    char *label;            /* owned */
     _Atomic uint64_t gauge; /* the bits of a double */
 } series;
 
 struct sbx_metrics {
-    pthread_key_t   key;
+    pthread_key_t key;
     pthread_mutex_t mu;
-    series          series[SBX_M_COUNT][SERIES_SLOTS]; /* labels guarded by mu */
-    size_t          count[SBX_M_COUNT];                /* guarded by mu; without "other" */
-    shard          *shards, *idle;                     /* guarded by mu */
+    series series[SBX_M_COUNT][SERIES_SLOTS]; /* labels guarded by mu */
+    size_t count[SBX_M_COUNT];                /* guarded by mu; without "other" */
+    shard *shards, *idle;                     /* guarded by mu */
 };
 
 static uint32_t hash_of(sbx_metric id, const char *label)
@@ -109,7 +109,7 @@ static void series_other_locked(sbx_metrics *m, sbx_metric id)
 
 static cell *cell_make(shard *s, sbx_metric id, size_t index)
 {
-    cell  *c     = atomic_load_explicit(&s->cells[id][index], memory_order_relaxed);
+    cell *c = atomic_load_explicit(&s->cells[id][index], memory_order_relaxed);
     size_t extra = rows[id].type == HISTOGRAM ? (BUCKETS + 1) * sizeof(uint64_t) : 0;
 
     if (c)
@@ -131,7 +131,7 @@ static cache_entry *cache_slot(cache_entry *cache, size_t slots, sbx_metric id, 
 /* At most SBX_M_COUNT * SBX_METRICS_SERIES entries: only registered labels get in. */
 static void cache_grow(shard *s)
 {
-    size_t       slots = s->cache_slots ? s->cache_slots * 2 : CACHE_FIRST;
+    size_t slots = s->cache_slots ? s->cache_slots * 2 : CACHE_FIRST;
     cache_entry *cache = sbx_alloc(slots * sizeof *cache);
 
     for (size_t i = 0; i < s->cache_slots; i++) {
@@ -141,7 +141,7 @@ static void cache_grow(shard *s)
             *cache_slot(cache, slots, e->id, e->label) = *e;
     }
     free(s->cache);
-    s->cache       = cache;
+    s->cache = cache;
     s->cache_slots = slots;
 }
 
@@ -155,7 +155,7 @@ static shard *shard_new(sbx_metrics *m)
         m->idle = s->next_idle;
     pthread_mutex_unlock(&m->mu);
     if (!s) {
-        s          = sbx_alloc(sizeof *s);
+        s = sbx_alloc(sizeof *s);
         s->metrics = m;
         for (int id = 0; id < SBX_M_COUNT; id++)
             if (rows[id].type != GAUGE)
@@ -163,7 +163,7 @@ static shard *shard_new(sbx_metrics *m)
                     sbx_alloc((rows[id].labels ? SERIES_SLOTS : 1) * sizeof *s->cells[id]);
         cache_grow(s);
         pthread_mutex_lock(&m->mu);
-        s->next   = m->shards;
+        s->next = m->shards;
         m->shards = s;
         pthread_mutex_unlock(&m->mu);
     }
@@ -174,21 +174,21 @@ static shard *shard_new(sbx_metrics *m)
 /* The thread ended: its sums stay, the next thread counts on in them. */
 static void shard_release(void *arg)
 {
-    shard       *s = arg;
+    shard *s = arg;
     sbx_metrics *m = s->metrics;
 
     pthread_mutex_lock(&m->mu);
     s->next_idle = m->idle;
-    m->idle      = s;
+    m->idle = s;
     pthread_mutex_unlock(&m->mu);
 }
 
 static cell *cell_of(sbx_metrics *m, sbx_metric id, const char *label)
 {
-    shard       *s = pthread_getspecific(m->key);
+    shard *s = pthread_getspecific(m->key);
     cache_entry *e;
-    size_t       index;
-    const char  *owned;
+    size_t index;
+    const char *owned;
 
     if (!s)
         s = shard_new(m);
@@ -231,7 +231,7 @@ void sbx_metrics_add(sbx_metrics *m, sbx_metric id, const char *label, uint64_t 
 void sbx_metrics_observe_us(sbx_metrics *m, sbx_metric id, const char *label, int64_t us)
 {
     size_t i = 0;
-    cell  *c;
+    cell *c;
 
     if (!m || !is_a(id, HISTOGRAM))
         return;
@@ -246,7 +246,7 @@ void sbx_metrics_observe_us(sbx_metrics *m, sbx_metric id, const char *label, in
 void sbx_metrics_set(sbx_metrics *m, sbx_metric id, const char *label, double value)
 {
     uint64_t bits;
-    size_t   index;
+    size_t index;
 
     if (!m || !is_a(id, GAUGE))
         return;
@@ -274,7 +274,8 @@ static void add_label_value(sbx_buf *out, const char *s, size_t len)
 }
 
 /* {a="x",b="y",le="1"}: the names of the row with the values of the label, then `le`. */
-static void add_labels(sbx_buf *out, const struct metric_row *row, const char *label, const char *le)
+static void add_labels(sbx_buf *out, const struct metric_row *row, const char *label,
+                       const char *le)
 {
     const char *names = row->labels, *values = label;
 
@@ -282,15 +283,15 @@ static void add_labels(sbx_buf *out, const struct metric_row *row, const char *l
         return;
     sbx_buf_addc(out, '{');
     while (names) {
-        const char *name_end  = strchrnul(names, ',');
-        bool        last      = *name_end == '\0';
+        const char *name_end = strchrnul(names, ',');
+        bool last = *name_end == '\0';
         const char *value_end = last ? values + strlen(values) : strchrnul(values, ',');
 
         sbx_buf_add(out, names, (size_t)(name_end - names));
         sbx_buf_adds(out, "=\"");
         add_label_value(out, values, (size_t)(value_end - values));
         sbx_buf_addc(out, '"');
-        names  = last ? NULL : name_end + 1;
+        names = last ? NULL : name_end + 1;
         values = *value_end ? value_end + 1 : value_end;
         if (names || le)
             sbx_buf_addc(out, ',');
@@ -303,7 +304,7 @@ static void add_labels(sbx_buf *out, const struct metric_row *row, const char *l
 typedef struct sums {
     uint64_t sum;
     uint64_t bucket[BUCKETS + 1];
-    bool     used;
+    bool used;
 } sums;
 
 static sums sum_locked(sbx_metrics *m, sbx_metric id, size_t index)
@@ -345,13 +346,13 @@ static void add_histogram(sbx_buf *out, const struct metric_row *row, const char
 
 static void add_series_locked(sbx_metrics *m, sbx_buf *out, sbx_metric id, size_t index)
 {
-    const struct metric_row *row   = &rows[id];
-    const char              *label = m->series[id][index].label;
+    const struct metric_row *row = &rows[id];
+    const char *label = m->series[id][index].label;
 
     label = label ? label : "";
     if (row->type == GAUGE) {
         uint64_t bits = atomic_load_explicit(&m->series[id][index].gauge, memory_order_relaxed);
-        double   value;
+        double value;
 
         memcpy(&value, &bits, sizeof value);
         sbx_buf_adds(out, row->name);

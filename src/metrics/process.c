@@ -18,7 +18,7 @@
 
 static bool read_file(const char *path, char *out, size_t cap)
 {
-    int     fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n;
 
     if (fd < 0)
@@ -43,7 +43,7 @@ static uint64_t digits(const char *s)
 /* Fields of /proc/self/stat, by their number; the program's name may contain anything. */
 static bool read_stat(uint64_t field[STAT_FIELDS + 1])
 {
-    char        text[2048];
+    char text[2048];
     const char *p;
 
     if (!read_file("/proc/self/stat", text, sizeof text))
@@ -60,7 +60,7 @@ static bool read_stat(uint64_t field[STAT_FIELDS + 1])
 
 static int64_t count_fds(void)
 {
-    DIR    *d = opendir("/proc/self/fd");
+    DIR *d = opendir("/proc/self/fd");
     int64_t n = 0;
 
     if (!d)
@@ -81,7 +81,7 @@ static void add(sbx_buf *out, const char *name, const char *type, const char *he
 static double start_time(uint64_t start_ticks)
 {
     struct timespec wall, boot;
-    double          age;
+    double age;
 
     clock_gettime(CLOCK_REALTIME, &wall);
     clock_gettime(CLOCK_BOOTTIME, &boot);
@@ -94,10 +94,10 @@ static double start_time(uint64_t start_ticks)
 
 void metrics_process_text(sbx_buf *out)
 {
-    uint64_t        field[STAT_FIELDS + 1];
+    uint64_t field[STAT_FIELDS + 1];
     struct timespec cpu;
-    struct rlimit   files;
-    int64_t         fds = count_fds();
+    struct rlimit files;
+    int64_t fds = count_fds();
 
     if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu) == 0)
         add(out, "process_cpu_seconds_total", "counter", "User and system processor time",

@@ -22,9 +22,9 @@
 typedef struct sbx_bus sbx_bus;
 
 typedef struct sbx_bus_item {
-    uint64_t    seq;
+    uint64_t seq;
     const char *data; /* one JSON object; borrowed */
-    size_t      len;
+    size_t len;
 } sbx_bus_item;
 
 /* Called on the BUS thread (Redis) or on the publisher's thread (in-process); must not block and

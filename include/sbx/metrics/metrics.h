@@ -10,16 +10,18 @@ typedef struct sbx_metrics sbx_metrics;
 
 /*  name, type, exposed name, label names joined by commas (or NULL: one series), help */
 #define SBX_METRICS(X)                                                                             \
-    X(HTTP_REQUESTS, COUNTER, "http_requests_total", "route,method,status", "Requests answered")    \
-    X(HTTP_SECONDS, HISTOGRAM, "http_request_duration_seconds", "route", "Time to answer")          \
-    X(HTTP_CONNECTIONS, GAUGE, "http_connections", NULL, "Open client connections")                 \
-    X(SANDBOXES, GAUGE, "sandboxd_sandboxes", "state", "Sandboxes by state")                        \
-    X(CREATE_SECONDS, HISTOGRAM, "sandboxd_create_duration_seconds", "template", "Create until ready") \
-    X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL, "Commands, from request to exit") \
-    X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                     \
-    X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")    \
-    X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")            \
-    X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                   \
+    X(HTTP_REQUESTS, COUNTER, "http_requests_total", "route,method,status", "Requests answered")   \
+    X(HTTP_SECONDS, HISTOGRAM, "http_request_duration_seconds", "route", "Time to answer")         \
+    X(HTTP_CONNECTIONS, GAUGE, "http_connections", NULL, "Open client connections")                \
+    X(SANDBOXES, GAUGE, "sandboxd_sandboxes", "state", "Sandboxes by state")                       \
+    X(CREATE_SECONDS, HISTOGRAM, "sandboxd_create_duration_seconds", "template",                   \
+      "Create until ready")                                                                        \
+    X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL,                             \
+      "Commands, from request to exit")                                                            \
+    X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                    \
+    X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
+    X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")           \
+    X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
     X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")
 
 typedef enum sbx_metric {
