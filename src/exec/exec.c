@@ -10,6 +10,7 @@
 #include "sbx/core/limits.h"
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
+#include "sbx/sandbox/spec.h"
 #include <stdio.h>
 
 #define MAX_RECORDED_COMMAND (4 * KIB)

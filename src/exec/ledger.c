@@ -2,6 +2,7 @@
 #include "sbx/exec/ledger.h"
 
 #include "sbx/core/log.h"
+#include "sbx/store/sandboxes.h"
 #include <pthread.h>
 #include <uthash.h>
 
