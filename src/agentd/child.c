@@ -182,6 +182,17 @@ static const char *search_path(const command_line *c)
     return "";
 }
 
+/* A directory that may not be searched does not make a name known. Leaves errno alone. */
+static bool exists(const char *path)
+{
+    int         saved = errno;
+    struct stat st;
+    bool        there = stat(path, &st) == 0;
+
+    errno = saved;
+    return there;
+}
+
 /* @return the errno to report */
 static int run_by_search(const command_line *c)
 {
@@ -196,7 +207,7 @@ static int run_by_search(const command_line *c)
 
         if (n > 0 && (size_t)n < sizeof path) {
             run_file(c, path);
-            if (errno != ENOENT && errno != ENOTDIR)
+            if (errno != ENOENT && errno != ENOTDIR && exists(path))
                 error = errno;
         }
         more = dir[len] == ':';
