@@ -11,16 +11,18 @@
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include "sbx/sandbox/spec.h"
+#include "sbx/sandbox/state.h"
 #include <stdio.h>
 
 #define MAX_RECORDED_COMMAND (4 * KIB)
 #define UTF8_CARRY           3
 
+#define RETRY_MS       50
+#define WAIT_CREATE_MS 120000 /* for a sandbox that is being created */
+#define WAIT_ADOPT_MS  5000   /* for the channel of a running one, after a restart */
+
 struct sbx_execs { /* immutable after new */
-    sbx_stream *stream;
-    sbx_channels *channels;
-    sbx_ledger *ledger;
-    sbx_metrics *metrics;
+    sbx_execs_config c;
 };
 
 typedef struct exec_body {
@@ -33,7 +35,9 @@ typedef struct exec_body {
 
 typedef struct exec {
     sbx_execs *e;
-    int refs; /* STREAM: the command, and the watch of the reply */
+    int refs;              /* STREAM: the command, and the watch of the reply */
+    sbx_command_spec spec; /* until it was posted to the channel */
+    int64_t wait_until_ms;
     sbx_reply *reply;
     bool streaming, kill_on_disconnect, finished;
     bool stop_when_started; /* the client left before the command existed */
@@ -75,12 +79,11 @@ const sbx_json_field sbx_exec_fields[] = {
     {.name = NULL},
 };
 
-sbx_execs *sbx_execs_new(sbx_stream *stream, sbx_channels *channels, sbx_ledger *ledger,
-                         sbx_metrics *metrics)
+sbx_execs *sbx_execs_new(const sbx_execs_config *c)
 {
     sbx_execs *e = sbx_alloc(sizeof(*e));
 
-    *e = (sbx_execs){.stream = stream, .channels = channels, .ledger = ledger, .metrics = metrics};
+    e->c = *c;
     return e;
 }
 
@@ -98,6 +101,7 @@ static void exec_unref(exec *x)
     sbx_buf_done(&x->output[0]);
     sbx_buf_done(&x->output[1]);
     sbx_buf_done(&x->pending);
+    sbx_command_spec_done(&x->spec);
     free(x);
 }
 
@@ -285,10 +289,10 @@ static void over(exec *x, const char *outcome)
     sbx_execs *e = x->e;
 
     x->command = NULL;
-    sbx_metrics_add(e->metrics, SBX_M_EXECS, outcome, 1);
-    sbx_metrics_observe_us(e->metrics, SBX_M_EXEC_SECONDS, NULL, sbx_now_us() - x->from_us);
-    sbx_ledger_end(e->ledger, x->sandbox);
-    sbx_ledger_record(e->ledger, &x->record);
+    sbx_metrics_add(e->c.metrics, SBX_M_EXECS, outcome, 1);
+    sbx_metrics_observe_us(e->c.metrics, SBX_M_EXEC_SECONDS, NULL, sbx_now_us() - x->from_us);
+    sbx_ledger_end(e->c.ledger, x->sandbox);
+    sbx_ledger_record(e->c.ledger, &x->record);
     if (x->streaming) {
         x->finished = true;
         flush_pending(x);
@@ -324,7 +328,7 @@ static void command_failed(void *arg, const sbx_err *err)
     sbx_jw w;
     sbx_err told = *err;
 
-    if (told.code == SBX_E_CONFLICT) { /* held by nobody or by another worker for the moment */
+    if (told.code == SBX_E_CONFLICT) { /* no channel here at the moment */
         told.code = SBX_E_CAPACITY;
         told.retry_after_s = 1;
     }
@@ -370,14 +374,14 @@ static void client_ready(void *arg)
 {
     exec *x = arg;
 
-    sbx_stream_post(x->e->stream, ready_on_stream, x);
+    sbx_stream_post(x->e->c.stream, ready_on_stream, x);
 }
 
 static void client_closed(void *arg)
 {
     exec *x = arg;
 
-    sbx_stream_post(x->e->stream, closed_on_stream, x);
+    sbx_stream_post(x->e->c.stream, closed_on_stream, x);
 }
 
 /* --- the request --- */
@@ -397,14 +401,13 @@ static char *command_json(const sbx_strs *argv)
 }
 
 static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
-                      const exec_body *body)
+                      exec_body *body)
 {
     exec *x = sbx_alloc(sizeof(*x));
     sbx_id id = sbx_id_new();
-    size_t max = (size_t)body->max_output;
 
     x->e = e;
-    x->refs = 2;
+    x->refs = 1;
     x->reply = sbx_reply_ref(r->reply);
     x->streaming = r->accept == SBX_ACCEPT_SSE;
     x->kill_on_disconnect = body->kill_on_disconnect;
@@ -416,11 +419,117 @@ static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, cons
     sbx_copy(x->record.kind, sizeof(x->record.kind), "exec");
     x->record.command = command_json(&body->command);
     x->record.started_ms = sbx_wall_ms();
-    sbx_buf_init(&x->output[0], max);
-    sbx_buf_init(&x->output[1], max);
+    sbx_buf_init(&x->output[0], (size_t)body->max_output);
+    sbx_buf_init(&x->output[1], (size_t)body->max_output);
     /* JSON takes at most six bytes for one of output */
     sbx_buf_init(&x->pending, 8 * SBX_EXEC_WINDOW_BYTES);
+    x->spec = (sbx_command_spec){
+        .argv = body->command,
+        .env = body->env,
+        .cwd = body->cwd,
+        .user = body->user,
+        .stdin_text = body->stdin_text,
+        .stdin_len = body->stdin_text ? strlen(body->stdin_text) : 0,
+        .timeout_ms = body->timeout_ms,
+        .max_output = x->streaming && !body->max_output_given ? 0 : body->max_output,
+        .window = SBX_EXEC_WINDOW_BYTES,
+    };
+    memcpy(x->spec.exec_id, x->record.id, sizeof(x->spec.exec_id));
     return x;
+}
+
+static void submit_attempt(void *arg);
+
+static void wait_on_stream(void *arg)
+{
+    exec *x = arg;
+
+    /* a timer's handle is not kept: the wait ends by itself */
+    (void)sbx_timer_new(x->e->c.stream, RETRY_MS, submit_attempt, x);
+}
+
+/* Decides by the state: 1 post it now, 0 wait, -1 answer the error. */
+static int may_start(exec *x, const sbx_sandbox_row *row, sbx_err *err)
+{
+    sbx_state state = sbx_state_parse(row->state);
+    int64_t wait_ms = WAIT_CREATE_MS;
+
+    switch (state) {
+    case SBX_S_RUNNING:
+        if (sbx_channels_has(x->e->c.channels, row->id))
+            return 1;
+        if (*row->worker && strcmp(row->worker, x->e->c.worker) != 0)
+            return sbx_fail(err, SBX_E_CAPACITY, "another worker holds this sandbox");
+        wait_ms = WAIT_ADOPT_MS;
+        break;
+    case SBX_S_CREATING:
+    case SBX_S_STARTING:
+    case SBX_S_RESUMING:
+        break;
+    case SBX_S_DELETED:
+        return sbx_fail(err, SBX_E_GONE, "the sandbox was deleted");
+    default:
+        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s", row->state);
+    }
+    if (!x->wait_until_ms)
+        x->wait_until_ms = sbx_now_ms() + wait_ms;
+    if (sbx_now_ms() > x->wait_until_ms)
+        return sbx_fail(err, SBX_E_CAPACITY, "the sandbox is still %s; try again shortly",
+                        state == SBX_S_RUNNING ? "being reconnected" : row->state);
+    return 0;
+}
+
+/* On a WORKER, which owns `x` here. Takes x->refs over unless it fails. */
+static int attempt(exec *x, sbx_err *err)
+{
+    sbx_reply_events watch = {.ready = client_ready, .closed = client_closed, .arg = x};
+    sbx_sandbox_row row = {0};
+
+    if (sbx_store_sandbox_get(x->e->c.store, x->record.owner, x->sandbox, &row, err))
+        return -1;
+    int go = may_start(x, &row, err);
+    sbx_sandbox_row_done(&row);
+    if (go < 0)
+        return -1;
+    if (go == 0) {
+        sbx_stream_post(x->e->c.stream, wait_on_stream, x);
+        return 0;
+    }
+    sbx_command_spec spec = x->spec;
+    x->spec = (sbx_command_spec){0};
+    x->refs = 2;
+    sbx_ledger_begin(x->e->c.ledger, x->sandbox);
+    sbx_execs *e = x->e;
+    sbx_reply_watch(x->reply, &watch);
+    /* STREAM may own x from here on, and keeps it until both references are dropped: the id is
+     * immutable, and the command's own reference is dropped by what this call leads to */
+    sbx_channels_exec(e->c.channels, x->sandbox, &spec, &events, x);
+    return 0;
+}
+
+static void run_attempt(void *arg)
+{
+    exec *x = arg;
+    sbx_err err;
+
+    if (sbx_reply_gone(x->reply))
+        exec_unref(x);
+    else if (attempt(x, &err)) {
+        sbx_reply_problem(x->reply, &err);
+        exec_unref(x);
+    }
+}
+
+static void submit_attempt(void *arg)
+{
+    exec *x = arg;
+    sbx_job job = {.run = run_attempt, .arg = x};
+    sbx_err err;
+
+    if (sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &err)) {
+        sbx_reply_problem(x->reply, &err);
+        exec_unref(x);
+    }
 }
 
 int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
@@ -428,7 +537,6 @@ int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const s
 {
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
     exec_body body = {0};
-    sbx_reply_events watch = {.ready = client_ready, .closed = client_closed};
 
     if (sbx_json_parse(r->body, r->body_len, &root, err) ||
         sbx_json_decode(root, sbx_exec_fields, &body, err) ||
@@ -437,21 +545,8 @@ int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const s
         return -1;
     }
     exec *x = exec_new(e, owner, sandbox, r, &body);
-    sbx_command_spec spec = {.argv = body.command,
-                             .env = body.env,
-                             .cwd = body.cwd,
-                             .user = body.user,
-                             .stdin_text = body.stdin_text,
-                             .stdin_len = body.stdin_text ? strlen(body.stdin_text) : 0,
-                             .timeout_ms = body.timeout_ms,
-                             .max_output =
-                                 x->streaming && !body.max_output_given ? 0 : body.max_output,
-                             .window = SBX_EXEC_WINDOW_BYTES};
-
-    memcpy(spec.exec_id, x->record.id, sizeof(spec.exec_id));
-    sbx_ledger_begin(e->ledger, sandbox);
-    watch.arg = x;
-    sbx_reply_watch(x->reply, &watch);
-    sbx_channels_exec(e->channels, sandbox, &spec, &events, x);
-    return 0;
+    if (attempt(x, err) == 0)
+        return 0;
+    exec_unref(x);
+    return -1;
 }
