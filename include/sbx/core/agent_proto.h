@@ -18,9 +18,21 @@
  * epoch as u64, and WELCOME. The agent sends nothing before the first greeting, and after a new
  * greeting nothing but answers to it: unfinished OUTPUT of older commands is kept until ATTACHed.
  *
+ * A greeting with an epoch below the current one is ignored. A greeting unbinds every `req`: the
+ * new owner finds the commands that it may want in WELCOME and binds them by ATTACH. A command
+ * that nobody attached keeps its unread output in its pipe, and so waits when that is full.
+ * OUTPUT that was under way when the channel was lost is lost; the offsets show the hole.
+ *
+ * A `req` is free again after FAIL, and after EXIT; until it is used again, KILL and SIGNAL with
+ * it still reach what the command left running. Output of such processes is journalled only.
+ *
  * Flow control: OUTPUT of a command never exceeds the bytes granted by its WINDOWs; the agent
  * stops reading the command's pipes instead. LOG never has more than SBX_LOG_UNACKED_BYTES
  * unacknowledged; the journal behind it drops its oldest entries beyond SBX_JOURNAL_MAX_BYTES.
+ *
+ * The agent holds at most SBX_STDIN_MAX_BYTES of STDIN per command and drops what exceeds it, with
+ * a TAKEN that says how much. TAKEN also comes for every SBX_STDIN_TAKEN_BYTES that the command
+ * has read, so an owner with more than SBX_STDIN_MAX_BYTES to write counts what is outstanding.
  *
  * Both programs compile this header and src/core/agent_proto.c, and nothing else of each other.
  */
@@ -38,34 +50,41 @@
 #define SBX_PROTO_TOKEN_BYTES    16
 #define SBX_PROTO_MARKER_BYTES   (SBX_PROTO_MAGIC_BYTES + SBX_PROTO_TOKEN_BYTES)
 #define SBX_PROTO_TOKEN_ENV      "SBX_AGENT_TOKEN" /* 32 hex digits, removed from every command */
-#define SBX_PROTO_MAX_TO_AGENT   (1024 * 1024) /* payload bytes, owner to agent */
-#define SBX_PROTO_MAX_FROM_AGENT (64 * 1024)   /* payload bytes, agent to owner */
+#define SBX_PROTO_MAX_TO_AGENT   (1024 * 1024)     /* payload bytes, owner to agent */
+#define SBX_PROTO_MAX_FROM_AGENT (64 * 1024)       /* payload bytes, agent to owner */
 #define SBX_LOG_UNACKED_BYTES    (256 * 1024)
 #define SBX_JOURNAL_MAX_BYTES    (8 * 1024 * 1024) /* unread entries */
 #define SBX_JOURNAL_KEEP_BYTES   (1024 * 1024)     /* acknowledged entries kept for a new owner */
 #define SBX_JOURNAL_KEEP_LINES   1000
 #define SBX_LOG_LINE_BYTES       (16 * 1024) /* longer lines are split */
+#define SBX_STDIN_MAX_BYTES      (1024 * 1024)
+#define SBX_STDIN_TAKEN_BYTES    (256 * 1024)
+#define SBX_LOG_ID_BYTES         32 /* longest exec id */
 
 typedef enum sbx_frame_type {
     /* owner to agent */
     SBX_F_HELLO = 1, /* fields EPOCH, LOG_FROM, USER (the image's), LIFETIME_S, PIDS */
-    SBX_F_EXEC,      /* fields EXEC_ID, ARG+, ENV*, CWD, USER, TIMEOUT_MS, MAX_OUTPUT, WINDOW, FLAGS */
-    SBX_F_STDIN,     /* raw bytes; an empty payload closes the command's stdin */
-    SBX_F_WINDOW,    /* field WINDOW: so many more bytes of OUTPUT may be sent */
-    SBX_F_SIGNAL,    /* fields SIGNAL, FLAGS (SBX_SIG_TREE) */
-    SBX_F_KILL,      /* kill the whole process tree of the command */
-    SBX_F_DETACH,    /* no more OUTPUT, the command goes on and is still logged */
-    SBX_F_LOG_ACK,   /* field SEQ: everything up to SEQ is safe with the owner */
-    SBX_F_PING,      /* any payload up to 64 bytes; returned in PONG */
-    SBX_F_SYSLOG,    /* raw bytes: the agent numbers and journals a line of source "system" */
+    SBX_F_EXEC,   /* fields EXEC_ID, ARG+, ENV*, CWD, USER, TIMEOUT_MS, MAX_OUTPUT, WINDOW, FLAGS */
+    SBX_F_STDIN,  /* raw bytes; an empty payload closes the command's stdin */
+    SBX_F_WINDOW, /* field WINDOW: so many more bytes of OUTPUT may be sent */
+    SBX_F_SIGNAL, /* fields SIGNAL, FLAGS (SBX_SIG_TREE) */
+    SBX_F_KILL,   /* kill the whole process tree of the command */
+    SBX_F_DETACH, /* no more OUTPUT, the command goes on and is still logged */
+    SBX_F_LOG_ACK, /* field SEQ: everything up to SEQ is safe with the owner */
+    SBX_F_PING,    /* any payload up to 64 bytes; returned in PONG */
+    SBX_F_SYSLOG,  /* raw bytes: the agent numbers and journals a line of source "system" */
+    SBX_F_ATTACH,  /* fields EXEC_ID, WINDOW: a command of an older greeting goes on under `req`;
+                      answered by STARTED (and at once by EXIT if it is over), or by FAIL */
     /* agent to owner */
     SBX_F_WELCOME = 64, /* fields VERSION, EPOCH, NEXT_SEQ, OLDEST_SEQ, EXEC_ID* (those running) */
     SBX_F_STARTED,      /* field PID */
     SBX_F_OUTPUT,       /* u8 stream (1 stdout, 2 stderr) | u64 offset in that stream | bytes */
-    SBX_F_EXIT,         /* fields EXIT_CODE, SIGNAL (0: none), FLAGS, DURATION_MS, CPU_MS, PEAK_KB */
-    SBX_F_FAIL,         /* fields CODE (sbx_agent_fail), MESSAGE: the command did not start */
-    SBX_F_LOG,          /* entries, see sbx_log_entry */
+    SBX_F_EXIT, /* fields EXIT_CODE, SIGNAL (0: none), FLAGS, DURATION_MS, CPU_MS, PEAK_KB */
+    SBX_F_FAIL, /* fields CODE (sbx_agent_fail), MESSAGE: the command did not start */
+    SBX_F_LOG,  /* entries, see sbx_log_entry */
     SBX_F_PONG,
+    SBX_F_TAKEN, /* fields WINDOW (bytes of STDIN that left the agent's buffer since the last
+                    TAKEN), DROPPED (bytes of STDIN thrown away, because the buffer was full) */
 } sbx_frame_type;
 
 typedef enum sbx_field_tag {
@@ -79,7 +98,8 @@ typedef enum sbx_field_tag {
     SBX_T_ENV, /* NAME=VALUE; overrides the image's environment */
     SBX_T_CWD,
     SBX_T_TIMEOUT_MS, /* 0: none */
-    SBX_T_MAX_OUTPUT, /* stdout and stderr together; more is dropped, the command goes on; 0: no limit */
+    SBX_T_MAX_OUTPUT, /* stdout and stderr together; more is dropped, the command goes on; 0: no
+                         limit */
     SBX_T_WINDOW,
     SBX_T_FLAGS,
     SBX_T_SIGNAL,
@@ -94,6 +114,7 @@ typedef enum sbx_field_tag {
     SBX_T_PEAK_KB,
     SBX_T_CODE,
     SBX_T_MESSAGE,
+    SBX_T_DROPPED,
 } sbx_field_tag;
 
 /* FLAGS of EXEC */
@@ -113,6 +134,7 @@ typedef enum sbx_agent_fail {
     SBX_AF_BAD_REQUEST, /* no argv, duplicate req, malformed fields */
     SBX_AF_BUSY,        /* the agent's own limit of commands at once */
     SBX_AF_SPAWN,       /* fork or the pipes failed; MESSAGE has errno's text */
+    SBX_AF_NOT_FOUND,   /* ATTACH: no such command */
 } sbx_agent_fail;
 
 typedef enum sbx_log_stream { SBX_LOG_STDOUT, SBX_LOG_STDERR, SBX_LOG_SYSTEM } sbx_log_stream;
@@ -126,20 +148,20 @@ typedef enum sbx_log_source {
 /* One journal line. On the wire:
  * u64 seq | i64 ts_ms | u8 stream | u8 source | u8 id_len | id | u32 len | data */
 typedef struct sbx_log_entry {
-    uint64_t    seq;   /* from 1, without gaps unless the journal overflowed */
-    int64_t     ts_ms; /* wall clock, milliseconds since 1970 */
-    uint8_t     stream, source;
-    uint8_t     exec_id_len; /* 0..32 */
-    const char *exec_id;     /* borrowed from the frame, not terminated */
-    uint32_t    len;         /* 0..SBX_LOG_LINE_BYTES; without the newline */
-    const char *data;        /* borrowed from the frame, not terminated */
+    uint64_t seq;  /* from 1, without gaps unless the journal overflowed */
+    int64_t ts_ms; /* wall clock, milliseconds since 1970 */
+    uint8_t stream, source;
+    uint8_t exec_id_len; /* 0..SBX_LOG_ID_BYTES */
+    const char *exec_id; /* borrowed from the frame, not terminated */
+    uint32_t len;        /* 0..SBX_LOG_LINE_BYTES; without the newline */
+    const char *data;    /* borrowed from the frame, not terminated */
 } sbx_log_entry;
 
 typedef struct sbx_frame {
-    uint32_t             len;
-    uint8_t              type;
-    uint16_t             epoch;
-    uint32_t             req;
+    uint32_t len;
+    uint8_t type;
+    uint16_t epoch;
+    uint32_t req;
     const unsigned char *payload; /* borrowed from the buffer that was parsed */
 } sbx_frame;
 
@@ -158,14 +180,14 @@ long sbx_frame_take(const unsigned char *data, size_t len, uint32_t max, sbx_fra
 /* Walks the fields of a record. */
 typedef struct sbx_fields {
     const unsigned char *at;
-    size_t               left;
+    size_t left;
 } sbx_fields;
 
 typedef struct sbx_field {
-    uint16_t    tag;
-    uint32_t    len;
+    uint16_t tag;
+    uint32_t len;
     const char *data; /* borrowed, not terminated */
-    uint64_t    num;  /* the integer if len is 8, else 0 */
+    uint64_t num;     /* the integer if len is 8, else 0 */
 } sbx_field;
 
 void sbx_fields_init(sbx_fields *f, const void *payload, size_t len);

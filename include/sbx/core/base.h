@@ -24,7 +24,7 @@
 #define sbx_steal(p)                                                                               \
     ({                                                                                             \
         __typeof__(p) _stolen = (p);                                                               \
-        (p)                   = NULL;                                                              \
+        (p) = NULL;                                                                                \
         _stolen;                                                                                   \
     })
 
@@ -58,6 +58,10 @@ static inline bool sbx_streq(const char *a, const char *b)
 /** Copy a string into a fixed array; cuts what does not fit, always terminates.
  * @return false if it was cut. */
 bool sbx_copy(char *out, size_t cap, const char *s);
+
+/** Parse a decimal whole number, nothing before or behind it.
+ * @return false, leaving *ret, if it is none or lies outside of min..max. */
+bool sbx_parse_i64(const char *s, int64_t min, int64_t max, int64_t *ret);
 
 /** Overwrite memory that held a secret. */
 void sbx_wipe(void *p, size_t len);

@@ -5,9 +5,9 @@
 #include "sbx/core/base.h"
 
 typedef struct sbx_buf {
-    char  *data; /* NUL-terminated whenever not NULL; owned */
+    char *data; /* NUL-terminated whenever not NULL; owned */
     size_t len, cap, max;
-    bool   failed;
+    bool failed;
 } sbx_buf;
 
 #define SBX_BUF_INIT(max_bytes)                                                                    \
@@ -27,7 +27,7 @@ void sbx_buf_addf(sbx_buf *b, const char *fmt, ...) SBX_PRINTF(2, 3);
 /** Room for `len` more bytes; write at the returned place, then sbx_buf_commit().
  * @return NULL if the ceiling does not allow it (the buffer is failed then). */
 char *sbx_buf_reserve(sbx_buf *b, size_t len);
-void  sbx_buf_commit(sbx_buf *b, size_t len);
+void sbx_buf_commit(sbx_buf *b, size_t len);
 
 /** Drop `len` bytes from the front. */
 void sbx_buf_consume(sbx_buf *b, size_t len);

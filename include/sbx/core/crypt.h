@@ -13,7 +13,7 @@ typedef struct sbx_crypt sbx_crypt; /* immutable after new; any thread */
 
 /** Read a master key: 64 hex digits, in a file that others cannot read.
  * @return 0, or -1 with INVALID that says what is wrong with the file. */
-int  sbx_crypt_open(const char *path, sbx_crypt **ret, sbx_err *err) SBX_MUST_CHECK;
+int sbx_crypt_open(const char *path, sbx_crypt **ret, sbx_err *err) SBX_MUST_CHECK;
 void sbx_crypt_free(sbx_crypt *c);
 SBX_DEFINE_CLEANUP(sbx_crypt, sbx_crypt_free)
 
@@ -29,8 +29,8 @@ int sbx_crypt_unseal(const sbx_crypt *c, const char *context, const void *data, 
 
 void sbx_random(void *out, size_t len); /* getrandom(2); aborts if the kernel has none */
 void sbx_sha256(const void *data, size_t len, unsigned char out[SBX_HASH_BYTES]);
-void sbx_hex(const void *data, size_t len, char *out); /* 2*len+1 bytes */
-int  sbx_unhex(const char *hex, void *out, size_t len); /* 0 if exactly 2*len hex digits */
+void sbx_hex(const void *data, size_t len, char *out);       /* 2*len+1 bytes */
+int sbx_unhex(const char *hex, void *out, size_t len);       /* 0 if exactly 2*len hex digits */
 bool sbx_equal_ct(const void *a, const void *b, size_t len); /* constant time */
 
 #endif

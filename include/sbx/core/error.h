@@ -38,10 +38,10 @@ typedef enum sbx_code {
 
 typedef struct sbx_err {
     sbx_code code;
-    char     field[64];      /* the request field that was wrong, or "" */
-    char     sandbox_id[24]; /* the record that stays, when a create failed, or "" */
-    int      retry_after_s;  /* 0: the code's default */
-    char     msg[400];
+    char field[64];      /* the request field that was wrong, or "" */
+    char sandbox_id[24]; /* the record that stays, when a create failed, or "" */
+    int retry_after_s;   /* 0: the code's default */
+    char msg[400];
 } sbx_err;
 
 /** Set `err` (may be NULL). @return -1, so that a failure is one statement. */
@@ -53,8 +53,8 @@ int sbx_fail_field(sbx_err *err, const char *field, const char *fmt, ...) SBX_PR
 /** Put context before the message: "context: message". @return -1. */
 int sbx_wrap(sbx_err *err, const char *fmt, ...) SBX_PRINTF(2, 3);
 
-int         sbx_code_status(sbx_code code); /* HTTP status; 200 for SBX_OK */
-const char *sbx_code_wire(sbx_code code);   /* "not_found" */
+int sbx_code_status(sbx_code code);       /* HTTP status; 200 for SBX_OK */
+const char *sbx_code_wire(sbx_code code); /* "not_found" */
 const char *sbx_code_title(sbx_code code);
 
 #endif

@@ -10,6 +10,6 @@ typedef struct sbx_id {
 } sbx_id;
 
 sbx_id sbx_id_new(void); /* from the kernel's random source: 100 bits and more */
-bool   sbx_id_valid(const char *s);
+bool sbx_id_valid(const char *s);
 
 #endif

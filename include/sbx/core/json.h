@@ -23,19 +23,19 @@ typedef enum sbx_json_type {
  * @param text  need not be terminated. @param ret  owned; free the root with sbx_json_free().
  * @return 0, or -1 with INVALID (syntax with its offset, depth over 32, invalid UTF-8, NUL,
  *         duplicate names). */
-int  sbx_json_parse(const char *text, size_t len, sbx_json **ret, sbx_err *err) SBX_MUST_CHECK;
+int sbx_json_parse(const char *text, size_t len, sbx_json **ret, sbx_err *err) SBX_MUST_CHECK;
 void sbx_json_free(sbx_json *root);
 SBX_DEFINE_CLEANUP(sbx_json, sbx_json_free)
 
-sbx_json_type   sbx_json_kind(const sbx_json *v);
+sbx_json_type sbx_json_kind(const sbx_json *v);
 const sbx_json *sbx_json_get(const sbx_json *obj, const char *name); /* NULL if absent */
 const sbx_json *sbx_json_first(const sbx_json *v);                   /* child of array or object */
 const sbx_json *sbx_json_next(const sbx_json *v);
-const char     *sbx_json_name(const sbx_json *v);                   /* within an object */
-const char     *sbx_json_str(const sbx_json *v);                    /* NULL unless a string */
-double          sbx_json_num(const sbx_json *v, double otherwise);  /* unless a number */
-int64_t         sbx_json_int(const sbx_json *v, int64_t otherwise); /* cut towards 0 */
-bool            sbx_json_bool(const sbx_json *v, bool otherwise);
+const char *sbx_json_name(const sbx_json *v);               /* within an object */
+const char *sbx_json_str(const sbx_json *v);                /* NULL unless a string */
+double sbx_json_num(const sbx_json *v, double otherwise);   /* unless a number */
+int64_t sbx_json_int(const sbx_json *v, int64_t otherwise); /* cut towards 0 */
+bool sbx_json_bool(const sbx_json *v, bool otherwise);
 
 /* What a field of a request may be. */
 typedef enum sbx_json_field_type {
@@ -54,7 +54,7 @@ typedef enum sbx_json_field_type {
 typedef struct sbx_strs {
     char **items; /* count entries, NULL-terminated when count > 0 */
     size_t count;
-    bool   shell; /* CMD: it was a string */
+    bool shell; /* CMD: it was a string */
 } sbx_strs;
 
 typedef struct sbx_pairs {
@@ -63,23 +63,23 @@ typedef struct sbx_pairs {
 } sbx_pairs;
 
 typedef struct sbx_json_field {
-    const char                  *name;
-    sbx_json_field_type          type;
-    size_t                       offset;
-    size_t                       given_offset; /* of a bool that tells if it was given; 0: none */
-    bool                         required, nullable;
-    int64_t                      min, max, dflt;
-    int64_t                      max_each;
-    const char *const           *values;
+    const char *name;
+    sbx_json_field_type type;
+    size_t offset;
+    size_t given_offset; /* of a bool that tells if it was given; 0: none */
+    bool required, nullable;
+    int64_t min, max, dflt;
+    int64_t max_each;
+    const char *const *values;
     const struct sbx_json_field *sub; /* ends with a row whose name is NULL */
-    const char                  *doc; /* one sentence for the API document */
+    const char *doc;                  /* one sentence for the API document */
 } sbx_json_field;
 
 /** Decode an object by its table (ends with a row whose name is NULL). Defaults are set first.
  * @param out  a zeroed struct; on failure what was set stays and is freed by the caller with
  *             sbx_json_struct_done(). Errors name the field with its path ("limits.cpus"). */
-int  sbx_json_decode(const sbx_json *obj, const sbx_json_field *fields, void *out,
-                     sbx_err *err) SBX_MUST_CHECK;
+int sbx_json_decode(const sbx_json *obj, const sbx_json_field *fields, void *out,
+                    sbx_err *err) SBX_MUST_CHECK;
 void sbx_json_struct_done(const sbx_json_field *fields, void *s);
 void sbx_strs_done(sbx_strs *s);
 void sbx_pairs_done(sbx_pairs *p);
@@ -90,7 +90,7 @@ void sbx_pairs_done(sbx_pairs *p);
  * written as null. */
 typedef struct sbx_jw {
     sbx_buf *out;
-    bool     comma;
+    bool comma;
 } sbx_jw;
 
 #define SBX_JW(buf)                                                                                \

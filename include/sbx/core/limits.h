@@ -5,56 +5,56 @@
 #include "sbx/core/base.h"
 
 /* HTTP */
-#define SBX_MAX_URI_BYTES         (8 * KIB)
-#define SBX_MAX_HEADER_BYTES      (16 * KIB)
-#define SBX_MAX_PATH_PARAMS       4
-#define SBX_MAX_QUERY_PARAMS      32
-#define SBX_MAX_JSON_DEPTH        32
-#define SBX_MAX_REQUEST_ID_BYTES  64
-#define SBX_MAX_BODY_JSON         MIB         /* default for JSON bodies */
-#define SBX_MAX_BODY_EXEC         (8 * MIB)   /* exec with stdin */
-#define SBX_MAX_OUTBOX_BYTES      (256 * KIB) /* unsent bytes of one streamed response */
-#define SBX_MAX_RESPONSE_BYTES    (48 * MIB)  /* a complete response in memory */
-#define SBX_MAX_LIST_ITEMS        200
+#define SBX_MAX_URI_BYTES        (8 * KIB)
+#define SBX_MAX_HEADER_BYTES     (16 * KIB)
+#define SBX_MAX_PATH_PARAMS      4
+#define SBX_MAX_QUERY_PARAMS     32
+#define SBX_MAX_JSON_DEPTH       32
+#define SBX_MAX_REQUEST_ID_BYTES 64
+#define SBX_MAX_BODY_JSON        MIB         /* default for JSON bodies */
+#define SBX_MAX_BODY_EXEC        (8 * MIB)   /* exec with stdin */
+#define SBX_MAX_OUTBOX_BYTES     (256 * KIB) /* unsent bytes of one streamed response */
+#define SBX_MAX_RESPONSE_BYTES   (48 * MIB)  /* a complete response in memory */
+#define SBX_MAX_LIST_ITEMS       200
 
 /* Sandboxes */
-#define SBX_MAX_NAME_BYTES        128
-#define SBX_MAX_METADATA          32
-#define SBX_MAX_METADATA_BYTES    1024
-#define SBX_MAX_ENV               128
-#define SBX_MAX_ENV_BYTES         (32 * KIB) /* one value */
-#define SBX_MAX_ENV_TOTAL_BYTES   (128 * KIB)
-#define SBX_MAX_IMAGE_BYTES       255
-#define SBX_MIN_CPU_MILLI         500
-#define SBX_MAX_CPU_MILLI         4000
-#define SBX_MIN_MEMORY_MB         256
-#define SBX_MAX_MEMORY_MB         4096
-#define SBX_MIN_PIDS              10
-#define SBX_MAX_PIDS              4096
-#define SBX_DEFAULT_PIDS          100
-#define SBX_PIDS_RESERVE          16 /* the agent, its spare and supervisors */
-#define SBX_DEFAULT_NOFILE        1024
-#define SBX_MAX_LIFETIME_S        86400
-#define SBX_DEFAULT_LIFETIME_S    1800
-#define SBX_DEFAULT_IDLE_S        900
+#define SBX_MAX_NAME_BYTES      128
+#define SBX_MAX_METADATA        32
+#define SBX_MAX_METADATA_BYTES  1024
+#define SBX_MAX_ENV             128
+#define SBX_MAX_ENV_BYTES       (32 * KIB) /* one value */
+#define SBX_MAX_ENV_TOTAL_BYTES (128 * KIB)
+#define SBX_MAX_IMAGE_BYTES     255
+#define SBX_MIN_CPU_MILLI       500
+#define SBX_MAX_CPU_MILLI       4000
+#define SBX_MIN_MEMORY_MB       256
+#define SBX_MAX_MEMORY_MB       4096
+#define SBX_MIN_PIDS            10
+#define SBX_MAX_PIDS            4096
+#define SBX_DEFAULT_PIDS        100
+#define SBX_PIDS_RESERVE        16 /* the agent, its spare and supervisors */
+#define SBX_DEFAULT_NOFILE      1024
+#define SBX_MAX_LIFETIME_S      86400
+#define SBX_DEFAULT_LIFETIME_S  1800
+#define SBX_DEFAULT_IDLE_S      900
 
 /* Commands */
-#define SBX_MAX_ARGS              256
-#define SBX_MAX_ARG_BYTES         (128 * KIB - 1) /* Linux: MAX_ARG_STRLEN */
-#define SBX_MAX_STDIN_BYTES       (1 * MIB)
-#define SBX_DEFAULT_EXEC_MS       300000
-#define SBX_MAX_EXEC_MS           86400000
-#define SBX_DEFAULT_OUTPUT_BYTES  MIB
-#define SBX_MAX_OUTPUT_BYTES      (16 * MIB)
-#define SBX_EXEC_WINDOW_BYTES     (256 * KIB)
+#define SBX_MAX_ARGS             256
+#define SBX_MAX_ARG_BYTES        (128 * KIB - 1) /* Linux: MAX_ARG_STRLEN */
+#define SBX_MAX_STDIN_BYTES      (1 * MIB)
+#define SBX_DEFAULT_EXEC_MS      300000
+#define SBX_MAX_EXEC_MS          86400000
+#define SBX_DEFAULT_OUTPUT_BYTES MIB
+#define SBX_MAX_OUTPUT_BYTES     (16 * MIB)
+#define SBX_EXEC_WINDOW_BYTES    (256 * KIB)
 
 /* Logs */
-#define SBX_LOG_HISTORY_LINES     1000
-#define SBX_LOG_BATCH_MS          100
-#define SBX_LOG_BATCH_BYTES       (256 * KIB)
+#define SBX_LOG_HISTORY_LINES 1000
+#define SBX_LOG_BATCH_MS      100
+#define SBX_LOG_BATCH_BYTES   (256 * KIB)
 
 /* The engine */
-#define SBX_MAX_ENGINE_JSON_BYTES (32 * MIB)
+#define SBX_MAX_ENGINE_JSON_BYTES  (32 * MIB)
 #define SBX_MAX_ENGINE_FRAME_BYTES (16 * MIB)
 
 #endif

@@ -8,38 +8,64 @@
 #include "sbx/core/buf.h"
 #include "sbx/core/error.h"
 
-/*  field              type flag                 environment              default  min  max  secret help */
-#define SBX_OPTIONS(X)                                                                                                              \
-    X(listen,            STR, "listen",            "SBX_LISTEN",            "127.0.0.1:7070", 0, 0, 0, "address and port to serve on")  \
-    X(database_url,      STR, "database-url",      "DATABASE_URL",          "",  0, 0, 1, "PostgreSQL, as a libpq URI or conninfo")    \
-    X(database_direct_url, STR, "database-direct-url", "DATABASE_DIRECT_URL", "", 0, 0, 1, "the same past PgBouncer, for session locks and migrations") \
-    X(redis_url,         STR, "redis-url",         "REDIS_URL",             "",  0, 0, 1, "redis://[:password@]host:port[/db] or unix:///path; empty: in-process bus, one worker") \
-    X(docker_host,       STR, "docker-host",       "DOCKER_HOST",           "unix:///var/run/docker.sock", 0, 0, 0, "Docker Engine: unix:// or tcp://") \
-    X(docker_tls_verify, STR, "docker-tls-verify", "DOCKER_TLS_VERIFY",     "",  0, 0, 0, "not empty: TLS with the certificates below")   \
-    X(docker_cert_path,  STR, "docker-cert-path",  "DOCKER_CERT_PATH",      "",  0, 0, 0, "folder of ca.pem, cert.pem, key.pem")         \
-    X(secret_file,       STR, "secret-file",       "SBX_SECRET_FILE",       "",  0, 0, 0, "file of 64 hex digits: the master key; mode 0600") \
-    X(agent_path,        STR, "agent-path",        "SBX_AGENT_PATH",        "",  0, 0, 0, "the sbx-agent program; empty: beside sandboxd") \
-    X(templates,         STR, "templates",         "SBX_TEMPLATES",         "python=sandboxd/python:1,node=sandboxd/node:1", 0, 0, 0, "name=image pairs") \
-    X(runtime,           STR, "runtime",           "SBX_RUNTIME",           "",  0, 0, 0, "OCI runtime of the sandboxes; empty: the engine's default") \
-    X(metrics_token,     STR, "metrics-token",     "SBX_METRICS_TOKEN",     "",  0, 0, 1, "bearer token of /metrics; empty: loopback only") \
-    X(log_level,         STR, "log-level",         "SBX_LOG_LEVEL",         "info", 0, 0, 0, "debug, info, warn or error")                \
-    X(fast_workers,      INT, "fast-workers",      "SBX_FAST_WORKERS",      "4",   1, 128, 0, "threads for reads and for starting commands") \
-    X(slow_workers,      INT, "slow-workers",      "SBX_SLOW_WORKERS",      "8",   1, 128, 0, "threads for what the engine does: create, delete") \
-    X(reap_workers,      INT, "reap-workers",      "SBX_REAP_WORKERS",      "3",   1, 32, 0, "threads of the cleanup")                       \
-    X(queue,             INT, "queue",             "SBX_QUEUE",             "1024", 16, 65536, 0, "waiting jobs per lane; more is answered 503") \
-    X(max_connections,   INT, "max-connections",   "SBX_MAX_CONNECTIONS",   "12000", 16, 100000, 0, "client connections at once")           \
-    X(header_timeout_s,  INT, "header-timeout",    "SBX_HEADER_TIMEOUT",    "10",  1, 300, 0, "seconds for a request's headers")             \
-    X(body_timeout_s,    INT, "body-timeout",      "SBX_BODY_TIMEOUT",      "30",  1, 3600, 0, "seconds without progress of a request's body") \
-    X(keepalive_s,       INT, "keepalive",         "SBX_KEEPALIVE",         "75",  1, 3600, 0, "seconds an idle connection stays open")       \
-    X(drain_s,           INT, "drain-seconds",     "SBX_DRAIN_SECONDS",     "20",  0, 3600, 0, "seconds for running requests after SIGTERM")  \
-    X(engine_timeout_s,  INT, "engine-timeout",    "SBX_ENGINE_TIMEOUT",    "60",  1, 3600, 0, "seconds for one engine call")                 \
-    X(pull_timeout_s,    INT, "pull-timeout",      "SBX_PULL_TIMEOUT",      "600", 1, 7200, 0, "seconds for pulling an image")                \
-    X(sweep_s,           INT, "sweep-seconds",     "SBX_SWEEP_SECONDS",     "30",  1, 3600, 0, "seconds between two sweeps for containers and rows without each other") \
-    X(orphan_grace_s,    INT, "orphan-grace",      "SBX_ORPHAN_GRACE",      "60",  1, 3600, 0, "age in seconds from which a container without a row is removed")
+/*  field              type flag                 environment              default  min  max  secret
+ * help */
+#define SBX_OPTIONS(X)                                                                             \
+    X(listen, STR, "listen", "SBX_LISTEN", "127.0.0.1:7070", 0, 0, 0,                              \
+      "address and port to serve on")                                                              \
+    X(database_url, STR, "database-url", "DATABASE_URL", "", 0, 0, 1,                              \
+      "PostgreSQL, as a libpq URI or conninfo")                                                    \
+    X(database_direct_url, STR, "database-direct-url", "DATABASE_DIRECT_URL", "", 0, 0, 1,         \
+      "the same past PgBouncer, for session locks and migrations")                                 \
+    X(redis_url, STR, "redis-url", "REDIS_URL", "", 0, 0, 1,                                       \
+      "redis://[:password@]host:port[/db] or unix:///path; empty: in-process bus, one worker")     \
+    X(docker_host, STR, "docker-host", "DOCKER_HOST", "unix:///var/run/docker.sock", 0, 0, 0,      \
+      "Docker Engine: unix:// or tcp://")                                                          \
+    X(docker_tls_verify, STR, "docker-tls-verify", "DOCKER_TLS_VERIFY", "", 0, 0, 0,               \
+      "not empty: TLS with the certificates below")                                                \
+    X(docker_cert_path, STR, "docker-cert-path", "DOCKER_CERT_PATH", "", 0, 0, 0,                  \
+      "folder of ca.pem, cert.pem, key.pem")                                                       \
+    X(secret_file, STR, "secret-file", "SBX_SECRET_FILE", "", 0, 0, 0,                             \
+      "file of 64 hex digits: the master key; mode 0600")                                          \
+    X(agent_path, STR, "agent-path", "SBX_AGENT_PATH", "", 0, 0, 0,                                \
+      "the sbx-agent program; empty: beside sandboxd")                                             \
+    X(templates, STR, "templates", "SBX_TEMPLATES",                                                \
+      "python=sandboxd/python:1,node=sandboxd/node:1", 0, 0, 0, "name=image pairs")                \
+    X(runtime, STR, "runtime", "SBX_RUNTIME", "", 0, 0, 0,                                         \
+      "OCI runtime of the sandboxes; empty: the engine's default")                                 \
+    X(metrics_token, STR, "metrics-token", "SBX_METRICS_TOKEN", "", 0, 0, 1,                       \
+      "bearer token of /metrics; empty: loopback only")                                            \
+    X(log_level, STR, "log-level", "SBX_LOG_LEVEL", "info", 0, 0, 0, "debug, info, warn or error") \
+    X(fast_workers, INT, "fast-workers", "SBX_FAST_WORKERS", "4", 1, 128, 0,                       \
+      "threads for reads and for starting commands")                                               \
+    X(slow_workers, INT, "slow-workers", "SBX_SLOW_WORKERS", "8", 1, 128, 0,                       \
+      "threads for what the engine does: create, delete")                                          \
+    X(reap_workers, INT, "reap-workers", "SBX_REAP_WORKERS", "3", 1, 32, 0,                        \
+      "threads of the cleanup")                                                                    \
+    X(queue, INT, "queue", "SBX_QUEUE", "1024", 16, 65536, 0,                                      \
+      "waiting jobs per lane; more is answered 503")                                               \
+    X(max_connections, INT, "max-connections", "SBX_MAX_CONNECTIONS", "12000", 16, 100000, 0,      \
+      "client connections at once")                                                                \
+    X(header_timeout_s, INT, "header-timeout", "SBX_HEADER_TIMEOUT", "10", 1, 300, 0,              \
+      "seconds for a request's headers")                                                           \
+    X(body_timeout_s, INT, "body-timeout", "SBX_BODY_TIMEOUT", "30", 1, 3600, 0,                   \
+      "seconds without progress of a request's body")                                              \
+    X(keepalive_s, INT, "keepalive", "SBX_KEEPALIVE", "75", 1, 3600, 0,                            \
+      "seconds an idle connection stays open")                                                     \
+    X(drain_s, INT, "drain-seconds", "SBX_DRAIN_SECONDS", "20", 0, 3600, 0,                        \
+      "seconds for running requests after SIGTERM")                                                \
+    X(engine_timeout_s, INT, "engine-timeout", "SBX_ENGINE_TIMEOUT", "60", 1, 3600, 0,             \
+      "seconds for one engine call")                                                               \
+    X(pull_timeout_s, INT, "pull-timeout", "SBX_PULL_TIMEOUT", "600", 1, 7200, 0,                  \
+      "seconds for pulling an image")                                                              \
+    X(sweep_s, INT, "sweep-seconds", "SBX_SWEEP_SECONDS", "30", 1, 3600, 0,                        \
+      "seconds between two sweeps for containers and rows without each other")                     \
+    X(orphan_grace_s, INT, "orphan-grace", "SBX_ORPHAN_GRACE", "60", 1, 3600, 0,                   \
+      "age in seconds from which a container without a row is removed")
 
 typedef struct sbx_options {
-#define SBX_OPT_STR char *
-#define SBX_OPT_INT int64_t
+#define SBX_OPT_STR                                             char *
+#define SBX_OPT_INT                                             int64_t
 #define X(field, type, flag, env, dflt, min, max, secret, help) SBX_OPT_##type field;
     SBX_OPTIONS(X)
 #undef X
@@ -47,7 +73,7 @@ typedef struct sbx_options {
 
 /** Read all sources. @param argv  flags only (--flag VALUE or --flag=VALUE).
  * @return 0, or -1 with INVALID that names the option, its source and its range. */
-int  sbx_options_load(sbx_options *o, int argc, char **argv, sbx_err *err) SBX_MUST_CHECK;
+int sbx_options_load(sbx_options *o, int argc, char **argv, sbx_err *err) SBX_MUST_CHECK;
 void sbx_options_done(sbx_options *o);
 void sbx_options_help(sbx_buf *out); /* the table as text */
 

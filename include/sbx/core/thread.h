@@ -15,11 +15,10 @@ typedef enum sbx_role {
     SBX_T_KEEPER,
 } sbx_role;
 
-void        sbx_thread_set_role(sbx_role role, const char *name); /* name: at most 15 bytes */
-sbx_role    sbx_thread_role(void);
+void sbx_thread_set_role(sbx_role role, const char *name); /* name: at most 15 bytes */
+sbx_role sbx_thread_role(void);
 const char *sbx_role_name(sbx_role role);
-void        sbx_thread_wrong_role(const char *file, int line, sbx_role wanted)
-    __attribute__((noreturn));
+void sbx_thread_wrong_role(const char *file, int line, sbx_role wanted) __attribute__((noreturn));
 
 /* Aborts unless the calling thread has the role (or none, as tests and commands have). */
 #define SBX_ASSERT_THREAD(r)                                                                       \

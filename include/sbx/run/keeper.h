@@ -12,7 +12,7 @@ sbx_keeper *sbx_keeper_new(sbx_lanes *lanes);
  * last run has not ended is skipped. Before sbx_keeper_start() only. */
 void sbx_keeper_every(sbx_keeper *k, const char *name, int64_t period_ms, sbx_lane lane,
                       void (*fn)(void *arg), void *arg);
-int  sbx_keeper_start(sbx_keeper *k, sbx_err *err) SBX_MUST_CHECK;
+int sbx_keeper_start(sbx_keeper *k, sbx_err *err) SBX_MUST_CHECK;
 
 /** Have a tick run now. Any thread. */
 void sbx_keeper_kick(sbx_keeper *k, const char *name);

@@ -13,10 +13,10 @@ typedef enum sbx_lane { SBX_LANE_FAST, SBX_LANE_SLOW, SBX_LANE_REAP, SBX_LANE_CO
 typedef struct sbx_lanes sbx_lanes;
 
 typedef struct sbx_job {
-    void (*run)(void *arg);  /* on a WORKER */
-    void              *arg;
-    const atomic_bool *cancelled;   /* may be NULL; must outlive the job */
-    int64_t            deadline_ms; /* monotonic; 0: none */
+    void (*run)(void *arg); /* on a WORKER */
+    void *arg;
+    const atomic_bool *cancelled; /* may be NULL; must outlive the job */
+    int64_t deadline_ms;          /* monotonic; 0: none */
 } sbx_job;
 
 typedef struct sbx_lanes_config {

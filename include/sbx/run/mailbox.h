@@ -11,7 +11,7 @@ typedef struct sbx_mailbox sbx_mailbox;
 typedef void (*sbx_msg_fn)(void *arg);
 
 sbx_mailbox *sbx_mailbox_new(void (*wake)(void *arg), void *arg);
-void         sbx_mailbox_free(sbx_mailbox *m); /* runs what is left, in the calling thread */
+void sbx_mailbox_free(sbx_mailbox *m); /* runs what is left, in the calling thread */
 SBX_DEFINE_CLEANUP(sbx_mailbox, sbx_mailbox_free)
 
 /** Have the owner call fn(arg). Never fails; what is posted is bounded by what posts it. */

@@ -8,11 +8,11 @@
 #include "sbx/run/mailbox.h"
 
 typedef struct sbx_stream sbx_stream;
-typedef struct sbx_watch  sbx_watch;
-typedef struct sbx_timer  sbx_timer;
+typedef struct sbx_watch sbx_watch;
+typedef struct sbx_timer sbx_timer;
 
 sbx_stream *sbx_stream_new(sbx_err *err); /* starts the thread; NULL on failure */
-void        sbx_stream_free(sbx_stream *s); /* runs what was posted, stops, joins */
+void sbx_stream_free(sbx_stream *s);      /* runs what was posted, stops, joins */
 
 void sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg);
 
@@ -20,11 +20,11 @@ void sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg);
  * the caller's and must be unwatched before it is closed. */
 sbx_watch *sbx_stream_watch(sbx_stream *s, int fd, uint32_t events,
                             void (*fn)(void *arg, uint32_t events), void *arg);
-void       sbx_watch_events(sbx_watch *w, uint32_t events);
-void       sbx_watch_free(sbx_watch *w); /* also from within its own callback */
+void sbx_watch_events(sbx_watch *w, uint32_t events);
+void sbx_watch_free(sbx_watch *w); /* also from within its own callback */
 
 /** Call fn(arg) once, after `ms`. */
 sbx_timer *sbx_timer_new(sbx_stream *s, int64_t ms, void (*fn)(void *arg), void *arg);
-void       sbx_timer_free(sbx_timer *t); /* before it fires, or from within its callback */
+void sbx_timer_free(sbx_timer *t); /* before it fires, or from within its callback */
 
 #endif

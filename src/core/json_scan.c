@@ -1,0 +1,223 @@
+/* The parser library is lenient (raw control characters, "01", a NUL escape that cuts a string),
+ * so a document is checked against the grammar first. No allocation; recursion bounded by depth. */
+#include "json_scan.h"
+
+#include "sbx/core/json.h"
+#include "sbx/core/limits.h"
+
+typedef struct scan {
+    const unsigned char *at, *end, *start;
+    int depth;
+    const char *why;
+} scan;
+
+static bool value(scan *s);
+
+static bool bad(scan *s, const char *why)
+{
+    if (!s->why)
+        s->why = why;
+    return false;
+}
+
+static void blanks(scan *s)
+{
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r'))
+        s->at++;
+}
+
+static bool take(scan *s, char c)
+{
+    if (s->at == s->end || *s->at != (unsigned char)c)
+        return false;
+    s->at++;
+    return true;
+}
+
+static bool literal(scan *s, const char *word)
+{
+    size_t n = strlen(word);
+
+    if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n) != 0)
+        return bad(s, "unknown word");
+    s->at += n;
+    return true;
+}
+
+static int hex4(scan *s)
+{
+    int v = 0;
+
+    if (s->end - s->at < 4)
+        return -1;
+    for (int i = 0; i < 4; i++) {
+        unsigned char c = *s->at++;
+        int d = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                       : -1;
+        if (d < 0)
+            return -1;
+        v = v * 16 + d;
+    }
+    return v;
+}
+
+static bool unicode_escape(scan *s)
+{
+    int v = hex4(s);
+
+    if (v <= 0)
+        return bad(s, v ? "bad \\u escape" : "\\u0000 is not allowed");
+    if (v >= 0xDC00 && v <= 0xDFFF)
+        return bad(s, "unpaired surrogate");
+    if (v >= 0xD800 && v <= 0xDBFF) {
+        if (!take(s, '\\') || !take(s, 'u'))
+            return bad(s, "unpaired surrogate");
+        v = hex4(s);
+        if (v < 0xDC00 || v > 0xDFFF)
+            return bad(s, "unpaired surrogate");
+    }
+    return true;
+}
+
+static bool string(scan *s)
+{
+    if (!take(s, '"'))
+        return bad(s, "expected a string");
+    while (s->at < s->end) {
+        unsigned char c = *s->at++;
+
+        if (c == '"')
+            return true;
+        if (c < 0x20)
+            return bad(s, "control character in a string");
+        if (c != '\\')
+            continue;
+        if (s->at == s->end)
+            break;
+        c = *s->at++;
+        if (c == 'u') {
+            if (!unicode_escape(s))
+                return false;
+        } else if (!strchr("\"\\/bfnrt", c) || !c) {
+            return bad(s, "unknown escape");
+        }
+    }
+    return bad(s, "string does not end");
+}
+
+static bool digits(scan *s)
+{
+    const unsigned char *from = s->at;
+
+    while (s->at < s->end && *s->at >= '0' && *s->at <= '9')
+        s->at++;
+    return s->at > from;
+}
+
+static bool number(scan *s)
+{
+    const unsigned char *from = s->at;
+
+    take(s, '-');
+    if (!take(s, '0') && !digits(s))
+        return bad(s, "bad number");
+    if (take(s, '.') && !digits(s))
+        return bad(s, "bad number");
+    if (take(s, 'e') || take(s, 'E')) {
+        if (!take(s, '-'))
+            take(s, '+');
+        if (!digits(s))
+            return bad(s, "bad number");
+    }
+    /* the library copies numbers into a fixed buffer and would stop reading there */
+    return s->at - from <= 40 || bad(s, "number is too long");
+}
+
+static bool array(scan *s)
+{
+    s->at++;
+    blanks(s);
+    if (take(s, ']'))
+        return true;
+    do
+        if (!value(s))
+            return false;
+    while (take(s, ','));
+    return take(s, ']') || bad(s, "expected , or ]");
+}
+
+static bool object(scan *s)
+{
+    s->at++;
+    blanks(s);
+    if (take(s, '}'))
+        return true;
+    do {
+        blanks(s);
+        if (!string(s))
+            return false;
+        blanks(s);
+        if (!take(s, ':'))
+            return bad(s, "expected :");
+        if (!value(s))
+            return false;
+    } while (take(s, ','));
+    return take(s, '}') || bad(s, "expected , or }");
+}
+
+static bool value(scan *s)
+{
+    bool ok;
+
+    blanks(s);
+    if (s->at == s->end)
+        return bad(s, "document ends too early");
+    if (s->depth == SBX_MAX_JSON_DEPTH)
+        return bad(s, "nested too deeply");
+    s->depth++;
+    switch (*s->at) {
+    case '{':
+        ok = object(s);
+        break;
+    case '[':
+        ok = array(s);
+        break;
+    case '"':
+        ok = string(s);
+        break;
+    case 't':
+        ok = literal(s, "true");
+        break;
+    case 'f':
+        ok = literal(s, "false");
+        break;
+    case 'n':
+        ok = literal(s, "null");
+        break;
+    default:
+        ok = number(s);
+    }
+    s->depth--;
+    if (ok)
+        blanks(s);
+    return ok;
+}
+
+int sbx_json_scan(const char *text, size_t len, sbx_err *err)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    scan s = {.at = p, .end = p + len, .start = p};
+
+    if (!sbx_utf8_valid(text, len))
+        return sbx_fail(err, SBX_E_INVALID, "the body is not valid UTF-8");
+    if (!len)
+        return sbx_fail(err, SBX_E_INVALID, "a JSON body is required");
+    if (value(&s) && s.at < s.end)
+        bad(&s, "text after the document");
+    if (s.why)
+        return sbx_fail(err, SBX_E_INVALID, "malformed JSON at byte %zu: %s", (size_t)(s.at - p),
+                        s.why);
+    return 0;
+}
