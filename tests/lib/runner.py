@@ -28,10 +28,17 @@ DEFAULT_TIMEOUT_S = 300
 TAIL_LINES = 25
 
 
+def headline(reason):
+    """The line that says most: of a Python traceback that of the exception, else the first."""
+    errors = re.findall(r"^\w[\w.]*(?:Error|Exception|Exit|Timeout)\b.*", reason, re.M)
+    return (errors or reason.strip().splitlines() or [""])[0]
+
+
 class Report:
     """What has happened so far; prints a line per test as it comes."""
 
-    def __init__(self):
+    def __init__(self, logs):
+        self.logs = logs
         self.counts = {"passed": 0, "failed": 0, "skipped": 0}
         self.failures = []
         self.skips = []
@@ -42,7 +49,7 @@ class Report:
         self.counts[status] += 1
         word = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}[status]
         took = f" ({seconds:.2f} s)" if seconds is not None else ""
-        why = f": {reason.splitlines()[0][:200]}" if reason and status != "passed" else ""
+        why = f": {headline(reason)[:200]}" if reason and status != "passed" else ""
         print(f"{word} {tier:10} {name}{took}{why}", flush=True)
         if status == "failed":
             self.failures.append((tier, name, reason, log))
@@ -63,6 +70,8 @@ class Report:
                 for line in log.read_text(errors="replace").splitlines()[-TAIL_LINES:]:
                     print("  | " + line[:300])
         counts = self.counts
+        if self.failures:
+            print(f"\nlogs: {self.logs}")
         print(f"\n{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped",
               flush=True)
         return 1 if counts["failed"] or not counts["passed"] else 0
@@ -99,7 +108,7 @@ class Runner:
         self.scope = options.scope
         self.logs = options.logs
         self.pattern = re.compile(options.filter)
-        self.report = Report()
+        self.report = Report(options.logs)
 
     def wanted(self, name):
         return bool(self.pattern.search(name))
