@@ -47,7 +47,7 @@ done_step() { # TEXT
 
 # die WHAT WHAT-TO-DO [LOGFILE]: ends the program with status 1, one message and the end of the log.
 die() {
-    [ "$STEP_OPEN" = 0 ] || printf ' failed\n'
+    case $STEP_OPEN in 1) printf ' failed\n' ;; 2) printf '... %s failed\n' "$STEP_NAME" ;; esac
     {
         printf '\nerror: %s\n' "$1"
         if [ -n "${3:-}" ] && [ -s "$3" ]; then
@@ -57,6 +57,12 @@ die() {
         [ -z "${2:-}" ] || printf '  what to do: %s\n' "$2"
     } >&2
     exit 1
+}
+
+# For trap ... ERR: what no step has foreseen. In a subshell only its parent has the say.
+unexpected() { # PROGRAM LINE
+    [ "$BASH_SUBSHELL" = 0 ] || exit 1
+    die "$1 stopped at line $2" "this should not happen; please report it"
 }
 
 # Copies stdin to the file LOG and shows the newest line about every two seconds.

@@ -39,7 +39,8 @@ places() { # STATE-DIR
 # One up or down at a time for each installation. The lock outlives neither of them: daemons are
 # started without its descriptor (9).
 take_lock() {
-    exec 9>"/run/lock/$UNIT.lock"
+    mkdir -p "$RUN"
+    exec 9>"$RUN/lock"
     flock -n 9 || die "another deploy/up or deploy/down works on $STATE" \
         "wait until it has ended, then try again"
 }
@@ -118,6 +119,10 @@ server root sandboxd
 EOF
     chown "$PG_USER:$PG_USER" "$PG_DATA"/{sandboxd,pg_hba,pg_ident}.conf
     chmod 600 "$PG_DATA"/{sandboxd,pg_hba,pg_ident}.conf
+}
+
+pg_settings_sum() {
+    cat "$PG_DATA"/{sandboxd,pg_hba,pg_ident}.conf 2>/dev/null | sha256sum || true
 }
 
 pg_start() {
@@ -201,10 +206,12 @@ server_start() {
             mv "$LOG/sandboxd.log" "$LOG/sandboxd.log.1"
         fi
         rm -f "$SERVER_PID"
+        touch "$LOG/sandboxd.log" && chmod 640 "$LOG/sandboxd.log"
         (
             # Before the program runs, so that no moment exists in which it runs unrecorded.
             pidfile_write "$SERVER_PID" "$BASHPID"
             ulimit -n "$(ulimit -H -n)"
+            umask 077
             exec setsid setpriv --reuid "$SBX_USER" --regid "$SBX_USER" \
                 --groups "$(engine_group)" --no-new-privs \
                 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
