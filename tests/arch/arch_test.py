@@ -1,5 +1,6 @@
 """Runs each rule of rules.py over the repository, and over a bad sample that it must refuse."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -12,8 +13,16 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 LONG_TABLE = "    1,\n" * 70
 LONG_BODY = "    work();\n" * 61
 
-# For each rule: files that it must refuse (each with exactly one finding) and files that it must
-# let pass.
+METRIC = 'X("sandboxd_kept_seconds")\n'
+
+
+def dashboard(expression):
+    panel = {"title": "a panel", "targets": [{"expr": expression}]}
+    return json.dumps({"panels": [panel]})
+
+
+# For each rule: files that it must refuse, each with exactly one finding (or one together, for
+# the rules that look at files side by side), and files that it must let pass.
 SAMPLES = {
     rules.layers_include_downwards: (
         {"src/core/a.c": '#include "sbx/api/routes.h"\n',
@@ -41,6 +50,10 @@ SAMPLES = {
     rules.migrations_are_numbered: (
         {"migrations/0001_first.sql": "", "migrations/0003_third.sql": ""},
         {"migrations/0001_first.sql": "", "migrations/0002_second.sql": ""}),
+    rules.dashboards_use_known_metrics: (
+        {"grafana/a.json": dashboard("sandboxd_lost_total{a=\"b\"}"), "src/metrics/m.c": METRIC},
+        {"grafana/b.json": dashboard("sum(rate(sandboxd_kept_seconds_bucket{a=\"b\"}[1m]))"),
+         "src/metrics/m.c": METRIC}),
     rules.no_banned_functions: (
         {"src/core/a.c": "x = atoi(s);\n", "tests/unit/b.c": "sleep (1);\n",
          "src/core/c.c": 'strcpy(a, "b");\n'},
@@ -106,11 +119,12 @@ def add_tests(rule, bad, good):
     def on_repository(self):
         skip_unless_it_can_run(self, rule)
         findings = rule(Tree.of_repository(TOP))
-        self.assertEqual(findings, [], "\n" + "\n".join(findings))
+        if findings:
+            self.fail("\n".join(findings))
 
     def on_samples(self):
         skip_unless_it_can_run(self, rule)
-        if rule is rules.migrations_are_numbered:
+        if rule in (rules.migrations_are_numbered, rules.dashboards_use_known_metrics):
             self.assertEqual(len(rule(Tree(bad))), 1)
         else:
             for path, text in bad.items():

@@ -5,6 +5,7 @@ runs every rule over the repository and shows for each, on a small bad sample, t
 """
 
 import ast
+import json
 import pathlib
 import re
 import subprocess
@@ -177,6 +178,22 @@ def migrations_are_numbered(tree):
     for number, path in enumerate(sorted(p for p in paths if p.endswith(".sql")), start=1):
         if not re.fullmatch(rf"migrations/{number:04d}_[a-z0-9_]+\.sql", path):
             findings.append(f"{path}:1: the next migration is {number:04d}_words.sql")
+    return findings
+
+
+def dashboards_use_known_metrics(tree):
+    """Every metric that a dashboard asks for is in the table of metrics, or of the process."""
+    known = set()
+    for path in tree.paths(r"^(include/sbx|src)/metrics/.*\.[ch]$"):
+        known |= {text for _, text in literals(tree.text(path))}
+    findings = []
+    for path in tree.paths(r"^grafana/.*\.json$") if known else []:
+        for panel in json.loads(tree.text(path))["panels"]:
+            for target in panel["targets"]:
+                used = re.findall(r"\b(?:http|sandboxd|process)_\w+(?=[\[{])", target["expr"])
+                findings += [f"{path}:1: {panel['title']}: there is no metric {name}"
+                             for name in used
+                             if not known & {name, re.sub(r"_(bucket|sum|count)$", "", name)}]
     return findings
 
 
