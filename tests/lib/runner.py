@@ -104,7 +104,8 @@ def ended(status, timeout_s):
 
 
 class Runner:
-    def __init__(self, options):
+    def __init__(self, options, repo=REPO):
+        self.repo = repo
         self.scope = options.scope
         self.logs = options.logs
         self.pattern = re.compile(options.filter)
@@ -117,7 +118,7 @@ class Runner:
 
     def compiled(self, tier):
         """The programs that CTest knows under the tier's label: (name, command, time limit)."""
-        folder = REPO / "build" / PRESETS[tier]
+        folder = self.repo / "build" / PRESETS[tier]
         told = subprocess.run(["ctest", "--test-dir", str(folder), "--show-only=json-v1"],
                               capture_output=True, text=True, check=False)
         if told.returncode != 0:
@@ -172,7 +173,7 @@ class Runner:
             log, tap = self.logs / f"{tier}-{name}.log", self.logs / f"{tier}-{name}.tap"
             reports, sanitizer = self.sanitizer_env(f"{tier}-{name}")
             status, _ = run_process(command + [f"--tap={tap}", "--color=never"] + selection, log,
-                                    limit, {**sanitizer, **env}, cwd or REPO)
+                                    limit, {**sanitizer, **env}, cwd or self.repo)
             failed = self.read_tap(tier, name, tap, log, chosen)
             if failed is None or (status != 0 and not failed):
                 self.report.add(tier, name, "failed", ended(status, limit), log)
@@ -210,7 +211,7 @@ class Runner:
             reports, sanitizer = self.sanitizer_env(f"{tier}-{name}")
             if tier == "fuzz-smoke":  # libFuzzer's own report is the log
                 sanitizer = {}
-            status, seconds = run_process(command, log, limit, {**sanitizer, **env}, cwd or REPO)
+            status, seconds = run_process(command, log, limit, {**sanitizer, **env}, cwd or self.repo)
             good = status == 0
             self.report.add(tier, name, "passed" if good else "failed",
                             "" if good else ended(status, limit), log, seconds)
@@ -219,7 +220,7 @@ class Runner:
     # ---- Python files -------------------------------------------------------------------------
 
     def run_python(self, tier):
-        for path in sorted(REPO.glob(PYTHON_FILES[tier])):
+        for path in sorted(self.repo.glob(PYTHON_FILES[tier])):
             text = path.read_text(encoding="utf-8")
             if tier == "system" and self.scope == "quick" and not re.search(
                     r"^QUICK = True$", text, re.M):
