@@ -233,9 +233,9 @@ server_stop() {
     pidfile_stop "$SERVER_PID" $((${drain:-30} + 15))
 }
 
-server_url() {
+server_url() { # [LISTEN]
     local listen host
-    listen=$(config_get SBX_LISTEN)
+    listen=${1:-$(config_get SBX_LISTEN)}
     host=${listen%:*}
     case $host in
     0.0.0.0 | '' | '*') host=127.0.0.1 ;;
