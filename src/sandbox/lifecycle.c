@@ -121,31 +121,56 @@ static int connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     return rc ? rc : sbx_greeting_wait(g, GREETING_MS, err);
 }
 
+/* Ends a row whose container does not live. @return 1 if it lives (info is set), 0 if the row was
+ * failed, -1. */
+static int still_alive(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_container_info *info,
+                       sbx_err *err)
+{
+    char name[SBX_ID_LEN + 8];
+
+    sbx_sandbox_container(row->id, name);
+    if (s->c.engine->ops->inspect(s->c.engine, name, info, err))
+        return err->code == SBX_E_NOT_FOUND ? fail_dead(s, row, NULL, err) : -1;
+    if (strcmp(info->state, "exited") == 0 || strcmp(info->state, "dead") == 0)
+        return fail_dead(s, row, info, err);
+    return 1;
+}
+
 int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     sbx_container_info info;
-    char name[SBX_ID_LEN + 8];
 
     if (sbx_channels_has(s->c.channels, row->id))
         return 0;
-    sbx_sandbox_container(row->id, name);
-    if (s->c.engine->ops->inspect(s->c.engine, name, &info, err))
-        return err->code == SBX_E_NOT_FOUND ? fail_dead(s, row, NULL, err) : -1;
-    if (strcmp(info.state, "exited") == 0 || strcmp(info.state, "dead") == 0)
-        return fail_dead(s, row, &info, err);
+    int alive = still_alive(s, row, &info, err);
+    if (alive != 1)
+        return alive;
     if (strcmp(info.state, "running") != 0)
         return sbx_fail(err, SBX_E_CONFLICT, "the container is %s", info.state);
     sbx_copy(row->container_id, sizeof(row->container_id), info.id);
     return connect_again(s, row, err);
 }
 
-int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err)
+static int with_row(sbx_sandboxes *s, const char *id, bool even_with_channel, sbx_err *err)
 {
     sbx_sandbox_row row = {0};
+    sbx_container_info info;
+    int rc = 0;
 
     if (sbx_store_sandbox_get(s->c.store, NULL, id, &row, err))
         return err->code == SBX_E_NOT_FOUND ? 0 : -1;
-    int rc = strcmp(row.state, "running") == 0 ? sbx_sandbox_adopt(s, &row, err) : 0;
+    if (strcmp(row.state, "running") == 0 || strcmp(row.state, "paused") == 0)
+        rc = even_with_channel ? still_alive(s, &row, &info, err) : sbx_sandbox_adopt(s, &row, err);
     sbx_sandbox_row_done(&row);
-    return rc;
+    return rc < 0 ? -1 : 0;
+}
+
+int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err)
+{
+    return with_row(s, id, false, err);
+}
+
+int sbx_sandbox_lost(sbx_sandboxes *s, const char *id, sbx_err *err)
+{
+    return with_row(s, id, true, err);
 }

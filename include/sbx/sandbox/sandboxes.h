@@ -67,6 +67,10 @@ int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_
 /** The channel broke or the engine reported an end: adopt again or fail. By id. */
 int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 
+/** The engine has no living container for a running or paused row: look once more, then fail it.
+ * Unlike check() this also looks where a channel is still open. */
+int sbx_sandbox_lost(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
+
 /** The sandbox as the API shows it. Any thread. */
 void sbx_sandbox_json(const sbx_sandbox_row *row, sbx_buf *out);
 
