@@ -4,7 +4,10 @@
  * apart but by what a restart loses.
  *
  * An item is one log entry, serialised as JSON by the caller, with its sequence number. History
- * keeps the last SBX_LOG_HISTORY_LINES items per topic. Topics: "logs:{sandboxId}",
+ * keeps the last SBX_LOG_HISTORY_LINES items per topic (Redis: at least those; in-process: fewer
+ * if they are more than SBX_BUS_HISTORY_BYTES). An item whose number is not above the last one of
+ * the history was sent twice and is not kept again; readers see it twice. An item with the number
+ * 0 is a signal: readers get it, the history does not. Topics: "logs:{sandboxId}",
  * "events:{userId}". */
 #ifndef SBX_BUS_BUS_H
 #define SBX_BUS_BUS_H
@@ -12,31 +15,43 @@
 #include "sbx/core/buf.h"
 #include "sbx/core/error.h"
 
+#define SBX_BUS_HISTORY_BYTES (4 * MIB) /* of one topic, in-process */
+#define SBX_BUS_READERS       4         /* prefixes with a reader */
+#define SBX_BUS_TOPIC_BYTES   96        /* longest topic, with its NUL */
+
 typedef struct sbx_bus sbx_bus;
 
 typedef struct sbx_bus_item {
-    uint64_t    seq;
+    uint64_t seq;
     const char *data; /* one JSON object; borrowed */
-    size_t      len;
+    size_t len;
 } sbx_bus_item;
 
 /* Called on the BUS thread (Redis) or on the publisher's thread (in-process); must not block and
  * must not call back into the bus. Items are in order; after a loss the next call simply starts
- * with a later seq. `reset` is true when messages may have been lost (reconnected): the reader
- * compares with the history. */
+ * with a later seq. `reset` is true, and `count` 0, when messages may have been missed (the
+ * subscription has just taken effect, at first or after a reconnect): the reader compares with
+ * the history. Items are borrowed. */
 typedef void (*sbx_bus_fn)(void *arg, const char *topic, const sbx_bus_item *items, size_t count,
                            bool reset);
 
 typedef struct sbx_bus_ops {
-    /* Queue items for history and publication as one message. Never blocks; any thread. False if
-     * the queue is full: the items are lost for live readers and told by the gap in seq. */
+    /* Queue items for history and publication as one message. Never blocks; any thread, but the
+     * items of one topic in order. False if items were dropped for it: these, or older ones that
+     * waited too long for Redis. They are lost, and told by the gap in seq. */
     bool (*publish)(sbx_bus *b, const char *topic, const sbx_bus_item *items, size_t count);
-    /* One reader function per bus, for all topics subscribed to. */
-    void (*set_reader)(sbx_bus *b, sbx_bus_fn fn, void *arg);
-    void (*subscribe)(sbx_bus *b, const char *topic);   /* counted; any thread; never blocks */
+    /* The reader of all topics that begin with `prefix` (a literal), at most SBX_BUS_READERS of
+     * them; NULL takes it away, and no call of it runs any more on return. */
+    void (*set_reader)(sbx_bus *b, const char *prefix, sbx_bus_fn fn, void *arg);
+    void (*subscribe)(sbx_bus *b, const char *topic); /* counted; any thread; never blocks */
     void (*unsubscribe)(sbx_bus *b, const char *topic);
-    /* Items of the history with since < seq <= until (0: no bound), oldest first, at most `max`;
-     * with `tail` the newest ones. Blocks (WORKER). Items are owned by `ret_text`. */
+    /* Items of the history with since < seq <= until (0: no bound), oldest first, at most `max`
+     * (and SBX_LOG_HISTORY_LINES); with `tail` the newest ones. Includes what this process
+     * published before the call. Fewer items, but at least one, if the ceiling of `ret_text` is
+     * reached. Blocks (WORKER). Items point into `ret_text`; the array is the caller's to
+     * free(); NULL if there are none.
+     * @return 0, or -1 with STORE_UNAVAILABLE (Redis cannot be reached) or TOO_LARGE (not one
+     *         item fits). */
     int (*history)(sbx_bus *b, const char *topic, uint64_t since, uint64_t until, size_t max,
                    bool tail, sbx_bus_item **ret, size_t *ret_count, sbx_buf *ret_text,
                    sbx_err *err);
@@ -44,6 +59,7 @@ typedef struct sbx_bus_ops {
     int (*last_seq)(sbx_bus *b, const char *topic, uint64_t *ret, sbx_err *err);
     void (*forget)(sbx_bus *b, const char *topic); /* drop the history; never blocks */
     int (*ping)(sbx_bus *b, sbx_err *err);         /* health; blocks (WORKER) */
+    uint64_t (*dropped)(sbx_bus *b);               /* items lost since the start; any thread */
     const char *name;                              /* "memory" or "redis" */
     void (*free)(sbx_bus *b);
 } sbx_bus_ops;
@@ -52,9 +68,16 @@ struct sbx_bus {
     const sbx_bus_ops *ops;
 };
 
+/** The in-process bus: never fails, nothing outlives it. */
 sbx_bus *sbx_bus_memory_new(void);
-/** @param url  redis://[user:password@]host:port[/db] or unix:///path. Connects in the background
- * and reconnects for ever. */
+
+/** The bus over Redis 5 or later. Connects in the background and reconnects for ever, so that it
+ * succeeds while Redis is down. The process must ignore SIGPIPE (hiredis writes without
+ * MSG_NOSIGNAL).
+ *
+ * @param url  redis://[[user]:password@]host[:port][/db], user and password percent-encoded, or
+ *             unix:///path. Borrowed.
+ * @return 0, or -1 with INVALID (the URL; the message never contains it). */
 int sbx_bus_redis_new(const char *url, sbx_bus **ret, sbx_err *err) SBX_MUST_CHECK;
 
 #endif

@@ -1,4 +1,6 @@
-/* Metrics: one table, cells per thread without locks, Prometheus text on demand. */
+/* Metrics: one table, cells per thread without locks, Prometheus text on demand.
+ *
+ * COUNTER only grows, GAUGE is set, HISTOGRAM takes durations (buckets from 0.5 ms to 60 s). */
 #ifndef SBX_METRICS_METRICS_H
 #define SBX_METRICS_METRICS_H
 
@@ -6,18 +8,20 @@
 
 typedef struct sbx_metrics sbx_metrics;
 
-/*  name, type, exposed name, label name (or NULL: one series), help */
+/*  name, type, exposed name, label names joined by commas (or NULL: one series), help */
 #define SBX_METRICS(X)                                                                             \
-    X(HTTP_REQUESTS, COUNTER2, "http_requests_total", "route,status", "Requests answered")          \
-    X(HTTP_SECONDS, HISTOGRAM, "http_request_duration_seconds", "route", "Time to answer")          \
-    X(HTTP_CONNECTIONS, GAUGE, "http_connections", NULL, "Open client connections")                 \
-    X(SANDBOXES, GAUGE, "sandboxd_sandboxes", "state", "Sandboxes by state")                        \
-    X(CREATE_SECONDS, HISTOGRAM, "sandboxd_create_duration_seconds", "template", "Create until ready") \
-    X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL, "Commands, from request to exit") \
-    X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                     \
-    X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")    \
-    X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")            \
-    X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                   \
+    X(HTTP_REQUESTS, COUNTER, "http_requests_total", "route,method,status", "Requests answered")   \
+    X(HTTP_SECONDS, HISTOGRAM, "http_request_duration_seconds", "route", "Time to answer")         \
+    X(HTTP_CONNECTIONS, GAUGE, "http_connections", NULL, "Open client connections")                \
+    X(SANDBOXES, GAUGE, "sandboxd_sandboxes", "state", "Sandboxes by state")                       \
+    X(CREATE_SECONDS, HISTOGRAM, "sandboxd_create_duration_seconds", "template",                   \
+      "Create until ready")                                                                        \
+    X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL,                             \
+      "Commands, from request to exit")                                                            \
+    X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                    \
+    X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
+    X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")           \
+    X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
     X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")
 
 typedef enum sbx_metric {
@@ -27,17 +31,34 @@ typedef enum sbx_metric {
         SBX_M_COUNT
 } sbx_metric;
 
-sbx_metrics *sbx_metrics_new(void);
-void         sbx_metrics_free(sbx_metrics *m);
+#define SBX_METRICS_SERIES      256 /* per metric; more share the label "other" */
+#define SBX_METRICS_LABEL_BYTES 160 /* longer labels become "other" */
+#define SBX_METRICS_PAGE_BYTES  (8 * MIB)
 
-/* Any thread. `label` is a string that lives as long as the metrics or is one of a bounded set
- * (it is copied at its first use); at most 256 series per metric, more share the label "other".
- * For COUNTER2 the label is "route,status" joined by a comma. */
+sbx_metrics *sbx_metrics_new(void);
+
+/** After all threads that count have ended. */
+void sbx_metrics_free(sbx_metrics *m);
+SBX_DEFINE_CLEANUP(sbx_metrics, sbx_metrics_free)
+
+/** Count. Any thread; a relaxed addition in a cell of the calling thread.
+ *
+ * @param m      may be NULL: nothing happens.
+ * @param id     a COUNTER; a metric of another type is left alone.
+ * @param label  the values of the metric's labels, as many as it has names, joined by commas
+ *               ("sandbox_get,GET,200"): only the last may contain a comma, missing ones are
+ *               empty. One of a bounded set (never what a client wrote); copied at its first use.
+ *               NULL for a metric without labels. */
 void sbx_metrics_add(sbx_metrics *m, sbx_metric id, const char *label, uint64_t n);
+
+/** Put a duration into a HISTOGRAM. @param us  microseconds; negative ones count as 0. */
 void sbx_metrics_observe_us(sbx_metrics *m, sbx_metric id, const char *label, int64_t us);
+
+/** Set a GAUGE. Any thread; the last one wins. */
 void sbx_metrics_set(sbx_metrics *m, sbx_metric id, const char *label, double value);
 
-/** The whole page, Prometheus text format 0.0.4, with process_* of this process. */
+/** Append the whole page, Prometheus text format 0.0.4, with process_* of this process. Any
+ * thread. @param out  ceiling SBX_METRICS_PAGE_BYTES or so; failed if the page does not fit. */
 void sbx_metrics_text(sbx_metrics *m, sbx_buf *out);
 
 #endif
