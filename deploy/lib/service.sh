@@ -159,6 +159,17 @@ pg_stop() {
         ! pg_answers
 }
 
+# The id of this installation, which stands in the labels of its containers. Kept beside the
+# database, so that a purge finds them when the database is down or gone.
+cluster_record() {
+    local psql id
+    psql=$(pg_bin)/psql
+    [ -x "$psql" ] || psql=$(command -v psql) || return 0
+    id=$(as_user "$SBX_USER" "$psql" -qAtX "$(config_get DATABASE_URL)" \
+        -c "SELECT value FROM meta WHERE key = 'cluster'") && [ -n "$id" ] &&
+        printf '%s\n' "$id" >"$RUN/cluster"
+}
+
 # ---- the server -------------------------------------------------------------------------------
 
 # The group that may use the engine's socket. Whoever may use it can become root on the engine's
