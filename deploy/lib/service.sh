@@ -181,6 +181,15 @@ engine_group() {
     esac
 }
 
+# systemd takes only groups that have a name; the socket of an engine elsewhere may have none here.
+engine_group_ensure() {
+    local group
+    group=$(engine_group) || return 1
+    getent group "$group" >/dev/null || {
+        groupadd --system --gid "$group" sandboxd-engine && printf 'group sandboxd-engine\n' >>"$MADE"
+    }
+}
+
 unit_install() { # TEMPLATE NAME
     local target=$UNIT_DIR/$2.service group
     group=$(engine_group)
@@ -257,6 +266,9 @@ server_url() { # [LISTEN]
 
 server_log_tail() { # FILE: what die() can show
     if have_systemd; then
-        journalctl -u "$UNIT" -n 40 --no-pager -o cat >"$LOG/sandboxd.log" 2>/dev/null || true
+        {
+            journalctl -u "$UNIT" -n 40 --no-pager -o cat
+            systemctl show -p Result -p ExecMainStatus "$UNIT"
+        } >"$LOG/sandboxd.log" 2>&1 || true
     fi
 }
