@@ -185,9 +185,9 @@ static const char *search_path(const command_line *c)
 /* A directory that may not be searched does not make a name known. Leaves errno alone. */
 static bool exists(const char *path)
 {
-    int         saved = errno;
+    int saved = errno;
     struct stat st;
-    bool        there = stat(path, &st) == 0;
+    bool there = stat(path, &st) == 0;
 
     errno = saved;
     return there;

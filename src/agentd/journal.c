@@ -30,7 +30,8 @@ struct agent_journal {
     cursor flight; /* sent to the present owner and not acknowledged by it, from here .. */
     cursor sent;   /* .. to here */
     cursor end;
-    uint64_t kept_lines; /* between oldest and acked, counted in sequence numbers */
+    uint64_t lost_bytes; /* sent to the present owner, not acknowledged, and dropped since .. */
+    uint64_t lost_seq;   /* .. up to this number */
 };
 
 agent_journal *agent_journal_new(void)
@@ -97,6 +98,22 @@ static void drag(cursor *c, const cursor *to)
         *c = *to;
 }
 
+/* Entries that are under way to the owner still count as such after they were dropped. */
+static void lose_flight(agent_journal *j)
+{
+    const cursor *to = before(&j->oldest, &j->sent) ? &j->oldest : &j->sent;
+
+    if (!before(&j->flight, to))
+        return;
+    j->lost_bytes += to->pos - j->flight.pos;
+    j->lost_seq = to->seq - 1;
+}
+
+static uint64_t flight_bytes(const agent_journal *j)
+{
+    return j->lost_bytes + (j->sent.pos - j->flight.pos);
+}
+
 /* Forgets the oldest entry, and its chunk if it was the last one in it. */
 static void drop_oldest(agent_journal *j)
 {
@@ -114,6 +131,7 @@ static void drop_oldest(agent_journal *j)
         c->data = NULL;
         c->used = 0;
     }
+    lose_flight(j);
     drag(&j->acked, &j->oldest);
     drag(&j->flight, &j->oldest);
     drag(&j->sent, &j->oldest);
@@ -186,6 +204,7 @@ void agent_journal_resume(agent_journal *j, uint64_t from)
         step(j, &j->sent);
     }
     j->flight = j->sent;
+    j->lost_bytes = 0;
     drag(&j->acked, &j->flight);
     trim(j);
 }
@@ -200,13 +219,15 @@ void agent_journal_ack(agent_journal *j, uint64_t seq)
             break;
         step(j, &j->flight);
     }
+    if (seq >= j->lost_seq)
+        j->lost_bytes = 0;
     drag(&j->acked, &j->flight);
     trim(j);
 }
 
 bool agent_journal_pending(const agent_journal *j)
 {
-    return before(&j->sent, &j->end) && j->sent.pos - j->flight.pos < SBX_LOG_UNACKED_BYTES;
+    return before(&j->sent, &j->end) && flight_bytes(j) < SBX_LOG_UNACKED_BYTES;
 }
 
 size_t agent_journal_fill(agent_journal *j, unsigned char *out, size_t cap)
@@ -219,7 +240,7 @@ size_t agent_journal_fill(agent_journal *j, unsigned char *out, size_t cap)
 
         entry_at(j, &j->sent, &e);
         size = sbx_log_entry_size(&e);
-        if (size > cap - done || j->sent.pos + size - j->flight.pos > SBX_LOG_UNACKED_BYTES)
+        if (size > cap - done || flight_bytes(j) + size > SBX_LOG_UNACKED_BYTES)
             break;
         done += sbx_log_entry_put(out + done, cap - done, &e);
         step(j, &j->sent);

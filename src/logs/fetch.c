@@ -1,0 +1,206 @@
+/* Reads of the history for viewers: one at a time per room, on the fast lane.
+ *
+ * There are two kinds. A tail read finds where the newest N lines of each source begin, for viewers
+ * that have just come without a position; a since read gets what follows the lowest position that
+ * no segment covers. Either gives the room a page, from which every viewer it fits is served. A
+ * read also settles the epochs: a viewer that joined, or may have missed a message, needs one read
+ * that began later. */
+#include "hub.h"
+#include "sbx/core/clock.h"
+
+typedef struct fetch {
+    sbx_logs *hub;
+    char id[SBX_ID_LEN + 1];
+    uint64_t serial;
+    uint32_t epoch;
+    bool tail;
+    uint64_t since, known; /* known: in the history, if it has not been dropped since */
+    /* the result */
+    int rc;
+    sbx_err err;
+    segment page;
+    bool complete;   /* there was nothing behind the page */
+    uint64_t last;   /* the highest number of the history, as far as it was seen */
+    seg_item *index; /* tail: all items, without their text */
+    size_t index_count;
+} fetch;
+
+static void fetch_free(fetch *f)
+{
+    seg_done(&f->page);
+    free(f->index);
+    free(f);
+}
+
+/* --- WORKER --- */
+
+static void index_items(fetch *f, const sbx_bus_item *items, size_t count)
+{
+    size_t bytes = 0, from = count;
+
+    f->index = sbx_alloc((count + 1) * sizeof *f->index);
+    f->index_count = count;
+    for (size_t i = 0; i < count; i++)
+        f->index[i] = (seg_item){.seq = items[i].seq,
+                                 .source = (uint8_t)log_item_source(items[i].data, items[i].len)};
+    while (from > 0 && bytes + items[from - 1].len <= FETCH_BYTES)
+        bytes += items[--from].len;
+    seg_start(&f->page, from < count ? items[from].seq - 1 : f->known);
+    for (size_t i = from; i < count; i++)
+        if (log_item_ok(items[i].data, items[i].len))
+            seg_add(&f->page, &items[i]);
+    f->complete = true;
+    f->last = count > 0 ? items[count - 1].seq : 0;
+}
+
+static int read_since(fetch *f, const sbx_bus_item *items, size_t count, const sbx_buf *text,
+                      const char *topic)
+{
+    sbx_bus *bus = f->hub->cfg.bus;
+
+    f->complete = count < SBX_LOG_HISTORY_LINES && text->len + LOG_ITEM_BYTES <= text->max;
+    f->last = count > 0 ? items[count - 1].seq : 0;
+    seg_start(&f->page, f->since);
+    for (size_t i = 0; i < count; i++)
+        if (log_item_ok(items[i].data, items[i].len))
+            seg_add(&f->page, &items[i]);
+    if (count > 0)
+        f->page.upto = f->last;
+    return count > 0 ? 0 : bus->ops->last_seq(bus, topic, &f->last, &f->err);
+}
+
+static void fetch_done(void *arg);
+
+static void fetch_run(void *arg)
+{
+    fetch *f = arg;
+    sbx_bus *bus = f->hub->cfg.bus;
+    sbx_bus_item *items = NULL;
+    size_t count = 0;
+    sbx_buf text = SBX_BUF_INIT(f->tail ? INDEX_BYTES : FETCH_BYTES);
+    char topic[TOPIC_BYTES];
+
+    log_topic(topic, f->id);
+    f->rc = bus->ops->history(bus, topic, f->tail ? 0 : f->since, 0, SBX_LOG_HISTORY_LINES, f->tail,
+                              &items, &count, &text, &f->err);
+    if (f->rc == 0 && f->tail)
+        index_items(f, items, count);
+    else if (f->rc == 0)
+        f->rc = read_since(f, items, count, &text, topic);
+    if (f->rc == 0 && f->complete)
+        f->page.upto = SBX_MAX(f->page.upto, f->known);
+    free(items);
+    sbx_buf_done(&text);
+    sbx_stream_post(f->hub->cfg.stream, fetch_done, f);
+}
+
+/* --- STREAM --- */
+
+/* Where the newest `tail` lines of the viewer's source begin. */
+static void settle_start(viewer *v, const fetch *f)
+{
+    size_t left = (size_t)v->tail, i = f->index_count;
+
+    while (i > 0 && left > 0) {
+        i--;
+        left -= v->source == SBX_LOGS_ALL || f->index[i].source == v->source;
+    }
+    v->pos = i < f->index_count ? f->index[i].seq - 1 : SBX_MAX(f->last, f->page.upto);
+    v->anchored = v->pos > 0 || f->index_count > 0;
+    v->starting = false;
+    v->epoch = 0;
+}
+
+static void settle(room *r, const fetch *f)
+{
+    viewer *v;
+
+    DL_FOREACH (r->viewers, v) {
+        if (v->epoch == 0 || v->epoch > f->epoch || v->starting != f->tail)
+            continue;
+        if (f->tail) {
+            settle_start(v, f);
+            continue;
+        }
+        if (v->pos < f->since)
+            continue;
+        v->epoch = 0;
+        /* A number from the future starts at the end. With no history at all it may be right. */
+        if (f->complete && r->latest > 0 && v->pos > r->latest)
+            v->pos = r->latest;
+    }
+}
+
+static void fetch_done(void *arg)
+{
+    fetch *f = arg;
+    room *r = room_find(f->hub, f->id);
+
+    if (r && r->serial == f->serial) {
+        r->fetching = false;
+        if (f->rc < 0) {
+            r->retry_ms = sbx_now_ms() + RETRY_MS;
+        } else if (r->viewers) {
+            r->latest = SBX_MAX(r->latest, f->last);
+            if (r->ending)
+                r->end_seq = r->latest;
+            seg_done(&r->page);
+            r->page = f->page;
+            f->page = (segment){0};
+            settle(r, f);
+        }
+        if (r->viewers)
+            room_schedule(r, 0);
+    }
+    fetch_free(f);
+}
+
+static fetch *fetch_new(room *r)
+{
+    fetch *f = sbx_alloc(sizeof *f);
+    const viewer *v;
+
+    f->hub = r->hub;
+    f->serial = r->serial;
+    f->epoch = r->epoch;
+    f->known = r->latest;
+    f->since = UINT64_MAX;
+    (void)sbx_copy(f->id, sizeof f->id, r->id);
+    DL_FOREACH (r->viewers, v) {
+        if (!viewer_lacks(v))
+            continue;
+        f->tail = f->tail || v->starting;
+        f->since = v->starting ? f->since : SBX_MIN(f->since, v->pos);
+    }
+    return f;
+}
+
+void fetch_start_if_needed(room *r)
+{
+    const viewer *v;
+    bool needed = false;
+    int64_t now = sbx_now_ms();
+    fetch *f;
+    sbx_err err;
+
+    DL_FOREACH (r->viewers, v) {
+        needed = needed || viewer_lacks(v);
+    }
+    if (!needed || r->fetching)
+        return;
+    if (now < r->retry_ms) {
+        room_schedule(r, r->retry_ms - now);
+        return;
+    }
+    f = fetch_new(r);
+    sbx_job job = {.run = fetch_run, .arg = f, .deadline_ms = now + 10000};
+
+    if (sbx_lanes_submit(r->hub->cfg.lanes, SBX_LANE_FAST, &job, &err) < 0) {
+        fetch_free(f);
+        r->retry_ms = now + RETRY_MS;
+        room_schedule(r, RETRY_MS);
+        return;
+    }
+    r->fetching = true;
+    count_up(&r->hub->n_fetches, 1);
+}

@@ -1,0 +1,256 @@
+/* Queries: parameters of a request, and one JSON page of the history. */
+#include "hub.h"
+#include "sbx/core/clock.h"
+#include "sbx/core/json.h"
+#include <errno.h>
+#include <stdio.h>
+#include <time.h>
+
+#define FLUSH_WAIT_MS 2000 /* for STREAM, which never blocks: only an overloaded one is slower */
+#define READS_MAX     32   /* of the history for one page */
+#define TEXT_BYTES    (16 * MIB)
+
+/* --- parameters --- */
+
+static int read_number(const char *field, const char *value, uint64_t max, uint64_t *ret,
+                       sbx_err *err)
+{
+    if (log_number(value, strlen(value), max, ret))
+        return 0;
+    return sbx_fail_field(err, field, "%s must be a whole number from 0 to %llu", field,
+                          (unsigned long long)max);
+}
+
+static int read_start(const sbx_request *r, sbx_logs_query *q, sbx_err *err)
+{
+    const char *since = sbx_request_query(r, "since"), *cursor = sbx_request_query(r, "cursor");
+    const char *event = r->accept == SBX_ACCEPT_SSE ? r->last_event_id : NULL;
+    const char *field = event && *event ? "Last-Event-ID" : cursor ? "cursor" : "since";
+    const char *value = event && *event ? event : cursor ? cursor : since;
+
+    q->has_since = value != NULL;
+    return value ? read_number(field, value, INT64_MAX, &q->since, err) : 0;
+}
+
+static int read_source(const sbx_request *r, sbx_logs_query *q, sbx_err *err)
+{
+    const char *value = sbx_request_query(r, "source");
+
+    q->source = SBX_LOGS_ALL;
+    if (!value)
+        return 0;
+    for (unsigned i = 0; i < SBX_LOGS_ALL; i++) {
+        if (sbx_streq(log_source_name(i), value)) {
+            q->source = (sbx_logs_source)i;
+            return 0;
+        }
+    }
+    return sbx_fail_field(err, "source", "source must be main, exec, run or system");
+}
+
+int sbx_logs_query_read(const sbx_request *r, sbx_logs_query *ret, sbx_err *err)
+{
+    sbx_logs_query q = {.tail = -1};
+    const char *tail = sbx_request_query(r, "tail");
+    const char *limit = sbx_request_query(r, "limit");
+    const char *until = sbx_request_query(r, "until");
+    uint64_t n;
+
+    if (read_start(r, &q, err) < 0 || read_source(r, &q, err) < 0)
+        return -1;
+    if (until && read_number("until", until, INT64_MAX, &q.until, err) < 0)
+        return -1;
+    if (tail) {
+        if (read_number("tail", tail, SBX_LOG_HISTORY_LINES, &n, err) < 0)
+            return -1;
+        q.tail = (int)n;
+    }
+    if (limit) {
+        if (read_number("limit", limit, SBX_MAX_LIST_ITEMS, &n, err) < 0)
+            return -1;
+        if (n == 0)
+            return sbx_fail_field(err, "limit", "limit must be from 1 to %d", SBX_MAX_LIST_ITEMS);
+        q.limit = (int)n;
+    }
+    *ret = q;
+    return 0;
+}
+
+/* --- what is pending goes to the bus first --- */
+
+/* Shared by the worker that waits and STREAM; whoever comes last frees it. */
+typedef struct flush_wait {
+    sbx_logs *hub;
+    char id[SBX_ID_LEN + 1];
+    pthread_mutex_t mu;
+    pthread_cond_t cond;
+    bool done; /* guarded by mu */
+    int refs;  /* guarded by mu */
+} flush_wait;
+
+/* Unlocks. */
+static void flush_wait_unref_locked(flush_wait *w)
+{
+    bool last = --w->refs == 0;
+
+    pthread_mutex_unlock(&w->mu);
+    if (!last)
+        return;
+    pthread_cond_destroy(&w->cond);
+    pthread_mutex_destroy(&w->mu);
+    free(w);
+}
+
+static void flush_on_stream(void *arg)
+{
+    flush_wait *w = arg;
+    room *r = room_find(w->hub, w->id);
+
+    if (r)
+        producer_flush(r);
+    pthread_mutex_lock(&w->mu);
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    flush_wait_unref_locked(w);
+}
+
+static int flush_pending(sbx_logs *l, const char *id, sbx_err *err)
+{
+    flush_wait *w = sbx_alloc(sizeof *w);
+    pthread_condattr_t attr;
+    struct timespec until;
+    int64_t at_ms = sbx_now_ms() + sbx_job_left_ms(FLUSH_WAIT_MS);
+    bool done;
+
+    w->hub = l;
+    w->refs = 2;
+    (void)sbx_copy(w->id, sizeof w->id, id);
+    pthread_mutex_init(&w->mu, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    sbx_stream_post(l->cfg.stream, flush_on_stream, w);
+
+    until = (struct timespec){.tv_sec = at_ms / 1000, .tv_nsec = at_ms % 1000 * 1000000};
+    pthread_mutex_lock(&w->mu);
+    while (!w->done && pthread_cond_timedwait(&w->cond, &w->mu, &until) != ETIMEDOUT)
+        ;
+    done = w->done;
+    flush_wait_unref_locked(w);
+    return done ? 0 : sbx_fail(err, SBX_E_TIMEOUT, "the log is busy");
+}
+
+int sbx_logs_last_seq(sbx_logs *l, const char *sandbox_id, uint64_t *ret, sbx_err *err)
+{
+    char topic[TOPIC_BYTES];
+
+    log_topic(topic, sandbox_id);
+    if (l->cfg.bus->ops->last_seq(l->cfg.bus, topic, ret, err) < 0)
+        return sbx_wrap(err, "reading the log's end");
+    return 0;
+}
+
+/* --- the page --- */
+
+typedef struct page {
+    const sbx_logs_query *q;
+    size_t limit;
+    sbx_buf entries; /* joined by commas */
+    size_t count;
+    uint64_t last;
+    bool more;
+} page;
+
+/* False when the page is full: there is at least this one more. */
+static bool page_add(page *p, const sbx_bus_item *it)
+{
+    if (!log_item_ok(it->data, it->len))
+        return true;
+    if (p->q->source != SBX_LOGS_ALL && log_item_source(it->data, it->len) != p->q->source)
+        return true;
+    if (p->count == p->limit || p->entries.len + it->len + 1 > p->entries.max) {
+        p->more = true;
+        return false;
+    }
+    if (p->count > 0)
+        sbx_buf_addc(&p->entries, ',');
+    sbx_buf_add(&p->entries, it->data, it->len);
+    p->last = it->seq;
+    p->count++;
+    return true;
+}
+
+/* The index where the newest `tail` items of the source begin. */
+static size_t tail_start(const page *p, const sbx_bus_item *items, size_t count)
+{
+    size_t left = (size_t)p->q->tail, i = count;
+
+    while (i > 0 && left > 0) {
+        i--;
+        left -= log_item_ok(items[i].data, items[i].len) &&
+                (p->q->source == SBX_LOGS_ALL ||
+                 log_item_source(items[i].data, items[i].len) == p->q->source);
+    }
+    return i;
+}
+
+static int page_fill(sbx_logs *l, const char *topic, page *p, sbx_err *err)
+{
+    sbx_bus *bus = l->cfg.bus;
+    bool tail = p->q->tail >= 0;
+    uint64_t since = p->q->has_since ? p->q->since : 0;
+
+    for (int reads = 0; reads < READS_MAX; reads++) {
+        SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(TEXT_BYTES);
+        sbx_bus_item *items = NULL;
+        size_t count = 0, i;
+        bool end;
+
+        if (bus->ops->history(bus, topic, since, p->q->until, SBX_LOG_HISTORY_LINES, tail, &items,
+                              &count, &text, err) < 0)
+            return sbx_wrap(err, "reading the log");
+        i = tail ? tail_start(p, items, count) : 0;
+        end = tail || count == 0;
+        while (i < count && page_add(p, &items[i]))
+            i++;
+        if (i < count)
+            end = true;
+        if (!end)
+            since = items[count - 1].seq;
+        free(items);
+        if (end)
+            return 0;
+    }
+    return 0;
+}
+
+int sbx_logs_page(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q, sbx_buf *out,
+                  sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf entries = SBX_BUF_INIT(SBX_LOGS_PAGE_BYTES);
+    page p = {.q = q, .limit = (size_t)q->limit};
+    sbx_jw w = SBX_JW(out);
+    char topic[TOPIC_BYTES], cursor[24];
+    int rc;
+
+    if (q->limit == 0)
+        p.limit = q->tail >= 0 ? (size_t)q->tail : SBX_LOGS_DEFAULT_LIMIT;
+    if (flush_pending(l, sandbox_id, err) < 0)
+        return -1;
+    log_topic(topic, sandbox_id);
+    p.entries = entries;
+    rc = page_fill(l, topic, &p, err);
+    entries = p.entries;
+    if (rc < 0)
+        return -1;
+    snprintf(cursor, sizeof cursor, "%llu", (unsigned long long)p.last);
+    sbx_buf_adds(out, "{\"items\":[");
+    sbx_buf_add(out, entries.data, entries.len);
+    sbx_buf_adds(out, "],\"nextCursor\":");
+    sbx_jw_str(&w, NULL, p.more ? cursor : NULL);
+    sbx_buf_addc(out, '}');
+    if (sbx_buf_failed(out))
+        return sbx_fail(err, SBX_E_TOO_LARGE, "the page does not fit into an answer");
+    return 0;
+}
