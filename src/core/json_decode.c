@@ -148,7 +148,7 @@ static int decode_field(decode *d, const sbx_json_field *f, const sbx_json *v, v
 {
     if (f->given_offset)
         *(bool *)((char *)out + f->given_offset) = true;
-    if (f->type != SBX_JF_REFUSED && f->nullable && sbx_json_kind(v) == SBX_J_NULL)
+    if (f->nullable && sbx_json_kind(v) == SBX_J_NULL)
         return 0;
     switch (f->type) {
     case SBX_JF_STR:

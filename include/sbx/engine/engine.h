@@ -13,53 +13,54 @@
 
 #define SBX_ENGINE_IMAGE_BYTES 256
 
-typedef struct sbx_engine      sbx_engine;
+typedef struct sbx_engine sbx_engine;
 typedef struct sbx_engine_conn sbx_engine_conn; /* a hijacked byte stream */
 
 typedef struct sbx_container_spec {
-    const char        *name, *image, *hostname;
+    const char *name, *image, *hostname;
     const char *const *entrypoint; /* NULL-terminated */
     const char *const *env;        /* NULL-terminated, NAME=VALUE; or NULL */
-    const sbx_pairs   *labels;
-    int64_t            cpu_milli, memory_bytes, pids, nofile; /* swap equals memory */
-    const char        *network;       /* "none" */
-    const char        *volume;        /* named volume, or NULL */
-    const char        *volume_target; /* where, read-only */
-    const char        *runtime;       /* NULL or "": the engine's default */
-    const char *const *cap_add;       /* after dropping ALL; NULL-terminated */
+    const sbx_pairs *labels;
+    int64_t cpu_milli, memory_bytes, pids, nofile; /* swap equals memory */
+    const char *network;                           /* "none" */
+    const char *volume;                            /* named volume, or NULL */
+    const char *volume_target;                     /* where, read-only */
+    const char *runtime;                           /* NULL or "": the engine's default */
+    const char *const *cap_add;                    /* after dropping ALL; NULL-terminated */
 } sbx_container_spec;
 
 typedef struct sbx_container_info {
-    char    id[65];
-    char    name[128];
-    char    image[SBX_ENGINE_IMAGE_BYTES];
-    char    sandbox_id[24]; /* label sandboxd.id */
-    char    cluster[40];    /* label sandboxd.cluster */
-    char    state[16];      /* created running paused restarting removing exited dead */
-    int     exit_code;
-    bool    oom_killed;
+    char id[65];
+    char name[128];
+    char image[SBX_ENGINE_IMAGE_BYTES];
+    char sandbox_id[24]; /* label sandboxd.id */
+    char cluster[40];    /* label sandboxd.cluster */
+    char state[16];      /* created running paused restarting removing exited dead */
+    int exit_code;
+    bool oom_killed;
     int64_t created_at_ms, started_at_ms; /* wall clock */
 } sbx_container_info;
 
 typedef struct sbx_image_info {
-    char      id[80];
-    char     *user;    /* the image's USER, "" if none; owned */
-    sbx_strs  env;     /* owned */
-    char     *workdir; /* owned */
-    int64_t   size_bytes;
+    char id[80];
+    char *user;    /* the image's USER, "" if none; owned */
+    sbx_strs env;  /* owned */
+    char *workdir; /* owned */
+    int64_t size_bytes;
 } sbx_image_info;
 void sbx_image_info_done(sbx_image_info *i);
 
 typedef struct sbx_engine_event {
     const char *action; /* die, oom, destroy, ... ; borrowed during the callback */
     const char *container_id, *sandbox_id, *cluster;
-    int         exit_code;
-    int64_t     time_ns;
+    int exit_code;
+    int64_t time_ns;
 } sbx_engine_event;
 
 /* Codes of failures: NOT_FOUND (no such container, image), CONFLICT (name in use, not running),
  * INVALID (the engine refused the request's content), ENGINE (any other answer of the engine),
- * ENGINE_UNAVAILABLE (no connection, broken connection, 5xx while it starts), TIMEOUT, CANCELLED. */
+ * ENGINE_UNAVAILABLE (no connection, broken connection, 5xx while it starts), TIMEOUT, CANCELLED.
+ */
 typedef struct sbx_engine_ops {
     /* One line about the engine: version and API version in use. Also the health check. */
     int (*ping)(sbx_engine *e, sbx_buf *ret_version, sbx_err *err);
@@ -85,6 +86,9 @@ typedef struct sbx_engine_ops {
      * name, so an existing complete volume is left alone. Any engine host, no host paths. */
     int (*volume_ensure)(sbx_engine *e, const char *volume, const char *cluster, const char *file,
                          const void *data, size_t len, sbx_err *err);
+    /* Forget that the volume is complete: when a start failed because a file is missing, somebody
+     * removed the volume and the engine made an empty one. Ensure it again, then start again. */
+    void (*volume_forget)(sbx_engine *e, const char *volume);
     /* Container events of our label, until fn returns false, `since_ns` onwards (0: now). Blocks;
      * wakes at least every second to call fn with NULL. */
     int (*events)(sbx_engine *e, const char *cluster, int64_t since_ns,
@@ -98,9 +102,9 @@ struct sbx_engine {
 
 typedef struct sbx_docker_config {
     const char *host; /* unix:///path or tcp://host:port */
-    bool        tls;
+    bool tls;
     const char *cert_path;
-    int64_t     timeout_ms, pull_timeout_ms;
+    int64_t timeout_ms, pull_timeout_ms;
 } sbx_docker_config;
 
 /** The Docker Engine client. Negotiates the version at the first call. */
@@ -116,7 +120,7 @@ ssize_t sbx_engine_conn_recv(sbx_engine_conn *c, int *ret_stream, void *data, si
                              sbx_err *err);
 /** @return bytes taken, possibly 0, or -1. */
 ssize_t sbx_engine_conn_send(sbx_engine_conn *c, const void *data, size_t len, sbx_err *err);
-void    sbx_engine_conn_close(sbx_engine_conn *c);
+void sbx_engine_conn_close(sbx_engine_conn *c);
 SBX_DEFINE_CLEANUP(sbx_engine_conn, sbx_engine_conn_close)
 
 #endif

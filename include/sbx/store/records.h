@@ -16,11 +16,14 @@ typedef struct sbx_exec_record {
 } sbx_exec_record;
 void sbx_exec_record_done(sbx_exec_record *r);
 
-/** One statement for all (unnest). */
+/** One statement for all. Records known by their id already, and those whose sandbox (of that owner)
+ * is gone for good, are left out. May be repeated. */
 int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count, sbx_err *err)
     SBX_MUST_CHECK;
 
-/** A lifecycle event, numbered per owner by the database. @param data  JSON object text. */
+/** An event beside those of sbx_store_sandbox_set_state(). Numbers rise, with gaps; two that are
+ * written at the same moment may become visible in the other order.
+ * @param sandbox  or NULL. @param data  JSON object text. */
 int sbx_store_event_insert(sbx_store *s, const char *owner, const char *sandbox, const char *type,
                            const char *data, uint64_t *ret_seq, sbx_err *err) SBX_MUST_CHECK;
 

@@ -27,12 +27,15 @@ typedef struct sbx_sandbox_row {
     uint64_t   epoch;            /* of the last greeting */
     char      *image_user;       /* owned */
     char       runtime[32], host[64];
+    uint64_t   event_seq; /* of the event that the statement wrote; 0 if it wrote none */
 } sbx_sandbox_row;
 
 void sbx_sandbox_row_done(sbx_sandbox_row *r);
 
 /** Insert with the given state ("creating") and a deadline `deadline_s` from now; created_at,
- * last_active_at and state_changed_at are now(). Fills the times of `r`. `env` is sealed here. */
+ * last_active_at and state_changed_at are now(). Fills those times and event_seq of `r`. `env`
+ * (may be NULL) is sealed here. Every string but name, command, reason, metadata ("{}"),
+ * env_names ("[]") and image_user is required. A lost answer is found out by id and token. */
 int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env,
                              int deadline_s, sbx_err *err) SBX_MUST_CHECK;
 
@@ -41,7 +44,7 @@ int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *
 int sbx_store_sandbox_get(sbx_store *s, const char *owner, const char *id, sbx_sandbox_row *ret,
                           sbx_err *err) SBX_MUST_CHECK;
 
-/** Values of env, unsealed. */
+/** Values of env, unsealed. NOT_FOUND once the sandbox is deleted: they are removed then. */
 int sbx_store_sandbox_env(sbx_store *s, const char *id, sbx_pairs *ret, sbx_err *err)
     SBX_MUST_CHECK;
 
@@ -60,18 +63,22 @@ typedef struct sbx_sandbox_list {
 } sbx_sandbox_list;
 void sbx_sandbox_list_done(sbx_sandbox_list *l);
 
-/** Newest first. */
+/** Newest first. INVALID for a limit out of range or metadata that is not a JSON object. */
 int sbx_store_sandbox_list(sbx_store *s, const sbx_sandbox_filter *f, sbx_sandbox_list *ret,
                            sbx_err *err) SBX_MUST_CHECK;
 
-/* The one statement behind the state setter: compare and set. Zero rows is CONFLICT. */
+/* The one statement behind the state setter: compare and set, with the event "sandbox.<to>" and its
+ * data {"from","to","reason"} in the same statement. Another state than `from` is CONFLICT (the
+ * message names it), no such row NOT_FOUND. `from` equal to `to` changes the other columns only:
+ * no event, state_changed_at stays. A lost answer is found out by a number in the row; only if
+ * somebody else changed the row right after, a change that was applied reads as CONFLICT. */
 typedef struct sbx_state_change {
     const char *id, *from, *to;
     const char *reason;       /* JSON text, or NULL to clear */
     const char *worker;       /* new holder; NULL keeps, "" clears */
     const char *container_id; /* NULL keeps */
     const char *image_user;   /* NULL keeps */
-    int         deadline_s;   /* of a transitional state; 0: none */
+    int         deadline_s;   /* of a transitional state; 0: none (keeps it if from equals to) */
     bool        started;      /* set started_at = last_active_at = now(), expires_at = now() + timeout */
 } sbx_state_change;
 int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_sandbox_row *ret,
@@ -81,6 +88,11 @@ int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_san
  * 10 s) other than `worker` holds it. CONFLICT otherwise. */
 int sbx_store_sandbox_take(sbx_store *s, const char *id, const char *worker, uint64_t *ret_epoch,
                            sbx_err *err) SBX_MUST_CHECK;
+
+/** Set expires_at = now() + timeout_s, if running or paused (CONFLICT otherwise). Of a renewal and
+ * a reap at the same moment exactly one succeeds. */
+int sbx_store_sandbox_renew(sbx_store *s, const char *owner, const char *id, sbx_sandbox_row *ret,
+                            sbx_err *err) SBX_MUST_CHECK;
 
 /** Set last_active_at = now() for many ids in one statement. */
 int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count, sbx_err *err)
@@ -99,7 +111,8 @@ int sbx_store_sandbox_reap(sbx_store *s, const char *worker, const char *const *
 int sbx_store_sandbox_overdue(sbx_store *s, const char *worker, int max, sbx_sandbox_list *ret,
                               sbx_err *err) SBX_MUST_CHECK;
 
-/** Rows of states running and paused whose channel nobody alive holds or `worker` holds. */
+/** Rows of states running and paused whose channel nobody alive holds or `worker` holds; each is
+ * then to be taken with sbx_store_sandbox_take(). */
 int sbx_store_sandbox_adoptable(sbx_store *s, const char *worker, sbx_sandbox_list *ret,
                                 sbx_err *err) SBX_MUST_CHECK;
 
@@ -111,7 +124,8 @@ int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err) SBX
 int sbx_store_sandbox_counts(sbx_store *s, const char *const *names, size_t count, int64_t *ret,
                              sbx_err *err) SBX_MUST_CHECK;
 
-/** Remove rows deleted for more than a day, with their executions and events older than that. */
+/** Remove rows deleted for more than a day, with their executions and events, and workers that
+ * have been dead for a day; at most 1,000 sandboxes at once. */
 int sbx_store_sandbox_purge(sbx_store *s, int *ret_count, sbx_err *err) SBX_MUST_CHECK;
 
 #endif

@@ -4,13 +4,15 @@
  * are computed by SQL with now(). Functions block up to the job's deadline (core/thread.h).
  *
  * Failures: STORE_UNAVAILABLE (no connection, lost connection, shutting down), CONFLICT (compare
- * and set found another state; unique violation), NOT_FOUND, INTERNAL (anything else, logged text
- * without parameters). A statement that only reads is repeated once on a fresh connection when
- * the old one turns out dead; one that writes only if it was surely not sent. */
+ * and set found another state; unique violation), NOT_FOUND, INVALID (a value that a column cannot
+ * hold), TIMEOUT and CANCELLED (the job's), INTERNAL (anything else, with SQLSTATE, without
+ * parameters). A statement takes at most 10 s and a connect 3 s, also with a frozen server. A
+ * statement whose connection breaks is repeated once on a new one if it reads or can tell that
+ * it was applied before; deadlocks are repeated a few times. PostgreSQL 14 or newer. */
 #ifndef SBX_STORE_STORE_H
 #define SBX_STORE_STORE_H
 
-#include "sbx/core/buf.h"
+#include "sbx/core/base.h"
 #include "sbx/core/crypt.h"
 #include "sbx/core/error.h"
 #include "sbx/core/id.h"
@@ -18,17 +20,21 @@
 
 typedef struct sbx_store sbx_store;
 
-/** @param url  libpq URI or conninfo. @param direct_url  or NULL. Does not connect yet.
- * @param crypt  borrowed; seals env values. */
+/** Does not connect yet.
+ * @param url  libpq URI or conninfo. @param direct_url  past a pooler, or NULL or ""; when set,
+ *        nothing is prepared on `url` (PgBouncer in transaction mode).
+ * @param crypt  borrowed; seals env values; NULL if only migrations run.
+ * @return 0, or -1 with INVALID (not a URL; the message never quotes it). */
 int  sbx_store_new(const char *url, const char *direct_url, const sbx_crypt *crypt,
                    sbx_store **ret, sbx_err *err) SBX_MUST_CHECK;
 void sbx_store_free(sbx_store *s); /* after the worker threads have ended */
+SBX_DEFINE_CLEANUP(sbx_store, sbx_store_free)
 
 int sbx_store_ping(sbx_store *s, sbx_err *err) SBX_MUST_CHECK;
 
 /** Apply the migrations that are missing, under an advisory lock; verify the checksums of those
- * applied. @param ret_applied  how many. CONFLICT if a landed one differs or is unknown (newer
- * database). */
+ * applied. @param ret_applied  how many. CONFLICT if an applied one differs or is unknown
+ * (newer database). TIMEOUT if another program holds the lock for a minute. */
 int sbx_store_migrate(sbx_store *s, int *ret_applied, sbx_err *err) SBX_MUST_CHECK;
 /** Are all migrations applied? INTERNAL with what to do if not. */
 int sbx_store_check(sbx_store *s, sbx_err *err) SBX_MUST_CHECK;
@@ -40,7 +46,10 @@ int sbx_store_cluster(sbx_store *s, sbx_id *out, sbx_err *err) SBX_MUST_CHECK;
  * advisory lock, direct url): id of this worker. `alone` asks for exclusive presence (no Redis):
  * CONFLICT if another live worker is there; with `alone` false CONFLICT if one that asked for
  * exclusive presence is there. Writes a row in `workers`; sbx_store_heartbeat() renews it and
- * re-takes the lock on a new connection if the old one died. */
+ * re-takes the lock on a new connection if the old one died (CONFLICT: somebody else has it now,
+ * this process must end; STORE_UNAVAILABLE: try again). Call it every 3 s; a worker whose
+ * heartbeat is older than 10 s counts as dead. join() waits up to 3 s for a killed predecessor's
+ * lock. sbx_store_leave() gives it all up at once. Any WORKER; the three exclude each other. */
 int  sbx_store_join(sbx_store *s, bool alone, sbx_id *ret_worker, sbx_err *err) SBX_MUST_CHECK;
 int  sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_err *err) SBX_MUST_CHECK;
 void sbx_store_leave(sbx_store *s, const char *worker);

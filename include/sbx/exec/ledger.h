@@ -1,0 +1,28 @@
+/* What is written in batches: records of finished commands, and when sandboxes were last active.
+ *
+ * A crash loses at most one batch interval (500 ms) of either. Threads: any; flush on WORKER. */
+#ifndef SBX_EXEC_LEDGER_H
+#define SBX_EXEC_LEDGER_H
+
+#include "sbx/store/records.h"
+
+typedef struct sbx_ledger sbx_ledger;
+
+sbx_ledger *sbx_ledger_new(sbx_store *store);
+void sbx_ledger_free(sbx_ledger *l);
+
+/** Keep a record until the next flush; takes its content. Beyond 20,000 waiting records the
+ * newest are dropped and counted in the log. */
+void sbx_ledger_record(sbx_ledger *l, sbx_exec_record *r);
+
+/** A command began or ended in a sandbox. While one runs the sandbox is busy. */
+void sbx_ledger_begin(sbx_ledger *l, const char *sandbox);
+void sbx_ledger_end(sbx_ledger *l, const char *sandbox);
+
+/** Ids of the busy sandboxes. @param ret  owned by the caller: free each, then the array. */
+size_t sbx_ledger_busy(sbx_ledger *l, char ***ret);
+
+/** Write what waits. On failure it stays for the next time. */
+int sbx_ledger_flush(sbx_ledger *l, sbx_err *err) SBX_MUST_CHECK;
+
+#endif

@@ -1,0 +1,106 @@
+/* Channels to the agents: one per sandbox whose lease this worker holds.
+ *
+ * A channel speaks core/agent_proto.h over the container's attached stdin and stdout. All of it
+ * lives on STREAM; the functions marked "any thread" post there. What comes out of a sandbox is
+ * hostile: frames are bounded and parsed strictly, and a violation ends the channel alone. */
+#ifndef SBX_SANDBOX_CHANNEL_H
+#define SBX_SANDBOX_CHANNEL_H
+
+#include "sbx/core/agent_proto.h"
+#include "sbx/core/error.h"
+#include "sbx/core/id.h"
+#include "sbx/core/json.h"
+#include "sbx/engine/engine.h"
+#include "sbx/run/stream.h"
+
+typedef struct sbx_channels sbx_channels;
+typedef struct sbx_command sbx_command; /* one command of a channel; STREAM */
+
+/* Callbacks of the whole set, on STREAM. */
+typedef struct sbx_channel_events {
+    void (*log)(void *arg, const char *sandbox, const sbx_log_entry *entries, size_t count);
+    /* The channel ended without sbx_channels_close(). */
+    void (*lost)(void *arg, const char *sandbox);
+    void *arg;
+} sbx_channel_events;
+
+sbx_channels *sbx_channels_new(sbx_stream *stream);
+/** Before the first channel is opened. */
+void sbx_channels_watch(sbx_channels *c, const sbx_channel_events *events);
+/** Close all; the agents and their commands live on. After this STREAM may be freed. */
+void sbx_channels_shutdown(sbx_channels *c);
+void sbx_channels_free(sbx_channels *c); /* after STREAM has ended */
+
+typedef struct sbx_channel_hello {
+    char sandbox[SBX_ID_LEN + 1];
+    unsigned char token[SBX_PROTO_TOKEN_BYTES];
+    uint64_t epoch;
+    const char *image_user; /* borrowed during the call */
+    int64_t lifetime_s, pids;
+    uint64_t log_from; /* 0: all that the agent has */
+} sbx_channel_hello;
+
+typedef struct sbx_greeting sbx_greeting;
+
+/** Begin a channel: takes the connection, sends the greeting. Any thread.
+ * @param env  the sandbox's own variables for its commands; copied. */
+sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
+                                const sbx_pairs *env, sbx_engine_conn *conn);
+/** Wait (WORKER) for the agent's answer, up to `ms`, and release the greeting. On failure the
+ * channel is closed. @return 0, or -1 with ENGINE or TIMEOUT. */
+int sbx_greeting_wait(sbx_greeting *g, int64_t ms, sbx_err *err) SBX_MUST_CHECK;
+
+/** End a channel; its commands are told `why`. Any thread. */
+void sbx_channels_close(sbx_channels *c, const char *sandbox, sbx_code why);
+
+/** Is there an answered channel? Any thread. */
+bool sbx_channels_has(sbx_channels *c, const char *sandbox);
+size_t sbx_channels_count(sbx_channels *c);
+
+/** Have the agent number and journal a line of source "system". Any thread. */
+void sbx_channels_note(sbx_channels *c, const char *sandbox, const char *text);
+
+/** Everything up to `seq` is safe: the agent may forget it. STREAM. */
+void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq);
+
+/* --- commands --- */
+
+typedef struct sbx_command_exit {
+    int exit_code, signal;
+    bool timed_out, oom_killed, truncated;
+    int64_t duration_ms, cpu_ms;
+    uint64_t peak_kb;
+} sbx_command_exit;
+
+/* On STREAM. After `exit` or `failed` no more calls come and the sbx_command is gone. */
+typedef struct sbx_command_events {
+    void (*started)(void *arg, sbx_command *c, int64_t pid);
+    void (*output)(void *arg, sbx_command *c, bool is_stderr, const char *data, size_t len);
+    void (*exit)(void *arg, const sbx_command_exit *e);
+    /* INVALID (field set: cwd, user), CAPACITY, ENGINE (channel lost), GONE (sandbox deleted),
+     * CONFLICT (no channel here) */
+    void (*failed)(void *arg, const sbx_err *err);
+} sbx_command_events;
+
+typedef struct sbx_command_spec {
+    char exec_id[SBX_ID_LEN + 1];
+    sbx_strs argv;                 /* moved */
+    sbx_pairs env;                 /* moved; overrides the sandbox's */
+    char *cwd, *user, *stdin_text; /* moved; may be NULL */
+    size_t stdin_len;
+    int64_t timeout_ms, max_output; /* 0: none */
+    int64_t window;                 /* bytes granted at the start */
+    uint32_t flags;                 /* SBX_EXEC_DETACHED, SBX_EXEC_MAIN; STDIN is derived */
+} sbx_command_spec;
+void sbx_command_spec_done(sbx_command_spec *s);
+
+/** Start a command. Any thread; takes the content of `spec`. `events` must outlive the program. */
+void sbx_channels_exec(sbx_channels *c, const char *sandbox, sbx_command_spec *spec,
+                       const sbx_command_events *events, void *arg);
+
+/* STREAM, between the start and exit or failed. */
+void sbx_command_grant(sbx_command *c, int64_t bytes); /* flow control: so many more */
+void sbx_command_kill(sbx_command *c);                 /* the whole tree */
+void sbx_command_detach(sbx_command *c);               /* no more output events */
+
+#endif

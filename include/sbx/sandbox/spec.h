@@ -1,0 +1,34 @@
+/* What a caller may ask for when it creates a sandbox: the request's fields and their checks. */
+#ifndef SBX_SANDBOX_SPEC_H
+#define SBX_SANDBOX_SPEC_H
+
+#include "sbx/core/json.h"
+
+typedef struct sbx_spec {
+    char *template_name, *image, *name;
+    sbx_pairs metadata, env;
+    const char *size;
+    struct {
+        int64_t cpu_milli, memory_mb, pids;
+        bool cpu_given, memory_given;
+    } limits;
+    int64_t timeout_s, idle_timeout_s;
+    const char *on_timeout, *on_idle;
+    struct {
+        const char *mode;
+    } network;
+    sbx_strs command; /* the main process; count 0: none */
+    bool wait;
+} sbx_spec;
+
+extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */
+
+/** Decode and check a body; fills what the size gives. A body of length 0 is all defaults.
+ * @param ret  zeroed; free with sbx_spec_done() also after a failure. */
+int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err) SBX_MUST_CHECK;
+void sbx_spec_done(sbx_spec *s);
+
+/** Are these usable as environment variables? Also for commands. INVALID names the field. */
+int sbx_env_check(const char *field, const sbx_pairs *env, sbx_err *err) SBX_MUST_CHECK;
+
+#endif

@@ -1,0 +1,247 @@
+/* The loop of the agent.
+ *
+ * One turn: signals, then the owner's frames, then every command does what it can, then the log,
+ * then everything is written. Whoever could do more at once asks for another turn without
+ * waiting. Commands are freed between turns only.
+ */
+#include "agent.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tree.h"
+
+#define READS_PER_TURN  4
+#define RETRY_SPARE_MS  200
+#define ORPHAN_LIMIT_MS 2000
+#define GOODBYE_MS      3000
+
+static void collect(void *arg);
+
+static void on_dead_man(void *arg)
+{
+    agent *a = arg;
+
+    a->stop = true;
+}
+
+/* The owner is there: the dead-man's switch begins anew. */
+static void hear(agent *a)
+{
+    if (a->lifetime_s > 0 && a->lifetime_s < UINT32_MAX)
+        agent_timer_set(&a->shared.loop, &a->dead_man, a->lifetime_s * 1000, on_dead_man, a);
+    else
+        agent_timer_stop(&a->shared.loop, &a->dead_man);
+}
+
+static void refill_spare(void *arg)
+{
+    agent *a = arg;
+
+    if (!agent_spare_refill(&a->shared.spare))
+        agent_timer_set(&a->shared.loop, &a->retry_spare, RETRY_SPARE_MS, refill_spare, a);
+}
+
+/* A supervisor was killed from inside the sandbox, so its tree is ours now: end it. */
+static void kill_orphans(agent *a)
+{
+    pid_t known[AGENT_MAX_COMMANDS + 1];
+    agent_tree_except except = {.pids = known, .count = 0};
+
+    for (size_t i = 0; i < a->ncommands; i++)
+        if (!a->commands[i]->reaped)
+            known[except.count++] = a->commands[i]->supervisor;
+    if (a->shared.spare.there)
+        known[except.count++] = a->shared.spare.pair.supervisor;
+    agent_tree_kill(getpid(), &except, ORPHAN_LIMIT_MS, collect, a);
+}
+
+/* Finds whose supervisor has died. @return whether it was one. */
+static bool supervisor_died(agent *a, pid_t pid)
+{
+    if (agent_spare_died(&a->shared.spare, pid))
+        return true;
+    for (size_t i = 0; i < a->ncommands; i++) {
+        if (a->commands[i]->supervisor == pid && !a->commands[i]->reaped) {
+            agent_command_orphaned(a->commands[i]);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Reaps. @return whether a supervisor was killed, and so left orphans. */
+static bool reap(agent *a)
+{
+    bool orphans = false;
+    int status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (supervisor_died(a, pid))
+            orphans |= WIFSIGNALED(status);
+    }
+    return orphans;
+}
+
+static void collect(void *arg)
+{
+    (void)reap(arg);
+}
+
+static void take_signals(agent *a)
+{
+    struct signalfd_siginfo info;
+    bool child = false;
+
+    if (!(a->signals.ready & AGENT_READABLE))
+        return;
+    while (read(a->signals.fd, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGTERM)
+            a->stop = true;
+        else
+            child = true;
+    }
+    a->signals.ready = 0;
+    if (child && reap(a) && !a->stop)
+        kill_orphans(a);
+}
+
+static void take_frames(agent *a)
+{
+    agent_channel *ch = &a->shared.channel;
+    agent_input_event event;
+    sbx_frame f;
+    bool ok = true;
+
+    while ((event = agent_channel_next(ch, &f)) != AGENT_IN_MORE) {
+        if (event == AGENT_IN_HELLO)
+            ok = agent_greet(a, &f);
+        else if (event == AGENT_IN_BROKEN)
+            ok = false;
+        else if (ch->greeted && f.epoch == ch->epoch)
+            ok = agent_obey(a, &f);
+        if (!ok)
+            agent_channel_lose(ch);
+        else if (f.epoch == ch->epoch)
+            hear(a);
+    }
+}
+
+static bool take_input(agent *a)
+{
+    bool more = true;
+
+    for (int i = 0; i < READS_PER_TURN && more; i++) {
+        more = agent_channel_read(&a->shared.channel);
+        take_frames(a);
+    }
+    return more;
+}
+
+static bool step_commands(agent *a, bool *now_starved)
+{
+    size_t n = a->ncommands;
+    bool more = false;
+
+    for (size_t i = 0; i < n; i++)
+        more |= agent_command_step(a->commands[(a->first + i) % n], now_starved);
+    a->first = n ? (a->first + 1) % n : 0;
+    for (size_t i = 0; i < a->ncommands;) {
+        agent_command *c = a->commands[i];
+
+        if (!c->done) {
+            i++;
+            continue;
+        }
+        agent_command_free(c);
+        a->commands[i] = a->commands[--a->ncommands];
+    }
+    return more;
+}
+
+/* Sends a batch of log entries. @return whether something was sent. */
+static bool send_log(agent *a)
+{
+    agent_channel *ch = &a->shared.channel;
+    unsigned char *to;
+    size_t len;
+
+    if (!ch->greeted || !agent_journal_pending(a->shared.journal) ||
+        !agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT))
+        return false;
+    to = agent_channel_reserve(ch, SBX_PROTO_MAX_FROM_AGENT);
+    len = to ? agent_journal_fill(a->shared.journal, to, SBX_PROTO_MAX_FROM_AGENT) : 0;
+    if (len == 0)
+        return false;
+    agent_channel_commit(ch, SBX_F_LOG, 0, len);
+    return true;
+}
+
+/* @return whether there is more to do at once. */
+static bool turn(agent *a)
+{
+    agent_channel *ch = &a->shared.channel;
+    bool starved = false;
+    bool more;
+
+    take_signals(a);
+    more = take_input(a);
+    more |= step_commands(a, &starved);
+    more |= send_log(a);
+    agent_channel_flush(ch);
+    more |= starved && agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT);
+    if (!a->shared.spare.there && !a->retry_spare.armed)
+        refill_spare(a);
+    return more;
+}
+
+static int watch_signals(agent *a)
+{
+    sigset_t set;
+    int fd;
+
+    (void)signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGTERM);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+        return -1;
+    fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    return fd < 0 ? -1 : agent_source_open(&a->shared.loop, &a->signals, fd);
+}
+
+/* Ends all that runs. As PID 1 the kernel would do it at our exit; elsewhere it would not. */
+static void end_all(agent *a)
+{
+    agent_tree_kill(getpid(), NULL, GOODBYE_MS, collect, a);
+}
+
+int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_BYTES],
+              char *const *image_env)
+{
+    static agent a;
+    agent_shared *sh = &a.shared;
+    bool more = true;
+
+    a.image_env = image_env;
+    if (agent_loop_init(&sh->loop) < 0 || watch_signals(&a) < 0)
+        return -1;
+    sh->journal = agent_journal_new();
+    if (!sh->journal || agent_channel_init(&sh->channel, &sh->loop, in_fd, out_fd, token) < 0)
+        return -1;
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    agent_oom_init(&sh->oom);
+    agent_spare_init(&sh->spare);
+    while (!a.stop) {
+        agent_loop_wait(&sh->loop, more);
+        more = turn(&a);
+    }
+    end_all(&a);
+    return 0;
+}

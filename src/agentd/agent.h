@@ -1,0 +1,38 @@
+/* The agent: all commands, and the owner's requests. */
+#ifndef SBX_AGENTD_AGENT_H
+#define SBX_AGENTD_AGENT_H
+
+#include "command.h"
+
+#define AGENT_MAX_COMMANDS 512
+
+typedef struct agent {
+    agent_shared shared;
+    agent_source signals; /* a signalfd: SIGCHLD and SIGTERM */
+    agent_command *commands[AGENT_MAX_COMMANDS];
+    size_t ncommands;
+    size_t first; /* who is served first in this turn */
+    char *const *image_env;
+    char image_user[AGENT_SPEC_BYTES];
+    uint64_t epoch;      /* of the last greeting; 0 before */
+    uint64_t lifetime_s; /* of the dead-man's switch */
+    agent_timer dead_man, retry_spare;
+    bool stop; /* SIGTERM came, or nobody cared for too long */
+} agent;
+
+/** Serve until told to stop; then nothing of any command is left.
+ *
+ * @param in_fd, out_fd  the channel; owned by the agent from now on.
+ * @param image_env      terminated by NULL; borrowed for ever.
+ * @return 0, or -1 if it could not begin, with errno set.
+ */
+int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_BYTES],
+              char *const *image_env);
+
+/** Carry out one frame of the owner. @return false if it was malformed: the channel is lost. */
+bool agent_obey(agent *a, const sbx_frame *f);
+
+/** Answer a HELLO. @return false if it was malformed. */
+bool agent_greet(agent *a, const sbx_frame *f);
+
+#endif

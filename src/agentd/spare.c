@@ -1,0 +1,139 @@
+/* Making pairs. */
+#include "spare.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "supervisor.h"
+
+static const agent_pair no_pair = {
+    .notes = -1, .go = -1, .launch = -1, .in = -1, .out = -1, .err = -1};
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+void agent_pair_close(agent_pair *p)
+{
+    close_fd(&p->notes);
+    close_fd(&p->go);
+    close_fd(&p->launch);
+    close_fd(&p->in);
+    close_fd(&p->out);
+    close_fd(&p->err);
+}
+
+static void child_fds_close(agent_child_fds *c)
+{
+    close_fd(&c->in);
+    close_fd(&c->out);
+    close_fd(&c->err);
+    close_fd(&c->go);
+    close_fd(&c->notes);
+}
+
+/* A pipe of which the agent's end does not block. */
+static int make_pipe(int *ret_read, int *ret_write, bool agent_writes)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -1;
+    (void)fcntl(ends[agent_writes], F_SETFL, O_NONBLOCK);
+    *ret_read = ends[0];
+    *ret_write = ends[1];
+    return 0;
+}
+
+static int make_descriptors(agent_pair *p, agent_child_fds *c)
+{
+    int ends[2];
+
+    if (make_pipe(&c->in, &p->in, true) < 0 || make_pipe(&p->out, &c->out, false) < 0 ||
+        make_pipe(&p->err, &c->err, false) < 0 || make_pipe(&c->go, &p->go, true) < 0)
+        return -1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -1;
+    p->notes = ends[0];
+    c->notes = ends[1];
+    p->launch = memfd_create("sbx-launch", MFD_CLOEXEC);
+    c->launch = p->launch;
+    return p->launch < 0 ? -1 : 0;
+}
+
+static int fork_pair(const struct rlimit *nofile, agent_pair *ret)
+{
+    agent_pair p = no_pair;
+    agent_child_fds c = {-1, -1, -1, -1, -1, -1};
+    int saved;
+
+    if (make_descriptors(&p, &c) == 0)
+        p.supervisor = fork();
+    else
+        p.supervisor = -1;
+    if (p.supervisor == 0)
+        agent_supervisor_run(&c, nofile);
+    saved = errno;
+    child_fds_close(&c);
+    if (p.supervisor < 0) {
+        agent_pair_close(&p);
+        errno = saved;
+        return -1;
+    }
+    *ret = p;
+    return 0;
+}
+
+void agent_spare_init(agent_spare *s)
+{
+    struct rlimit own;
+
+    memset(s, 0, sizeof *s);
+    (void)getrlimit(RLIMIT_NOFILE, &s->nofile);
+    own = s->nofile;
+    own.rlim_cur = own.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &own);
+    (void)agent_spare_refill(s);
+}
+
+bool agent_spare_refill(agent_spare *s)
+{
+    if (!s->there)
+        s->there = fork_pair(&s->nofile, &s->pair) == 0;
+    return s->there;
+}
+
+int agent_spare_take(agent_spare *s, agent_pair *ret)
+{
+    if (!s->there)
+        return fork_pair(&s->nofile, ret);
+    *ret = s->pair;
+    s->there = false;
+    return 0;
+}
+
+bool agent_spare_died(agent_spare *s, pid_t supervisor)
+{
+    if (!s->there || s->pair.supervisor != supervisor)
+        return false;
+    agent_pair_close(&s->pair);
+    s->there = false;
+    return true;
+}
+
+void agent_pair_go(agent_pair *p)
+{
+    char byte = 1;
+
+    (void)!write(p->go, &byte, 1);
+    close_fd(&p->go);
+    close_fd(&p->launch);
+}

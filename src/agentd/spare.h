@@ -1,0 +1,49 @@
+/* Pairs of processes that wait for a command: a supervisor and its child.
+ *
+ * Both exist before the command does, so that a sandbox that is full of processes can still run
+ * one, and because a command then starts without a fork. One pair is kept ready; it is replaced
+ * when the agent has nothing better to do. A burst forks further pairs as they are needed.
+ */
+#ifndef SBX_AGENTD_SPARE_H
+#define SBX_AGENTD_SPARE_H
+
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+/* The agent's ends of a pair. -1: not open. */
+typedef struct agent_pair {
+    pid_t supervisor;
+    int notes; /* SOCK_SEQPACKET: orders and notes */
+    int go, launch;
+    int in, out, err; /* of the command; non-blocking */
+} agent_pair;
+
+typedef struct agent_spare {
+    bool there;
+    agent_pair pair;
+    struct rlimit nofile; /* for commands; the agent's own is raised */
+} agent_spare;
+
+/** Raise the limit of descriptors and fork the first pair (best effort). */
+void agent_spare_init(agent_spare *s);
+
+/** Take the spare pair, or fork one. The caller owns the descriptors then.
+ *
+ * @return 0, or -1 with errno set.
+ */
+int agent_spare_take(agent_spare *s, agent_pair *ret);
+
+/** Fork a pair if there is none. @return whether there is one now. */
+bool agent_spare_refill(agent_spare *s);
+
+/** A supervisor has died; drop the pair if it was the spare one. @return whether it was. */
+bool agent_spare_died(agent_spare *s, pid_t supervisor);
+
+/** Let the child go ahead: the description is complete. Closes `go` and `launch`. */
+void agent_pair_go(agent_pair *p);
+
+/** Close what is open. The processes end by themselves. */
+void agent_pair_close(agent_pair *p);
+
+#endif

@@ -1,0 +1,151 @@
+/* Reaping, reporting, and the tree kill. */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "descriptors.h"
+#include "notes.h"
+#include "sbx/core/agent_proto.h"
+#include "tree.h"
+
+#define KILL_LIMIT_MS 30000
+
+typedef struct supervisor {
+    int notes;
+    pid_t command; /* 0 once it has been reaped */
+    bool empty;    /* no child is left */
+    bool killing;  /* from now on a SIGKILL is our own */
+    bool killed;   /* a SIGKILL that was not ours has been seen */
+} supervisor;
+
+static void tell(const supervisor *s, const agent_note *note)
+{
+    (void)!send(s->notes, note, sizeof *note, MSG_NOSIGNAL);
+}
+
+static void command_ended(supervisor *s, int status, const struct rusage *ru)
+{
+    uint64_t us = (uint64_t)(ru->ru_utime.tv_usec + ru->ru_stime.tv_usec);
+    uint64_t sec = (uint64_t)(ru->ru_utime.tv_sec + ru->ru_stime.tv_sec);
+    agent_note note = {.kind = AGENT_NOTE_EXIT,
+                       .pid = s->command,
+                       .status = status,
+                       .killed = s->killed,
+                       .cpu_ms = sec * 1000 + us / 1000,
+                       .peak_kb = (uint64_t)ru->ru_maxrss};
+
+    s->command = 0;
+    tell(s, &note);
+}
+
+static void reap(void *arg)
+{
+    supervisor *s = arg;
+    struct rusage ru;
+    int status;
+    pid_t pid;
+
+    while ((pid = wait4(-1, &status, WNOHANG, &ru)) > 0) {
+        bool by_kill = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !s->killing;
+
+        s->killed |= by_kill;
+        if (pid == s->command) {
+            command_ended(s, status, &ru);
+        } else if (by_kill && s->command == 0) {
+            agent_note note = {.kind = AGENT_NOTE_KILLED};
+
+            tell(s, &note);
+        }
+    }
+    s->empty = pid < 0 && errno == ECHILD;
+}
+
+static void kill_tree(supervisor *s)
+{
+    s->killing = true;
+    agent_tree_kill(getpid(), NULL, KILL_LIMIT_MS, reap, s);
+    reap(s);
+    s->killing = false;
+}
+
+/* Carries out what the agent wants. @return whether the agent is still there. */
+static bool obey(supervisor *s)
+{
+    agent_order order;
+    ssize_t n = recv(s->notes, &order, sizeof order, MSG_DONTWAIT);
+
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR;
+    if (n != sizeof order)
+        return false;
+    if (order.kill)
+        kill_tree(s);
+    else if (order.tree)
+        agent_tree_signal(getpid(), order.sig);
+    else if (s->command > 0)
+        (void)kill(s->command, order.sig);
+    return true;
+}
+
+static void on_child(int sig)
+{
+    (void)sig; /* only ends the wait */
+}
+
+static void catch_children(sigset_t *ret_waiting)
+{
+    struct sigaction sa = {.sa_handler = on_child};
+
+    (void)sigaction(SIGCHLD, &sa, NULL);
+    sigfillset(ret_waiting);
+    sigdelset(ret_waiting, SIGCHLD);
+}
+
+static _Noreturn void supervise(supervisor *s)
+{
+    struct pollfd p = {.fd = s->notes, .events = POLLIN};
+    sigset_t waiting;
+
+    catch_children(&waiting);
+    for (;;) {
+        reap(s);
+        if (s->empty)
+            _exit(0);
+        if (ppoll(&p, 1, NULL, &waiting) > 0 && !obey(s)) {
+            kill_tree(s);
+            _exit(0);
+        }
+    }
+}
+
+_Noreturn void agent_supervisor_run(const agent_child_fds *fds, const struct rlimit *nofile)
+{
+    int keep[] = {fds->in, fds->out, fds->err, fds->go, fds->launch, fds->notes};
+    supervisor s = {.notes = fds->notes};
+    int last[] = {fds->notes};
+    sigset_t all;
+
+    sigfillset(&all);
+    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+    agent_descriptors_keep(keep, sizeof keep / sizeof *keep);
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    (void)prctl(PR_SET_NAME, "sbx-supervisor", 0, 0, 0);
+    s.command = fork();
+    if (s.command == 0)
+        agent_child_run(fds, nofile);
+    if (s.command < 0) {
+        agent_note note = {.kind = AGENT_NOTE_FAILED, .code = SBX_AF_SPAWN, .error = errno};
+
+        tell(&s, &note);
+        _exit(1);
+    }
+    agent_descriptors_keep(last, 1);
+    supervise(&s);
+}

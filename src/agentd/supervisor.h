@@ -1,0 +1,18 @@
+/* The parent of one command. */
+#ifndef SBX_AGENTD_SUPERVISOR_H
+#define SBX_AGENTD_SUPERVISOR_H
+
+#include "child.h"
+
+/** Fork the process that will become the command, and look after its tree. Never returns.
+ *
+ * Called in a process that was just forked from the agent, with signals blocked. It is the reaper
+ * of all that descends from the command, tells the agent when the command itself ends, carries
+ * out the agent's orders, and exits when the tree is empty. When the agent is gone, or no longer
+ * wants it, it kills the tree first.
+ *
+ * @param fds   its descriptors are closed here once the child has them; `notes` is used.
+ */
+_Noreturn void agent_supervisor_run(const agent_child_fds *fds, const struct rlimit *nofile);
+
+#endif

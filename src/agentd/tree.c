@@ -1,0 +1,192 @@
+/* Walking, stopping and killing a tree. */
+#include "tree.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "loop.h"
+#include "pages.h"
+
+#define MAX_PID   (4 * 1024 * 1024) /* the kernel's PID_MAX_LIMIT */
+#define MAX_PROCS 65536             /* seen in one scan; more are found by the next ones */
+
+typedef struct proc {
+    pid_t pid, ppid;
+    char state;
+} proc;
+
+/* Untouched pages of these cost nothing; numbers inside a container are small. */
+static proc procs[MAX_PROCS];
+static size_t nprocs;
+static uint8_t in_tree[MAX_PID / 8];
+static uint8_t signalled[MAX_PID / 8] __attribute__((aligned(65536)));
+
+static bool bit(const uint8_t *set, pid_t pid)
+{
+    return pid > 0 && pid < MAX_PID && (set[pid / 8] >> (pid % 8) & 1) != 0;
+}
+
+static void set_bit(uint8_t *set, pid_t pid, bool on)
+{
+    uint8_t mask = (uint8_t)(1u << (pid % 8));
+
+    if (pid <= 0 || pid >= MAX_PID)
+        return;
+    set[pid / 8] = on ? set[pid / 8] | mask : set[pid / 8] & (uint8_t)~mask;
+}
+
+static pid_t parse_pid(const char *s)
+{
+    long value = 0;
+
+    if (*s < '0' || *s > '9')
+        return 0;
+    for (; *s >= '0' && *s <= '9' && value < MAX_PID; s++)
+        value = value * 10 + (*s - '0');
+    return *s == '\0' || *s == ' ' ? (pid_t)value : 0;
+}
+
+bool agent_tree_parse_stat(const char *text, pid_t *ret_ppid, char *ret_state)
+{
+    /* "pid (name) state ppid ...", where the name may hold anything */
+    const char *at = strrchr(text, ')');
+
+    if (!at || at[1] != ' ' || at[2] == '\0' || at[3] != ' ')
+        return false;
+    *ret_state = at[2];
+    if (at[4] == '0' && at[5] == ' ')
+        *ret_ppid = 0;
+    else if ((*ret_ppid = parse_pid(at + 4)) == 0)
+        return false;
+    return true;
+}
+
+static bool read_proc(int dir, const char *name, proc *ret)
+{
+    char path[32], text[512];
+    int n = snprintf(path, sizeof path, "%s/stat", name);
+    int fd;
+    ssize_t len;
+
+    if (n < 0 || (size_t)n >= sizeof path)
+        return false;
+    fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    len = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (len <= 0)
+        return false;
+    text[len] = '\0';
+    ret->pid = parse_pid(name);
+    return agent_tree_parse_stat(text, &ret->ppid, &ret->state);
+}
+
+static bool excepted(const agent_tree_except *except, pid_t pid)
+{
+    for (size_t i = 0; except && i < except->count; i++)
+        if (except->pids[i] == pid)
+            return true;
+    return false;
+}
+
+static bool alive(const proc *p)
+{
+    return p->state != 'Z' && p->state != 'X';
+}
+
+typedef struct scan {
+    pid_t root;
+    const agent_tree_except *except;
+    int sig;   /* sent to each member at once */
+    bool once; /* only to those that have not had it */
+    size_t alive, fresh;
+} scan;
+
+/* Takes a process into the tree if its parent is in it. */
+static bool join(scan *s, const proc *p)
+{
+    if (bit(in_tree, p->pid) || (p->ppid != s->root && !bit(in_tree, p->ppid)))
+        return false;
+    if (p->pid == s->root || excepted(s->except, p->pid))
+        return false;
+    set_bit(in_tree, p->pid, true);
+    if (!alive(p))
+        return true;
+    s->alive++;
+    if (s->once && bit(signalled, p->pid))
+        return true;
+    s->fresh++;
+    set_bit(signalled, p->pid, true);
+    (void)kill(p->pid, s->sig);
+    return true;
+}
+
+/* Signals each descendant, parents mostly first, as soon as it is seen. */
+static void run_scan(scan *s)
+{
+    DIR *dir = opendir("/proc");
+    struct dirent *d;
+    bool grew = true;
+
+    s->alive = s->fresh = 0;
+    nprocs = 0;
+    if (!dir)
+        return;
+    while ((d = readdir(dir)) && nprocs < MAX_PROCS) {
+        proc *p = &procs[nprocs];
+
+        if (parse_pid(d->d_name) == 0 || !read_proc(dirfd(dir), d->d_name, p))
+            continue;
+        nprocs++;
+        (void)join(s, p);
+    }
+    closedir(dir);
+    while (grew) {
+        grew = false;
+        for (size_t i = 0; i < nprocs; i++)
+            grew |= join(s, &procs[i]);
+    }
+    for (size_t i = 0; i < nprocs; i++)
+        set_bit(in_tree, procs[i].pid, false);
+}
+
+static void pause_briefly(void)
+{
+    (void)poll(NULL, 0, 1);
+}
+
+void agent_tree_kill(pid_t root, const agent_tree_except *except, int limit_ms,
+                     void (*reap)(void *arg), void *arg)
+{
+    scan stop = {.root = root, .except = except, .sig = SIGSTOP, .once = true};
+    scan end = {.root = root, .except = except, .sig = SIGKILL};
+    uint64_t until = agent_now_ms() + (uint64_t)limit_ms;
+
+    agent_pages_forget(signalled, sizeof signalled);
+    for (int clean = 0; clean < 2 && agent_now_ms() < until;) {
+        run_scan(&stop);
+        clean = stop.fresh > 0 ? 0 : clean + 1;
+    }
+    do {
+        run_scan(&end);
+        reap(arg);
+        if (end.alive > 0)
+            pause_briefly();
+    } while (end.alive > 0 && agent_now_ms() < until);
+}
+
+void agent_tree_signal(pid_t root, int sig)
+{
+    scan s = {.root = root, .sig = sig};
+
+    run_scan(&s);
+}

@@ -1,0 +1,32 @@
+/* Commands and logs of a sandbox. */
+#include "handlers.h"
+
+HANDLER(api_exec)
+{
+    return sbx_exec_start(app->execs, who->user, sbx_request_path(r, "id"), r, err);
+}
+
+HANDLER(api_logs)
+{
+    const char *id = sbx_request_path(r, "id");
+    sbx_sandbox_row row = {0};
+    sbx_logs_query q;
+
+    if (sbx_logs_query_read(r, &q, err) ||
+        sbx_store_sandbox_get(app->store, who->user, id, &row, err))
+        return -1;
+    bool deleted = strcmp(row.state, "deleted") == 0;
+    sbx_sandbox_row_done(&row);
+    if (deleted)
+        return sbx_fail(err, SBX_E_GONE, "the sandbox was deleted");
+    if (r->accept != SBX_ACCEPT_JSON) {
+        sbx_logs_view(app->logs, id, &q, r->reply, r->accept == SBX_ACCEPT_WS);
+        return 0;
+    }
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    int rc = sbx_logs_page(app->logs, id, &q, &b, err);
+    if (!rc)
+        sbx_reply_json(r->reply, 200, &b);
+    sbx_buf_done(&b);
+    return rc;
+}

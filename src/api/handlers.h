@@ -1,0 +1,25 @@
+/* One short handler per route; each does: read parameters, call the service, write the answer. */
+#ifndef SBX_API_HANDLERS_H
+#define SBX_API_HANDLERS_H
+
+#include "app.h"
+#include "sbx/api/api.h"
+
+#define HANDLER(name)                                                                              \
+    int name(struct sbx_app *app, const sbx_principal *who, const sbx_request *r, sbx_err *err)
+
+/* service.c */
+HANDLER(api_health);
+HANDLER(api_ready);
+HANDLER(api_metrics);
+HANDLER(api_openapi);
+/* sandboxes.c */
+HANDLER(api_sandbox_create);
+HANDLER(api_sandbox_list);
+HANDLER(api_sandbox_get);
+HANDLER(api_sandbox_delete);
+/* commands.c */
+HANDLER(api_exec);
+HANDLER(api_logs);
+
+#endif

@@ -1,0 +1,71 @@
+/* The table of contents of the product. Sorted by path, then method. */
+#include "handlers.h"
+
+#define ENGINE_MS (15 * 60 * 1000) /* a create may pull an image */
+#define QUICK_MS  10000
+
+const sbx_api_route sbx_api_routes[] = {
+    {"GET", "/health", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_health, "health",
+     "Is the process running?", .success = "200", .response = "Health"},
+    {"GET", "/metrics", NULL, SBX_LANE_FAST, 0, SBX_CAN_ANY, QUICK_MS, api_metrics, "metrics",
+     "Prometheus metrics", .success = "200", .response = "text", .failures = "403"},
+    {"GET", "/openapi.json", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_openapi, "openapi",
+     "This document", .success = "200", .response = "object"},
+    {"GET", "/ready", NULL, SBX_LANE_SLOW, 0, 0, QUICK_MS, api_ready, "ready",
+     "Are the store, the bus and the engine usable?", .success = "200,503", .response = "Ready"},
+    {"GET", "/sandboxes", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_list,
+     "sandbox_list", "List sandboxes, newest first", .query = "state,template,name,limit,cursor",
+     .success = "200", .response = "SandboxList"},
+    {"POST", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
+     api_sandbox_create, "sandbox_create", "Create a sandbox", sbx_spec_fields,
+     .success = "201,202", .response = "Sandbox", .failures = "409,413,415,502,504"},
+    {"DELETE", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, 120000, api_sandbox_delete,
+     "sandbox_delete", "Delete a sandbox", .success = "204", .failures = "404,409,502,504"},
+    {"GET", "/sandboxes/{id}", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_get,
+     "sandbox_get", "Read a sandbox", .success = "200", .response = "Sandbox", .failures = "404"},
+    {"POST", "/sandboxes/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
+     QUICK_MS, api_exec, "exec", "Run a command, and wait for it or stream its output",
+     sbx_exec_fields, .success = "200", .response = "ExecResult",
+     .failures = "404,409,410,413,415,502"},
+    {"GET", "/sandboxes/{id}/logs", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
+     QUICK_MS, api_logs, "logs", "Log lines: a page, or a live stream",
+     .query = "tail,since,until,source,limit,cursor", .success = "200", .response = "LogPage",
+     .failures = "404,410"},
+};
+const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
+
+/* The server hands back its own row; ours has the same place in its table. */
+static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
+{
+    sbx_app *app = arg;
+    const sbx_api_route *route = &sbx_api_routes[r->route - app->routes];
+    sbx_principal who;
+
+    if (!route->scope)
+        return route->handler(app, NULL, r, err);
+    if (sbx_auth_check(app->auth, r->authorization, r->api_key, &who, err) ||
+        sbx_principal_require(&who, route->scope, err))
+        return -1;
+    return route->handler(app, &who, r, err);
+}
+
+sbx_route *sbx_api_http_routes(void)
+{
+    sbx_route *out = sbx_alloc(sizeof(sbx_api_routes) / sizeof(*sbx_api_routes) * sizeof(*out));
+
+    for (size_t i = 0; i < sbx_api_route_count; i++) {
+        const sbx_api_route *a = &sbx_api_routes[i];
+
+        out[i] = (sbx_route){.method = a->method,
+                             .path = a->path,
+                             .scope = a->scope,
+                             .lane = a->lane,
+                             .max_body = a->max_body,
+                             .accepts = a->accepts,
+                             .deadline_ms = a->deadline_ms,
+                             .handler = dispatch,
+                             .name = a->name,
+                             .summary = a->summary};
+    }
+    return out;
+}

@@ -1,0 +1,185 @@
+/* Sandboxes: create, list, get, delete. */
+#include "handlers.h"
+
+#include <stdio.h>
+
+static void reply_sandbox(const sbx_request *r, int status, const sbx_sandbox_row *row)
+{
+    sbx_buf b = SBX_BUF_INIT(MIB);
+    char location[SBX_ID_LEN + 16];
+    sbx_header h = {"location", location};
+
+    snprintf(location, sizeof(location), "/sandboxes/%s", row->id);
+    sbx_sandbox_json(row, &b);
+    sbx_reply_send(r->reply, status, "application/json", &h, status == 200 ? 0 : 1, &b);
+    sbx_buf_done(&b);
+}
+
+/* The rest of a create that nobody waits for: the record tells how it ended. */
+static int create(sbx_app *app, const sbx_request *r, sbx_spec *spec, const char *owner,
+                  sbx_err *err)
+{
+    sbx_sandbox_row row = {0};
+    sbx_err later;
+    int rc = 0;
+
+    if (sbx_sandbox_begin(app->sandboxes, owner, spec, &row, err))
+        return -1;
+    if (spec->wait) {
+        rc = sbx_sandbox_finish(app->sandboxes, spec, &row, err);
+        if (!rc)
+            reply_sandbox(r, 201, &row);
+    } else {
+        reply_sandbox(r, 202, &row);
+        (void)!sbx_sandbox_finish(app->sandboxes, spec, &row, &later);
+    }
+    sbx_sandbox_row_done(&row);
+    return rc;
+}
+
+HANDLER(api_sandbox_create)
+{
+    sbx_spec spec = {0};
+    int rc = sbx_spec_parse(r->body, r->body_len, &spec, err);
+
+    if (!rc)
+        rc = create(app, r, &spec, who->user, err);
+    sbx_spec_done(&spec);
+    return rc;
+}
+
+/* --- list --- */
+
+static int read_limit(const sbx_request *r, int *ret, sbx_err *err)
+{
+    const char *text = sbx_request_query(r, "limit");
+    int64_t n = 50;
+
+    if (text && !sbx_parse_i64(text, 1, SBX_MAX_LIST_ITEMS, &n))
+        return sbx_fail_field(err, "limit", "limit: must be a whole number from 1 to %d",
+                              SBX_MAX_LIST_ITEMS);
+    *ret = (int)n;
+    return 0;
+}
+
+/* A cursor is the last item's creation time in microseconds, a dash, and its id. */
+static int read_cursor(const sbx_request *r, sbx_sandbox_filter *f, char text[48], sbx_err *err)
+{
+    const char *given = sbx_request_query(r, "cursor");
+
+    if (!given)
+        return 0;
+    char *dash = sbx_copy(text, 48, given) ? strchr(text, '-') : NULL;
+    if (dash)
+        *dash++ = '\0';
+    if (!dash || !sbx_id_valid(dash) || !sbx_parse_i64(text, 1, INT64_MAX, &f->before_us))
+        return sbx_fail_field(err, "cursor", "cursor: use the nextCursor of the page before");
+    f->before_id = dash;
+    return 0;
+}
+
+static bool is_filter(const char *name)
+{
+    static const char *const known[] = {"state", "template", "name", "limit", "cursor"};
+
+    for (size_t i = 0; i < ARRAY_LEN(known); i++)
+        if (strcmp(known[i], name) == 0)
+            return true;
+    return strncmp(name, "metadata.", 9) == 0 && name[9];
+}
+
+static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata, sbx_err *err)
+{
+    sbx_jw w = SBX_JW(metadata);
+    bool some = false;
+
+    sbx_jw_obj(&w, NULL);
+    for (size_t i = 0; i < r->query_count; i++) {
+        const char *name = r->query[i].name;
+
+        if (!is_filter(name))
+            return sbx_fail_field(err, name, "%s: unknown query parameter", name);
+        if (strncmp(name, "metadata.", 9) == 0) {
+            sbx_jw_str(&w, name + 9, r->query[i].value);
+            some = true;
+        }
+    }
+    sbx_jw_obj_end(&w);
+    f->metadata = some ? metadata->data : NULL;
+    f->state = sbx_request_query(r, "state");
+    f->template_name = sbx_request_query(r, "template");
+    f->name = sbx_request_query(r, "name");
+    if (f->state && sbx_state_parse(f->state) == SBX_S_COUNT)
+        return sbx_fail_field(err, "state", "state: no such state");
+    return 0;
+}
+
+static void list_json(const sbx_sandbox_list *l, size_t limit, sbx_buf *b)
+{
+    sbx_jw w = SBX_JW(b);
+    size_t n = SBX_MIN(l->count, limit);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf item = SBX_BUF_INIT(MIB);
+    char cursor[48];
+
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_arr(&w, "items");
+    for (size_t i = 0; i < n; i++) {
+        sbx_buf_reset(&item);
+        sbx_sandbox_json(&l->items[i], &item);
+        sbx_jw_raw(&w, NULL, item.data);
+    }
+    sbx_jw_arr_end(&w);
+    if (l->count > limit) {
+        snprintf(cursor, sizeof(cursor), "%lld-%s", (long long)l->created_us[n - 1],
+                 l->items[n - 1].id);
+        sbx_jw_str(&w, "nextCursor", cursor);
+    } else {
+        sbx_jw_null(&w, "nextCursor");
+    }
+    sbx_jw_obj_end(&w);
+}
+
+HANDLER(api_sandbox_list)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf metadata = SBX_BUF_INIT(64 * KIB);
+    sbx_sandbox_filter f = {.owner = who->user};
+    sbx_sandbox_list list = {0};
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    char cursor[48];
+    int limit;
+
+    if (read_filter(r, &f, &metadata, err) || read_limit(r, &limit, err) ||
+        read_cursor(r, &f, cursor, err))
+        return -1;
+    f.limit = limit + 1; /* one more tells if there is a next page */
+    if (sbx_store_sandbox_list(app->store, &f, &list, err))
+        return -1;
+    list_json(&list, (size_t)limit, &b);
+    sbx_reply_json(r->reply, 200, &b);
+    sbx_buf_done(&b);
+    sbx_sandbox_list_done(&list);
+    return 0;
+}
+
+/* --- one --- */
+
+HANDLER(api_sandbox_get)
+{
+    sbx_sandbox_row row = {0};
+
+    if (sbx_store_sandbox_get(app->store, who->user, sbx_request_path(r, "id"), &row, err))
+        return -1;
+    reply_sandbox(r, 200, &row);
+    sbx_sandbox_row_done(&row);
+    return 0;
+}
+
+HANDLER(api_sandbox_delete)
+{
+    sbx_buf empty = SBX_BUF_INIT(1);
+
+    if (sbx_sandbox_delete(app->sandboxes, who->user, sbx_request_path(r, "id"), err))
+        return -1;
+    sbx_reply_send(r->reply, 204, NULL, NULL, 0, &empty);
+    return 0;
+}

@@ -1,0 +1,138 @@
+/* Health, readiness, metrics, the API document. */
+#include "handlers.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/sandbox/state.h"
+#include "sbx/store/sandboxes.h"
+
+HANDLER(api_health)
+{
+    sbx_buf b = SBX_BUF_INIT(KIB);
+    sbx_jw w = SBX_JW(&b);
+
+    (void)app, (void)who, (void)err;
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_str(&w, "status", "ok");
+    sbx_jw_str(&w, "version", SBX_VERSION);
+    sbx_jw_obj_end(&w);
+    sbx_reply_json(r->reply, 200, &b);
+    sbx_buf_done(&b);
+    return 0;
+}
+
+static int ping_store(sbx_app *app, sbx_err *err)
+{
+    return sbx_store_ping(app->store, err);
+}
+
+static int ping_bus(sbx_app *app, sbx_err *err)
+{
+    return app->bus->ops->ping(app->bus, err);
+}
+
+static int ping_engine(sbx_app *app, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf version = SBX_BUF_INIT(KIB);
+
+    return app->engine->ops->ping(app->engine, &version, err);
+}
+
+HANDLER(api_ready)
+{
+    static const struct {
+        const char *name;
+        int (*ping)(sbx_app *app, sbx_err *err);
+    } parts[] = {{"store", ping_store}, {"bus", ping_bus}, {"engine", ping_engine}};
+    sbx_buf b = SBX_BUF_INIT(8 * KIB);
+    sbx_jw w = SBX_JW(&b);
+    bool ready = true;
+
+    (void)who, (void)err;
+    sbx_jw_obj(&w, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        int64_t from_us = sbx_now_us();
+        sbx_err why;
+        int rc = parts[i].ping(app, &why);
+
+        ready = ready && !rc;
+        sbx_jw_obj(&w, parts[i].name);
+        sbx_jw_str(&w, "status", rc ? "unavailable" : "ok");
+        sbx_jw_milli(&w, "latencyMs", sbx_now_us() - from_us);
+        if (rc)
+            sbx_jw_str(&w, "code", sbx_code_wire(why.code));
+        sbx_jw_obj_end(&w);
+    }
+    if (sbx_http_draining(app->http))
+        ready = false;
+    sbx_jw_str(&w, "status", ready ? "ready" : "unavailable");
+    sbx_jw_obj_end(&w);
+    sbx_reply_json(r->reply, ready ? 200 : 503, &b);
+    sbx_buf_done(&b);
+    return 0;
+}
+
+/* --- metrics --- */
+
+static bool loopback_only(const char *listen)
+{
+    return strncmp(listen, "127.", 4) == 0 || strncmp(listen, "[::1]", 5) == 0 ||
+           strncmp(listen, "localhost:", 10) == 0;
+}
+
+static bool token_ok(const sbx_app *app, const sbx_request *r)
+{
+    const char *want = app->options.metrics_token;
+    const char *have = r->authorization;
+
+    if (!*want)
+        return loopback_only(app->options.listen) && !r->forwarded;
+    return have && strncasecmp(have, "Bearer ", 7) == 0 && strlen(have + 7) == strlen(want) &&
+           sbx_equal_ct(have + 7, want, strlen(want));
+}
+
+static void refresh_gauges(sbx_app *app)
+{
+    const char *names[SBX_S_COUNT];
+    int64_t counts[SBX_S_COUNT];
+    sbx_err err;
+
+    for (int i = 0; i < SBX_S_COUNT; i++)
+        names[i] = sbx_state_wire((sbx_state)i);
+    if (sbx_store_sandbox_counts(app->store, names, SBX_S_COUNT, counts, &err) == 0)
+        for (int i = 0; i < SBX_S_COUNT; i++)
+            sbx_metrics_set(app->metrics, SBX_M_SANDBOXES, names[i], (double)counts[i]);
+    for (int i = 0; i < SBX_LANE_COUNT; i++)
+        sbx_metrics_set(app->metrics, SBX_M_LANE_WAITING, sbx_lane_name((sbx_lane)i),
+                        (double)sbx_lanes_waiting(app->lanes, (sbx_lane)i));
+    sbx_metrics_set(app->metrics, SBX_M_HTTP_CONNECTIONS, NULL,
+                    (double)sbx_http_connections(app->http));
+}
+
+HANDLER(api_metrics)
+{
+    sbx_buf b = SBX_BUF_INIT(SBX_METRICS_PAGE_BYTES);
+
+    (void)who;
+    if (!token_ok(app, r))
+        return sbx_fail(err, SBX_E_FORBIDDEN, "%s",
+                        *app->options.metrics_token
+                            ? "send Authorization: Bearer with the metrics token"
+                            : "without a metrics token (option --metrics-token) metrics are "
+                              "served on loopback only, and not to forwarded requests");
+    refresh_gauges(app);
+    sbx_metrics_text(app->metrics, &b);
+    sbx_reply_send(r->reply, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, 0, &b);
+    sbx_buf_done(&b);
+    return 0;
+}
+
+HANDLER(api_openapi)
+{
+    sbx_buf b = SBX_BUF_INIT(MIB);
+
+    (void)who, (void)err;
+    sbx_buf_adds(&b, app->openapi);
+    sbx_reply_json(r->reply, 200, &b);
+    sbx_buf_done(&b);
+    return 0;
+}

@@ -1,0 +1,42 @@
+/* Everything that the process is made of, wired together in main.c and handed to the API. */
+#ifndef SBX_APP_H
+#define SBX_APP_H
+
+#include "sbx/auth/auth.h"
+#include "sbx/bus/bus.h"
+#include "sbx/core/options.h"
+#include "sbx/engine/engine.h"
+#include "sbx/exec/exec.h"
+#include "sbx/http/http.h"
+#include "sbx/logs/logs.h"
+#include "sbx/metrics/metrics.h"
+#include "sbx/reaper/reaper.h"
+#include "sbx/run/keeper.h"
+#include "sbx/run/stream.h"
+#include "sbx/sandbox/sandboxes.h"
+#include "sbx/store/store.h"
+
+typedef struct sbx_app {
+    sbx_options options;
+    sbx_id cluster, worker;
+    sbx_crypt *crypt;
+    sbx_store *store;
+    sbx_auth *auth;
+    sbx_engine *engine;
+    sbx_bus *bus;
+    sbx_metrics *metrics;
+    sbx_lanes *lanes;
+    sbx_stream *stream;
+    sbx_keeper *keeper;
+    sbx_channels *channels;
+    sbx_ledger *ledger;
+    sbx_sandboxes *sandboxes;
+    sbx_execs *execs;
+    sbx_logs *logs;
+    sbx_reaper *reaper;
+    sbx_route *routes; /* the HTTP table; row i is sbx_api_routes[i] */
+    sbx_http *http;
+    char *openapi; /* the document, made once */
+} sbx_app;
+
+#endif

@@ -1,0 +1,186 @@
+/* Two tables under one mutex: waiting records, and sandboxes with their activity. */
+#include "sbx/exec/ledger.h"
+
+#include "sbx/core/log.h"
+#include "sbx/store/sandboxes.h"
+#include <pthread.h>
+#include <uthash.h>
+
+#define MAX_WAITING 20000
+#define BATCH       500
+
+typedef struct activity {
+    char id[SBX_ID_LEN + 1];
+    int running;
+    bool touched; /* since the last flush */
+    UT_hash_handle hh;
+} activity;
+
+struct sbx_ledger {
+    sbx_store *store;
+    pthread_mutex_t mu;
+    sbx_exec_record *waiting; /* guarded by mu, as all below */
+    size_t count, cap;
+    uint64_t dropped;
+    activity *sandboxes;
+};
+
+sbx_ledger *sbx_ledger_new(sbx_store *store)
+{
+    sbx_ledger *l = sbx_alloc(sizeof(*l));
+
+    l->store = store;
+    pthread_mutex_init(&l->mu, NULL);
+    return l;
+}
+
+void sbx_ledger_free(sbx_ledger *l)
+{
+    activity *a, *next;
+
+    if (!l)
+        return;
+    HASH_ITER (hh, l->sandboxes, a, next) {
+        HASH_DEL(l->sandboxes, a);
+        free(a);
+    }
+    for (size_t i = 0; i < l->count; i++)
+        sbx_exec_record_done(&l->waiting[i]);
+    free(l->waiting);
+    pthread_mutex_destroy(&l->mu);
+    free(l);
+}
+
+void sbx_ledger_record(sbx_ledger *l, sbx_exec_record *r)
+{
+    pthread_mutex_lock(&l->mu);
+    bool room = l->count < MAX_WAITING;
+    if (room) {
+        if (l->count == l->cap) {
+            l->cap = l->cap ? 2 * l->cap : 64;
+            l->waiting = sbx_realloc(l->waiting, l->cap * sizeof(*l->waiting));
+        }
+        l->waiting[l->count++] = *r;
+        *r = (sbx_exec_record){0};
+    } else {
+        l->dropped++;
+    }
+    pthread_mutex_unlock(&l->mu);
+    if (!room)
+        sbx_exec_record_done(r);
+}
+
+static activity *entry_locked(sbx_ledger *l, const char *id)
+{
+    activity *a;
+
+    HASH_FIND_STR(l->sandboxes, id, a);
+    if (!a) {
+        a = sbx_alloc(sizeof(*a));
+        sbx_copy(a->id, sizeof(a->id), id);
+        HASH_ADD_STR(l->sandboxes, id, a);
+    }
+    return a;
+}
+
+static void change(sbx_ledger *l, const char *sandbox, int by)
+{
+    pthread_mutex_lock(&l->mu);
+    activity *a = entry_locked(l, sandbox);
+    a->running += by;
+    a->touched = true;
+    pthread_mutex_unlock(&l->mu);
+}
+
+void sbx_ledger_begin(sbx_ledger *l, const char *sandbox)
+{
+    change(l, sandbox, 1);
+}
+
+void sbx_ledger_end(sbx_ledger *l, const char *sandbox)
+{
+    change(l, sandbox, -1);
+}
+
+size_t sbx_ledger_busy(sbx_ledger *l, char ***ret)
+{
+    size_t n = 0;
+    activity *a, *next;
+
+    pthread_mutex_lock(&l->mu);
+    *ret = sbx_alloc((HASH_COUNT(l->sandboxes) + 1) * sizeof(char *));
+    HASH_ITER (hh, l->sandboxes, a, next)
+        if (a->running || a->touched)
+            (*ret)[n++] = sbx_strdup(a->id);
+    pthread_mutex_unlock(&l->mu);
+    return n;
+}
+
+static int flush_records(sbx_ledger *l, sbx_err *err)
+{
+    sbx_exec_record batch[BATCH];
+
+    for (;;) {
+        pthread_mutex_lock(&l->mu);
+        size_t n = SBX_MIN(l->count, (size_t)BATCH);
+        if (n)
+            memcpy(batch, l->waiting, n * sizeof(*batch));
+        l->count -= n;
+        if (l->count)
+            memmove(l->waiting, l->waiting + n, l->count * sizeof(*batch));
+        uint64_t dropped = l->dropped;
+        l->dropped = 0;
+        pthread_mutex_unlock(&l->mu);
+        if (dropped)
+            sbx_log(SBX_ERROR, "records of commands were dropped", "count", SBX_NUM(dropped), NULL);
+        if (!n)
+            return 0;
+        int rc = sbx_store_exec_insert(l->store, batch, n, err);
+        for (size_t i = 0; i < n; i++) {
+            if (rc)
+                sbx_ledger_record(l, &batch[i]);
+            else
+                sbx_exec_record_done(&batch[i]);
+        }
+        if (rc)
+            return rc;
+    }
+}
+
+/* Sandboxes that were or are active; idle entries are dropped. */
+static size_t take_touched(sbx_ledger *l, char ***ret)
+{
+    size_t n = 0;
+    activity *a, *next;
+
+    pthread_mutex_lock(&l->mu);
+    *ret = sbx_alloc((HASH_COUNT(l->sandboxes) + 1) * sizeof(char *));
+    HASH_ITER (hh, l->sandboxes, a, next) {
+        if (a->running || a->touched)
+            (*ret)[n++] = sbx_strdup(a->id);
+        a->touched = false;
+        if (!a->running) {
+            HASH_DEL(l->sandboxes, a);
+            free(a);
+        }
+    }
+    pthread_mutex_unlock(&l->mu);
+    return n;
+}
+
+int sbx_ledger_flush(sbx_ledger *l, sbx_err *err)
+{
+    char **ids;
+    size_t n = take_touched(l, &ids);
+    int rc = n ? sbx_store_sandbox_touch(l->store, (const char *const *)ids, n, err) : 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (rc) { /* remembered for the next time */
+            sbx_ledger_begin(l, ids[i]);
+            sbx_ledger_end(l, ids[i]);
+        }
+        free(ids[i]);
+    }
+    free(ids);
+    return rc ? rc : flush_records(l, err);
+}

@@ -1,0 +1,214 @@
+/* The ticks of the cleanup. Claims are made by one statement each; what was claimed is worked off
+ * by separate jobs, so that one slow container does not hold up the others. */
+#include "reaper_priv.h"
+
+#include "sbx/core/log.h"
+#include <stdio.h>
+
+#define REAP_MS      1000
+#define OVERDUE_MS   2000
+#define ADOPT_MS     3000
+#define HEARTBEAT_MS 2000
+#define FLUSH_MS     500
+#define PURGE_MS     (10 * 60 * 1000)
+#define CLAIM_MAX    32
+
+typedef struct row_job {
+    sbx_reaper *r;
+    sbx_sandbox_row row;
+    int (*fn)(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err);
+    const char *what;
+} row_job;
+
+static void run_row(void *arg)
+{
+    row_job *j = arg;
+    sbx_err err;
+
+    if (j->fn(j->r->c.sandboxes, &j->row, &err)) {
+        if (err.code != SBX_E_CONFLICT)
+            sbx_log_err(SBX_WARN, "cleanup will be tried again", &err, "what", j->what, "sandbox",
+                        j->row.id, NULL);
+    } else {
+        sbx_metrics_add(j->r->c.metrics, SBX_M_REAPED, j->what, 1);
+    }
+    sbx_sandbox_row_done(&j->row);
+    free(j);
+}
+
+/* Takes the rows of the list. A row whose job finds no room keeps its deadline and is claimed
+ * again when that has passed. */
+static void submit_rows(sbx_reaper *r, sbx_sandbox_list *l, const char *what,
+                        int (*fn)(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err))
+{
+    for (size_t i = 0; i < l->count; i++) {
+        row_job *j = sbx_alloc(sizeof(*j));
+        sbx_job job = {.run = run_row, .arg = j};
+        sbx_err err;
+
+        *j = (row_job){.r = r, .row = l->items[i], .fn = fn, .what = what};
+        l->items[i] = (sbx_sandbox_row){0};
+        if (sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
+            run_row(j);
+    }
+    sbx_sandbox_list_done(l);
+}
+
+static void complain(const char *what, const sbx_err *err)
+{
+    sbx_log_err(SBX_WARN, "cleanup could not look", err, "what", what, NULL);
+}
+
+static void reap_expired(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_sandbox_list list = {0};
+    char **busy;
+    sbx_err err;
+    size_t n = sbx_ledger_busy(r->c.ledger, &busy);
+    int rc = sbx_store_sandbox_reap(r->c.store, r->c.worker, (const char *const *)busy, n,
+                                    CLAIM_MAX, &list, &err);
+
+    for (size_t i = 0; i < n; i++)
+        free(busy[i]);
+    free(busy);
+    if (rc)
+        complain("expired", &err);
+    else
+        submit_rows(r, &list, "expired", sbx_sandbox_finish_delete);
+}
+
+static void settle_overdue(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_sandbox_list list = {0};
+    sbx_err err;
+
+    if (sbx_store_sandbox_overdue(r->c.store, r->c.worker, CLAIM_MAX, &list, &err))
+        complain("interrupted", &err);
+    else
+        submit_rows(r, &list, "interrupted", sbx_sandbox_settle);
+}
+
+static void adopt(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_sandbox_list list = {0};
+    sbx_err err;
+    size_t kept = 0;
+
+    if (sbx_store_sandbox_adoptable(r->c.store, r->c.worker, &list, &err)) {
+        complain("adopt", &err);
+        return;
+    }
+    for (size_t i = 0; i < list.count; i++) {
+        if (sbx_channels_has(r->c.channels, list.items[i].id)) {
+            sbx_sandbox_row_done(&list.items[i]);
+            continue;
+        }
+        sbx_sandbox_row row = list.items[i];
+        list.items[i] = (sbx_sandbox_row){0};
+        list.items[kept++] = row;
+    }
+    list.count = kept;
+    submit_rows(r, &list, "adopted", sbx_sandbox_adopt);
+}
+
+static void heartbeat(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_err err;
+
+    if (sbx_store_heartbeat(r->c.store, r->c.worker, &err) == 0)
+        return;
+    complain("heartbeat", &err);
+    if (err.code == SBX_E_CONFLICT)
+        r->c.replaced(r->c.arg);
+}
+
+static void flush(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_err err;
+
+    if (sbx_ledger_flush(r->c.ledger, &err))
+        complain("records", &err);
+}
+
+static void purge(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_err err;
+    int count = 0;
+
+    if (sbx_store_sandbox_purge(r->c.store, &count, &err))
+        complain("purge", &err);
+    else if (count)
+        sbx_log(SBX_INFO, "old records removed", "count", SBX_NUM(count), NULL);
+}
+
+/* --- one sandbox whose channel broke or whose container ended --- */
+
+typedef struct look {
+    sbx_reaper *r;
+    char id[SBX_ID_LEN + 1];
+} look;
+
+static void run_look(void *arg)
+{
+    look *l = arg;
+    sbx_err err;
+
+    if (sbx_sandbox_check(l->r->c.sandboxes, l->id, &err) && err.code != SBX_E_CONFLICT)
+        sbx_log_err(SBX_WARN, "a sandbox lost its channel and will be looked at again", &err,
+                    "sandbox", l->id, NULL);
+    free(l);
+}
+
+void sbx_reaper_look_at(sbx_reaper *r, const char *sandbox)
+{
+    look *l = sbx_alloc(sizeof(*l));
+    sbx_job job = {.run = run_look, .arg = l};
+    sbx_err err;
+
+    l->r = r;
+    sbx_copy(l->id, sizeof(l->id), sandbox);
+    if (sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
+        free(l); /* the next adopt tick finds it */
+}
+
+/* --- life --- */
+
+sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
+{
+    sbx_reaper *r = sbx_alloc(sizeof(*r));
+
+    r->c = *c;
+    sbx_keeper_every(keeper, "heartbeat", HEARTBEAT_MS, SBX_LANE_FAST, heartbeat, r);
+    sbx_keeper_every(keeper, "flush", FLUSH_MS, SBX_LANE_FAST, flush, r);
+    sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_expired, r);
+    sbx_keeper_every(keeper, "overdue", OVERDUE_MS, SBX_LANE_REAP, settle_overdue, r);
+    sbx_keeper_every(keeper, "adopt", ADOPT_MS, SBX_LANE_REAP, adopt, r);
+    sbx_keeper_every(keeper, "sweep", c->sweep_s * 1000, SBX_LANE_REAP, reaper_sweep, r);
+    sbx_keeper_every(keeper, "purge", PURGE_MS, SBX_LANE_REAP, purge, r);
+    r->keeper = keeper;
+    return r;
+}
+
+int sbx_reaper_start(sbx_reaper *r, sbx_err *err)
+{
+    sbx_keeper_kick(r->keeper, "overdue");
+    sbx_keeper_kick(r->keeper, "adopt");
+    sbx_keeper_kick(r->keeper, "sweep");
+    return reaper_listen(r, err);
+}
+
+void sbx_reaper_stop(sbx_reaper *r)
+{
+    reaper_listen_stop(r);
+}
+
+void sbx_reaper_free(sbx_reaper *r)
+{
+    free(r);
+}

@@ -1,0 +1,21 @@
+/* What the files of the reaper share. */
+#ifndef SBX_REAPER_REAPER_PRIV_H
+#define SBX_REAPER_REAPER_PRIV_H
+
+#include "sbx/reaper/reaper.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct sbx_reaper { /* immutable after start, but for the flags */
+    sbx_reaper_config c;
+    sbx_keeper *keeper;
+    pthread_t listener;
+    bool listening;
+    atomic_bool stopping;
+};
+
+void reaper_sweep(void *arg);
+int reaper_listen(sbx_reaper *r, sbx_err *err);
+void reaper_listen_stop(sbx_reaper *r);
+
+#endif

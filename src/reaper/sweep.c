@@ -1,0 +1,137 @@
+/* The sweep compares all containers of this installation with all rows.
+ *
+ * The rows are read first, so a container that is missing from the engine's later list was really
+ * gone; a container without a row may be younger than the rows that were read, so it is removed
+ * only when it is older than the grace, and after a second look at the database. A sweep that
+ * would remove more than 10 containers and over 20 % of the fleet removes none: more likely the
+ * database is an old backup than so many sandboxes lost their rows. */
+#include "reaper_priv.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/core/log.h"
+
+#define MAX_ORPHANS 10
+
+typedef struct sweep {
+    sbx_reaper *r;
+    sbx_sandbox_list rows;
+    sbx_container_info *containers;
+    size_t count;
+} sweep;
+
+static int by_id(const void *a, const void *b)
+{
+    return strcmp(((const sbx_sandbox_row *)a)->id, ((const sbx_sandbox_row *)b)->id);
+}
+
+static int by_sandbox(const void *a, const void *b)
+{
+    return strcmp(((const sbx_container_info *)a)->sandbox_id,
+                  ((const sbx_container_info *)b)->sandbox_id);
+}
+
+static const sbx_sandbox_row *row_of(const sweep *s, const char *id)
+{
+    sbx_sandbox_row key;
+
+    sbx_copy(key.id, sizeof(key.id), id);
+    return s->rows.count
+               ? bsearch(&key, s->rows.items, s->rows.count, sizeof(sbx_sandbox_row), by_id)
+               : NULL;
+}
+
+static const sbx_container_info *container_of(const sweep *s, const char *id)
+{
+    sbx_container_info key;
+
+    sbx_copy(key.sandbox_id, sizeof(key.sandbox_id), id);
+    return s->count ? bsearch(&key, s->containers, s->count, sizeof(key), by_sandbox) : NULL;
+}
+
+static bool is_orphan(const sweep *s, const sbx_container_info *c)
+{
+    const sbx_sandbox_row *row = row_of(s, c->sandbox_id);
+    int64_t age = sbx_wall_ms() - c->created_at_ms;
+    int64_t still_ms;
+
+    if (!row)
+        return age > s->r->c.orphan_grace_s * 1000;
+    still_ms = sbx_wall_ms() - row->state_changed_ms;
+    return strcmp(row->state, "failed") == 0 && still_ms > s->r->c.orphan_grace_s * 1000;
+}
+
+static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
+{
+    sbx_sandbox_row row = {0};
+    sbx_err err;
+    int rc = sbx_store_sandbox_get(r->c.store, NULL, c->sandbox_id, &row, &err);
+    bool known = rc == 0 && strcmp(row.state, "deleted") != 0 && strcmp(row.state, "failed") != 0;
+
+    sbx_sandbox_row_done(&row);
+    if (known || (rc && err.code != SBX_E_NOT_FOUND))
+        return;
+    if (r->c.engine->ops->remove(r->c.engine, c->id, &err)) {
+        sbx_log_err(SBX_WARN, "a container without a row could not be removed", &err, "sandbox",
+                    c->sandbox_id, NULL);
+        return;
+    }
+    sbx_metrics_add(r->c.metrics, SBX_M_REAPED, "orphan", 1);
+    sbx_log(SBX_INFO, "container without a row removed", "sandbox", c->sandbox_id, NULL);
+}
+
+static void remove_orphans(const sweep *s)
+{
+    size_t orphans = 0;
+
+    for (size_t i = 0; i < s->count; i++)
+        orphans += is_orphan(s, &s->containers[i]);
+    if (orphans > MAX_ORPHANS && orphans * 5 > s->count) {
+        sbx_metrics_add(s->r->c.metrics, SBX_M_REAPED, "refused", 1);
+        sbx_log(SBX_ERROR,
+                "sweep refused: too many containers have no row; if the database was restored "
+                "from an old backup, compare it with the engine before you remove them by hand",
+                "orphans", SBX_NUM(orphans), "containers", SBX_NUM(s->count), NULL);
+        return;
+    }
+    for (size_t i = 0; i < s->count; i++)
+        if (is_orphan(s, &s->containers[i]))
+            remove_orphan(s->r, &s->containers[i]);
+}
+
+static void check_rows(const sweep *s)
+{
+    for (size_t i = 0; i < s->rows.count; i++) {
+        const sbx_sandbox_row *row = &s->rows.items[i];
+        sbx_err err;
+
+        if (strcmp(row->state, "running") != 0 && strcmp(row->state, "paused") != 0)
+            continue;
+        const sbx_container_info *c = container_of(s, row->id);
+        if (c && strcmp(c->state, "exited") != 0 && strcmp(c->state, "dead") != 0)
+            continue;
+        if (sbx_sandbox_lost(s->r->c.sandboxes, row->id, &err) && err.code != SBX_E_CONFLICT)
+            sbx_log_err(SBX_WARN, "a row without a container could not be settled", &err, "sandbox",
+                        row->id, NULL);
+    }
+}
+
+void reaper_sweep(void *arg)
+{
+    sweep s = {.r = arg};
+    sbx_err err;
+
+    if (sbx_store_sandbox_all(s.r->c.store, &s.rows, &err) ||
+        s.r->c.engine->ops->list(s.r->c.engine, s.r->c.cluster, &s.containers, &s.count, &err)) {
+        sbx_log_err(SBX_WARN, "sweep could not look", &err, NULL);
+        sbx_sandbox_list_done(&s.rows);
+        return;
+    }
+    if (s.rows.count)
+        qsort(s.rows.items, s.rows.count, sizeof(sbx_sandbox_row), by_id);
+    if (s.count)
+        qsort(s.containers, s.count, sizeof(sbx_container_info), by_sandbox);
+    check_rows(&s);
+    remove_orphans(&s);
+    sbx_sandbox_list_done(&s.rows);
+    free(s.containers);
+}

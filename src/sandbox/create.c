@@ -1,0 +1,347 @@
+/* Creating a sandbox: the row first, then the container under a name derived from the row's id,
+ * then the channel, then `running`. Whatever fails, the container is removed and the row says why.
+ */
+#include "sandboxes_priv.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/core/crypt.h"
+#include "sbx/core/log.h"
+#include "sbx/core/thread.h"
+#include <stdio.h>
+
+#define CREATE_DEADLINE_S 180
+#define AGENT_DIR         "/.sbx"
+
+static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const char **ret_template,
+                         const char **ret_image, sbx_err *err)
+{
+    const char *wanted = spec->template_name ? spec->template_name : spec->image ? NULL : "python";
+
+    *ret_template = wanted;
+    *ret_image = spec->image;
+    if (!wanted)
+        return 0;
+    for (size_t i = 0; i < s->template_count; i++)
+        if (strcmp(s->templates[i].name, wanted) == 0) {
+            if (!spec->image)
+                *ret_image = s->templates[i].image;
+            return 0;
+        }
+    return sbx_fail_field(err, "template", "template: there is no template \"%s\"", wanted);
+}
+
+static void pairs_json(const sbx_pairs *p, sbx_buf *out)
+{
+    sbx_jw w = SBX_JW(out);
+
+    sbx_jw_obj(&w, NULL);
+    for (size_t i = 0; i < p->count; i++)
+        sbx_jw_str(&w, p->names[i], p->values[i]);
+    sbx_jw_obj_end(&w);
+}
+
+static void strings_json(char *const *items, size_t count, sbx_buf *out)
+{
+    sbx_jw w = SBX_JW(out);
+
+    sbx_jw_arr(&w, NULL);
+    for (size_t i = 0; i < count; i++)
+        sbx_jw_str(&w, NULL, items[i]);
+    sbx_jw_arr_end(&w);
+}
+
+static int fill_row(sbx_sandboxes *s, const char *owner, const sbx_spec *spec, sbx_sandbox_row *r,
+                    sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(16 * MIB);
+    const char *template_name, *image;
+    sbx_id id = sbx_id_new();
+
+    if (resolve_image(s, spec, &template_name, &image, err))
+        return -1;
+    sbx_copy(r->id, sizeof(r->id), id.s);
+    sbx_copy(r->owner, sizeof(r->owner), owner);
+    sbx_copy(r->worker, sizeof(r->worker), s->c.worker);
+    sbx_copy(r->state, sizeof(r->state), sbx_state_wire(SBX_S_CREATING));
+    r->name = sbx_strdup(spec->name);
+    r->template_name = sbx_strdup(template_name);
+    r->image = sbx_strdup(image);
+    sbx_copy(r->size, sizeof(r->size), spec->size);
+    r->cpu_milli = spec->limits.cpu_milli;
+    r->memory_mb = spec->limits.memory_mb;
+    r->pids = spec->limits.pids;
+    sbx_copy(r->network, sizeof(r->network), spec->network.mode);
+    pairs_json(&spec->metadata, &b);
+    r->metadata = sbx_buf_steal(&b);
+    strings_json(spec->env.names, spec->env.count, &b);
+    r->env_names = sbx_buf_steal(&b);
+    if (spec->command.count) {
+        strings_json(spec->command.items, spec->command.count, &b);
+        r->command = sbx_buf_steal(&b);
+    }
+    r->timeout_s = spec->timeout_s;
+    r->idle_timeout_s = spec->idle_timeout_s;
+    sbx_copy(r->on_timeout, sizeof(r->on_timeout), spec->on_timeout);
+    sbx_copy(r->on_idle, sizeof(r->on_idle), spec->on_idle);
+    sbx_random(r->token, sizeof(r->token));
+    r->epoch = 1;
+    sbx_copy(r->runtime, sizeof(r->runtime), s->c.runtime);
+    sbx_copy(r->host, sizeof(r->host), "local");
+    return 0;
+}
+
+int sbx_sandbox_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_sandbox_row *ret,
+                      sbx_err *err)
+{
+    int deadline_s = CREATE_DEADLINE_S + (int)s->c.pull_timeout_s;
+
+    *ret = (sbx_sandbox_row){0};
+    if (fill_row(s, owner, spec, ret, err) ||
+        sbx_store_sandbox_insert(s->c.store, ret, &spec->env, deadline_s, err)) {
+        sbx_sandbox_row_done(ret);
+        return -1;
+    }
+    return 0;
+}
+
+/* The image's USER; pulls the image if the engine does not have it. */
+static int ensure_image(sbx_sandboxes *s, const char *image, char **ret_user, sbx_err *err)
+{
+    sbx_engine *e = s->c.engine;
+    sbx_image_info info = {0};
+
+    if (e->ops->image_inspect(e, image, &info, err)) {
+        if (err->code != SBX_E_NOT_FOUND)
+            return -1;
+        if (e->ops->pull(e, image, NULL, NULL, err)) {
+            if (err->code != SBX_E_NOT_FOUND && err->code != SBX_E_ENGINE)
+                return -1;
+            char text[300];
+            sbx_copy(text, sizeof(text), err->msg);
+            return sbx_fail_field(err, "image",
+                                  "image: %s is not on the engine and cannot be pulled: %s", image,
+                                  text);
+        }
+        if (e->ops->image_inspect(e, image, &info, err))
+            return -1;
+    }
+    *ret_user = sbx_strdup(info.user ? info.user : "");
+    sbx_image_info_done(&info);
+    return 0;
+}
+
+static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, char ret_id[65],
+                            sbx_err *err)
+{
+    static const char *const entrypoint[] = {AGENT_DIR "/sbx-agent", NULL};
+    static const char *const caps[] = {"SETUID",       "SETGID", "KILL", "CHOWN",
+                                       "DAC_OVERRIDE", "FOWNER", NULL};
+    char name[SBX_ID_LEN + 8], hex[2 * SBX_PROTO_TOKEN_BYTES + 1];
+    char token[sizeof(SBX_PROTO_TOKEN_ENV) + sizeof(hex)];
+    const char *env[] = {token, NULL};
+    char *names[] = {(char *)"sandboxd.id", (char *)"sandboxd.cluster"};
+    char *values[] = {(char *)r->id, (char *)s->c.cluster};
+    sbx_pairs labels = {.names = names, .values = values, .count = 2};
+    sbx_container_spec spec = {.name = name,
+                               .image = r->image,
+                               .hostname = r->id,
+                               .entrypoint = entrypoint,
+                               .env = env,
+                               .labels = &labels,
+                               .cpu_milli = r->cpu_milli,
+                               .memory_bytes = r->memory_mb * (int64_t)MIB,
+                               .pids = r->pids + SBX_PIDS_RESERVE,
+                               .nofile = SBX_DEFAULT_NOFILE,
+                               .network = r->network,
+                               .volume = s->volume,
+                               .volume_target = AGENT_DIR,
+                               .runtime = r->runtime,
+                               .cap_add = caps};
+
+    sbx_sandbox_container(r->id, name);
+    sbx_hex(r->token, sizeof(r->token), hex);
+    snprintf(token, sizeof(token), "%s=%s", SBX_PROTO_TOKEN_ENV, hex);
+    int rc = s->c.engine->ops->create(s->c.engine, &spec, ret_id, err);
+    sbx_wipe(token, sizeof(token));
+    sbx_wipe(hex, sizeof(hex));
+    return rc;
+}
+
+int sandbox_connect(sbx_sandboxes *s, const sbx_sandbox_row *row, const sbx_pairs *env,
+                    uint64_t log_from, sbx_greeting **ret, sbx_err *err)
+{
+    sbx_channel_hello hello = {.epoch = row->epoch,
+                               .image_user = row->image_user ? row->image_user : "",
+                               .lifetime_s = row->timeout_s + 600,
+                               .pids = row->pids,
+                               .log_from = log_from};
+    sbx_engine_conn *conn;
+
+    memcpy(hello.sandbox, row->id, sizeof(hello.sandbox));
+    memcpy(hello.token, row->token, sizeof(hello.token));
+    if (s->c.engine->ops->attach(s->c.engine, row->container_id, &conn, err))
+        return -1;
+    *ret = sbx_channels_open(s->c.channels, &hello, env, conn);
+    return 0;
+}
+
+/* Why a container that should answer does not; the engine knows more than the broken channel. */
+static void explain_dead(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_err *err)
+{
+    sbx_container_info info;
+    sbx_err ignored;
+    char text[300];
+
+    if (s->c.engine->ops->inspect(s->c.engine, row->container_id, &info, &ignored) ||
+        strcmp(info.state, "exited") != 0)
+        return;
+    sbx_copy(text, sizeof(text), err->msg);
+    sbx_fail(err, SBX_E_ENGINE, "the container ended with exit code %d%s: %s", info.exit_code,
+             info.oom_killed ? " (out of memory)" : "", text);
+}
+
+static int start_container(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
+                           sbx_err *err)
+{
+    sbx_greeting *g;
+
+    if (create_container(s, row, row->container_id, err) ||
+        sandbox_connect(s, row, env, 0, &g, err))
+        return -1;
+    if (s->c.engine->ops->start(s->c.engine, row->container_id, err)) {
+        sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+        sbx_err ignored;
+        (void)!sbx_greeting_wait(g, 1000, &ignored);
+        if (err->code == SBX_E_INVALID || err->code == SBX_E_NOT_FOUND)
+            err->code = SBX_E_ENGINE;
+        return -1;
+    }
+    if (sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(GREETING_MS), GREETING_MS), err)) {
+        explain_dead(s, row, err);
+        return -1;
+    }
+    return 0;
+}
+
+/* --- the main process --- */
+
+typedef struct main_process {
+    sbx_sandboxes *s;
+    char sandbox[SBX_ID_LEN + 1], owner[SBX_ID_LEN + 1], exec_id[SBX_ID_LEN + 1];
+    char *command;
+    int64_t started_ms;
+} main_process;
+
+static void main_over(main_process *m, const sbx_command_exit *e, const char *text)
+{
+    if (m->s->c.main_ended)
+        m->s->c.main_ended(m->s->c.arg, m->sandbox, m->owner, m->exec_id, m->started_ms, m->command,
+                           e);
+    sbx_channels_note(m->s->c.channels, m->sandbox, text);
+    free(m->command);
+    free(m);
+}
+
+static void main_exit(void *arg, const sbx_command_exit *e)
+{
+    char text[128];
+
+    if (e->signal)
+        snprintf(text, sizeof(text), "main process ended by signal %d%s", e->signal,
+                 e->oom_killed ? ": out of memory" : "");
+    else
+        snprintf(text, sizeof(text), "main process ended with exit code %d", e->exit_code);
+    main_over(arg, e, text);
+}
+
+static void main_failed(void *arg, const sbx_err *err)
+{
+    char text[480];
+
+    snprintf(text, sizeof(text), "main process did not start: %s", err->msg);
+    main_over(arg, NULL, text);
+}
+
+static void main_started(void *arg, sbx_command *c, int64_t pid)
+{
+    (void)arg, (void)c, (void)pid;
+}
+
+static void main_output(void *arg, sbx_command *c, bool is_stderr, const char *data, size_t len)
+{
+    (void)arg, (void)c, (void)is_stderr, (void)data, (void)len;
+}
+
+static const sbx_command_events main_events = {main_started, main_output, main_exit, main_failed};
+
+static void start_main(sbx_sandboxes *s, const sbx_spec *spec, const sbx_sandbox_row *row)
+{
+    main_process *m = sbx_alloc(sizeof(*m));
+    sbx_command_spec exec = {.flags = SBX_EXEC_MAIN | SBX_EXEC_DETACHED};
+    sbx_id id = sbx_id_new();
+
+    m->s = s;
+    m->command = sbx_strdup(row->command);
+    m->started_ms = sbx_wall_ms();
+    memcpy(m->sandbox, row->id, sizeof(m->sandbox));
+    memcpy(m->owner, row->owner, sizeof(m->owner));
+    sbx_copy(m->exec_id, sizeof(m->exec_id), id.s);
+    sbx_copy(exec.exec_id, sizeof(exec.exec_id), id.s);
+    exec.argv.items = sbx_alloc((spec->command.count + 1) * sizeof(char *));
+    for (; exec.argv.count < spec->command.count; exec.argv.count++)
+        exec.argv.items[exec.argv.count] = sbx_strdup(spec->command.items[exec.argv.count]);
+    sbx_channels_exec(s->c.channels, row->id, &exec, &main_events, m);
+}
+
+/* --- the whole --- */
+
+/* Undoing must not be stopped by what stopped the create. */
+static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+{
+    sbx_err later;
+    move failed = {
+        .to = SBX_S_FAILED, .worker = "", .why = {sbx_code_wire(err->code), err->msg, -1, false}};
+
+    sbx_job_scope(0, NULL);
+    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+    sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
+    if (sandbox_remove_container(s, row->id, &later))
+        sbx_log_err(SBX_WARN, "container of a failed create stays until the next sweep", &later,
+                    "sandbox", row->id, NULL);
+    if (sandbox_set_state(s, row, &failed, &later))
+        sbx_log_err(SBX_WARN, "state of a failed create stays until its deadline", &later,
+                    "sandbox", row->id, NULL);
+}
+
+static int run_create(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row, sbx_err *err)
+{
+    move running = {.to = SBX_S_RUNNING, .why.exit_code = -1, .started = true};
+
+    if (ensure_image(s, row->image, &row->image_user, err) || sbx_sandboxes_prepare(s, err) ||
+        start_container(s, row, &spec->env, err))
+        return -1;
+    running.container_id = row->container_id;
+    running.image_user = row->image_user;
+    running.worker = s->c.worker;
+    if (sandbox_set_state(s, row, &running, err)) {
+        if (err->code == SBX_E_CONFLICT)
+            sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
+        return -1;
+    }
+    return 0;
+}
+
+int sbx_sandbox_finish(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row, sbx_err *err)
+{
+    int64_t from_us = sbx_now_us();
+
+    if (run_create(s, spec, row, err)) {
+        undo(s, row, err);
+        return -1;
+    }
+    if (spec->command.count)
+        start_main(s, spec, row);
+    sbx_metrics_observe_us(s->c.metrics, SBX_M_CREATE_SECONDS,
+                           spec->image ? "custom" : row->template_name, sbx_now_us() - from_us);
+    return 0;
+}

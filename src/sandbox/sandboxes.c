@@ -1,0 +1,210 @@
+/* The service object: templates, the agent's program, the state setter, the JSON view. */
+#include "sandboxes_priv.h"
+
+#include "sbx/core/crypt.h"
+#include "sbx/core/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAX_AGENT_BYTES (8 * MIB)
+
+static int parse_templates(sbx_sandboxes *s, const char *text, sbx_err *err)
+{
+    while (*text) {
+        size_t len = strcspn(text, ",");
+        const char *eq = memchr(text, '=', len);
+
+        if (s->template_count == MAX_TEMPLATES || !eq || eq == text || eq - text > 64 ||
+            len - (size_t)(eq - text) > SBX_MAX_IMAGE_BYTES || eq + 1 == text + len)
+            return sbx_fail(err, SBX_E_INVALID,
+                            "option --templates: \"%s\" must be a list name=image,name=image of at "
+                            "most %d entries",
+                            text, MAX_TEMPLATES);
+        template_row *t = &s->templates[s->template_count++];
+        snprintf(t->name, sizeof(t->name), "%.*s", (int)(eq - text), text);
+        snprintf(t->image, sizeof(t->image), "%.*s", (int)(text + len - eq - 1), eq + 1);
+        text += len + (text[len] == ',');
+    }
+    return 0;
+}
+
+static int read_agent(sbx_sandboxes *s, const char *path, sbx_err *err)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || fstat(fd, &st)) {
+        sbx_fail(err, SBX_E_INVALID, "the agent's program %s: %s; see option --agent-path", path,
+                 strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    bool ok = S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= (off_t)MAX_AGENT_BYTES;
+    if (ok) {
+        s->agent_len = (size_t)st.st_size;
+        s->agent = sbx_alloc(s->agent_len);
+        ok = read(fd, s->agent, s->agent_len) == st.st_size;
+    }
+    close(fd);
+    if (!ok)
+        return sbx_fail(err, SBX_E_INVALID, "the agent's program %s cannot be read as a whole",
+                        path);
+    unsigned char hash[SBX_HASH_BYTES];
+    char hex[2 * 8 + 1];
+    sbx_sha256(s->agent, s->agent_len, hash);
+    sbx_hex(hash, 8, hex);
+    snprintf(s->volume, sizeof(s->volume), "sandboxd-agent-%s", hex);
+    return 0;
+}
+
+int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_err *err)
+{
+    sbx_sandboxes *s = sbx_alloc(sizeof(*s));
+
+    s->c = *c;
+    if (parse_templates(s, c->templates, err) || read_agent(s, c->agent_path, err)) {
+        sbx_sandboxes_free(s);
+        return -1;
+    }
+    *ret = s;
+    return 0;
+}
+
+void sbx_sandboxes_free(sbx_sandboxes *s)
+{
+    if (!s)
+        return;
+    free(s->agent);
+    free(s);
+}
+
+int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err)
+{
+    return s->c.engine->ops->volume_ensure(s->c.engine, s->volume, s->c.cluster, "sbx-agent",
+                                           s->agent, s->agent_len, err);
+}
+
+void sbx_sandbox_container(const char *id, char out[SBX_ID_LEN + 8])
+{
+    snprintf(out, SBX_ID_LEN + 8, "sbx-%s", id);
+}
+
+int sandbox_remove_container(sbx_sandboxes *s, const char *id, sbx_err *err)
+{
+    char name[SBX_ID_LEN + 8];
+
+    sbx_sandbox_container(id, name);
+    return s->c.engine->ops->remove(s->c.engine, name, err);
+}
+
+/* --- the state setter --- */
+
+static void reason_json(const reason *r, sbx_buf *b)
+{
+    sbx_jw w = SBX_JW(b);
+
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_str(&w, "code", r->code);
+    sbx_jw_str(&w, "message", r->message ? r->message : "");
+    if (r->exit_code >= 0)
+        sbx_jw_int(&w, "exitCode", r->exit_code);
+    if (r->exit_code > 128 && r->exit_code <= 192)
+        sbx_jw_int(&w, "signal", r->exit_code - 128);
+    if (r->oom_killed)
+        sbx_jw_bool(&w, "oomKilled", true);
+    sbx_jw_obj_end(&w);
+}
+
+static void publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(MIB);
+
+    sbx_sandbox_json(row, &json);
+    if (!sbx_buf_failed(&json) && s->c.changed)
+        s->c.changed(s->c.arg, row, json.data);
+}
+
+int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf why = SBX_BUF_INIT(4 * KIB);
+    sbx_state from = sbx_state_parse(row->state);
+
+    if (from == SBX_S_COUNT || !sbx_state_may(from, m->to))
+        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s", row->state);
+    if (m->why.code)
+        reason_json(&m->why, &why);
+    sbx_state_change change = {.id = row->id,
+                               .from = row->state,
+                               .to = sbx_state_wire(m->to),
+                               .reason = m->why.code ? why.data : NULL,
+                               .worker = m->worker,
+                               .container_id = m->container_id,
+                               .image_user = m->image_user,
+                               .deadline_s = m->deadline_s,
+                               .started = m->started};
+    sbx_sandbox_row fresh = {0};
+
+    if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err))
+        return -1;
+    sbx_log(SBX_INFO, "sandbox changed state", "sandbox", row->id, "from", row->state, "to",
+            fresh.state, "reason", m->why.code, "detail", m->why.message, NULL);
+    sbx_sandbox_row_done(row);
+    *row = fresh;
+    publish(s, row);
+    return 0;
+}
+
+/* --- the view --- */
+
+static void limits_json(sbx_jw *w, const sbx_sandbox_row *r)
+{
+    sbx_jw_obj(w, "limits");
+    sbx_jw_milli(w, "cpus", r->cpu_milli);
+    sbx_jw_int(w, "memoryMb", r->memory_mb);
+    sbx_jw_int(w, "pids", r->pids);
+    if (r->disk_mb)
+        sbx_jw_int(w, "diskMb", r->disk_mb);
+    else
+        sbx_jw_null(w, "diskMb");
+    sbx_jw_obj_end(w);
+}
+
+void sbx_sandbox_json(const sbx_sandbox_row *r, sbx_buf *out)
+{
+    sbx_jw w = SBX_JW(out);
+
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_str(&w, "id", r->id);
+    sbx_jw_str(&w, "name", r->name);
+    sbx_jw_str(&w, "template", r->template_name);
+    sbx_jw_str(&w, "image", r->image);
+    sbx_jw_str(&w, "state", r->state);
+    sbx_jw_raw(&w, "stateReason", r->reason);
+    sbx_jw_time(&w, "stateChangedAt", r->state_changed_ms);
+    limits_json(&w, r);
+    sbx_jw_str(&w, "size", r->size);
+    sbx_jw_obj(&w, "network");
+    sbx_jw_str(&w, "mode", r->network);
+    sbx_jw_arr(&w, "allow");
+    sbx_jw_arr_end(&w);
+    sbx_jw_obj_end(&w);
+    sbx_jw_raw(&w, "metadata", r->metadata);
+    sbx_jw_raw(&w, "envNames", r->env_names);
+    sbx_jw_int(&w, "timeoutSeconds", r->timeout_s);
+    sbx_jw_int(&w, "idleTimeoutSeconds", r->idle_timeout_s);
+    sbx_jw_str(&w, "onTimeout", r->on_timeout);
+    sbx_jw_str(&w, "onIdle", r->on_idle);
+    sbx_jw_time(&w, "createdAt", r->created_ms);
+    sbx_jw_time(&w, "startedAt", r->started_ms);
+    sbx_jw_time(&w, "lastActiveAt", r->last_active_ms);
+    sbx_jw_time(&w, "expiresAt", r->expires_ms);
+    sbx_jw_bool(&w, "warm", false);
+    sbx_jw_str(&w, "runtime", *r->runtime ? r->runtime : NULL);
+    sbx_jw_str(&w, "host", *r->host ? r->host : NULL);
+    sbx_jw_str(&w, "diskLimit", "none");
+    sbx_jw_obj_end(&w);
+}

@@ -1,0 +1,25 @@
+# Writes OUT, a C file with the migrations FILES (a list) as arrays of bytes, in order of name.
+list(SORT FILES)
+set(arrays "")
+set(rows "")
+set(index 0)
+foreach(file IN LISTS FILES)
+    get_filename_component(name ${file} NAME_WE)
+    if(NOT name MATCHES "^[0-9][0-9][0-9][0-9]_[a-z0-9_]+$")
+        message(FATAL_ERROR "migration ${file}: its name must be NNNN_words.sql")
+    endif()
+    math(EXPR index "${index} + 1")
+    string(SUBSTRING ${name} 0 4 number)
+    string(REGEX REPLACE "^0+" "" number ${number})
+    if(NOT number EQUAL index)
+        message(FATAL_ERROR "migration ${file}: number ${index} is missing")
+    endif()
+    file(READ ${file} hex HEX)
+    string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+    string(APPEND arrays "static const unsigned char text_${index}[] = {${bytes}0};\n")
+    string(APPEND rows "    {${index}, \"${name}\", (const char *)text_${index}, sizeof text_${index} - 1},\n")
+endforeach()
+file(WRITE ${OUT}
+    "/* Made of migrations/ by embed.cmake. */\n#include \"migrations.h\"\n\n${arrays}\n"
+    "const store_migration store_migrations[] = {\n${rows}};\n"
+    "const size_t store_migration_count = ${index};\n")

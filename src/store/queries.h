@@ -1,0 +1,202 @@
+/* Every SQL statement of the server: name, number of parameters, whose rows it touches, text.
+ *
+ * OWNER means that the statement runs for a user and names the owner in its condition; a test
+ * holds it to that. SYSTEM statements run for the server itself or for an administrator.
+ * Results come in PostgreSQL's binary format: a new type of column needs a reader in rows.c.
+ * Tables are named with their schema, so that no search_path matters. Times are now(). */
+#ifndef SBX_STORE_QUERIES_H
+#define SBX_STORE_QUERIES_H
+
+/* The columns of sbx_sandbox_row, in the order in which rows.c reads them. */
+#define SANDBOX_COLS                                                                               \
+    "id, owner, worker, name, template, image, state, reason, size, cpu_milli, memory_mb, pids, "  \
+    "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
+    "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
+    "container_id, token, epoch, image_user, runtime, host"
+
+/* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
+#define HOLDER_IS_DEAD                                                                             \
+    "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.worker"                             \
+    " AND w.heartbeat_at > now() - interval '10 seconds')"
+
+#define STILL_READABLE                                                                             \
+    "(state <> 'deleted' OR state_changed_at > now() - interval '1 day')"
+
+#define TRANSITIONAL                                                                               \
+    "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
+
+/* The event of the rows in `u`, whose former state is the column or expression `was`. */
+#define EVENT_OF_CHANGE(was)                                                                       \
+    " INSERT INTO public.events (owner, sandbox, type, data)"                                      \
+    " SELECT owner, id, 'sandbox.' || state, json_build_object('from', " was                       \
+    ", 'to', state, 'reason', reason) FROM u"
+
+/* $1 owner (or unused), $2 state, $3 template, $4 name, $5 metadata, $6 created_at and $7 id of
+ * the cursor, $8 limit. */
+#define LIST_REST                                                                                  \
+    " AND CASE WHEN $2::text IS NULL THEN state <> 'deleted' ELSE state = $2 END"                  \
+    " AND " STILL_READABLE " AND ($3::text IS NULL OR template = $3)"                              \
+    " AND ($4::text IS NULL OR name = $4)"                                                         \
+    " AND ($5::jsonb IS NULL OR metadata @> $5)"                                                   \
+    " AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7::text))"                          \
+    " ORDER BY created_at DESC, id DESC LIMIT $8::bigint"
+
+/* clang-format off */
+#define SBX_QUERIES(X)                                                                             \
+    X(PING, 0, SYSTEM, "SELECT 1")                                                                 \
+    X(CLUSTER, 0, SYSTEM, "SELECT value FROM public.meta WHERE key = 'cluster'")                   \
+    X(MIGRATIONS, 0, SYSTEM,                                                                       \
+      "SELECT version, name, checksum FROM public.schema_migrations ORDER BY version")             \
+                                                                                                   \
+    X(SANDBOX_INSERT, 27, OWNER,                                                                   \
+      "WITH u AS (INSERT INTO public.sandboxes (id, owner, worker, name, template, image, state,"  \
+      " size, cpu_milli, memory_mb, pids, disk_mb, network, metadata, env_names, env_sealed,"      \
+      " command, timeout_s, idle_timeout_s, on_timeout, on_idle, token, image_user, runtime, host,"\
+      " deadline_at, change)"                                                                      \
+      " VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9::bigint, $10::bigint, $11::bigint," \
+      " $12::bigint, $13, $14::jsonb, $15::json, $16::bytea, $17::json, $18::bigint, $19::bigint," \
+      " $20, $21, $22::bytea, $23, $24, $25, now() + make_interval(secs => $26::int),"             \
+      " $27::bigint) RETURNING *), e AS (" EVENT_OF_CHANGE("NULL") " RETURNING seq)"               \
+      " SELECT created_at, last_active_at, state_changed_at, e.seq FROM u, e")                     \
+    X(SANDBOX_GET, 1, SYSTEM,                                                                      \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE id = $1 AND " STILL_READABLE)           \
+    X(SANDBOX_GET_OWNED, 2, OWNER,                                                                 \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes"                                              \
+      " WHERE id = $1 AND owner = $2 AND " STILL_READABLE)                                         \
+    X(SANDBOX_CHANGE, 1, SYSTEM,                                                                   \
+      "SELECT " SANDBOX_COLS ", 0::bigint, change FROM public.sandboxes WHERE id = $1")            \
+    X(SANDBOX_ENV, 1, SYSTEM, "SELECT env_sealed FROM public.sandboxes WHERE id = $1")             \
+    X(SANDBOX_LIST, 8, SYSTEM,                                                                     \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE $1::text IS NULL" LIST_REST)            \
+    X(SANDBOX_LIST_OWNED, 8, OWNER,                                                                \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE owner = $1" LIST_REST)                  \
+                                                                                                   \
+    /* $2 from, $3 to, $4 reason, $5 worker, $6 container, $7 image user, $8 deadline,             \
+     * $9 started, $10 number of this change */                                                    \
+    X(SANDBOX_SET_STATE, 10, SYSTEM,                                                               \
+      "WITH u AS (UPDATE public.sandboxes SET state = $3::text, reason = $4::json,"                \
+      " worker = CASE WHEN $5::text IS NULL THEN worker ELSE nullif($5, '') END,"                  \
+      " container_id = coalesce($6, container_id), image_user = coalesce($7, image_user),"         \
+      " deadline_at = CASE WHEN $8::int > 0 THEN now() + make_interval(secs => $8::int)"           \
+      " WHEN $2::text = $3::text THEN deadline_at END,"                                            \
+      " started_at = CASE WHEN $9::bool THEN now() ELSE started_at END,"                           \
+      " last_active_at = CASE WHEN $9::bool THEN now() ELSE last_active_at END,"                   \
+      " expires_at = CASE WHEN $9::bool THEN now() + make_interval(secs => timeout_s)"             \
+      " ELSE expires_at END,"                                                                      \
+      " state_changed_at = CASE WHEN $2::text = $3::text THEN state_changed_at ELSE now() END,"    \
+      " env_sealed = CASE WHEN $3::text = 'deleted' THEN NULL ELSE env_sealed END,"                \
+      " change = $10::bigint WHERE id = $1 AND state = $2::text RETURNING *),"                     \
+      " e AS (" EVENT_OF_CHANGE("$2::text") " WHERE $2::text <> $3::text RETURNING seq)"           \
+      " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON true")                   \
+    X(SANDBOX_TAKE, 2, SYSTEM,                                                                     \
+      "UPDATE public.sandboxes s SET worker = $2::text, epoch = epoch + 1"                         \
+      " WHERE id = $1 AND state <> 'deleted' AND (s.worker = $2::text OR " HOLDER_IS_DEAD ")"      \
+      " RETURNING epoch")                                                                          \
+    X(SANDBOX_TOUCH, 1, SYSTEM,                                                                    \
+      "UPDATE public.sandboxes SET last_active_at = now()"                                         \
+      " WHERE id = ANY ($1::text[]) AND state <> 'deleted'")                                       \
+    X(SANDBOX_RENEW, 2, OWNER,                                                                     \
+      "UPDATE public.sandboxes SET expires_at = now() + make_interval(secs => timeout_s)"          \
+      " WHERE id = $1 AND owner = $2 AND state IN ('running', 'paused')"                           \
+      " RETURNING " SANDBOX_COLS)                                                                  \
+    /* $1 worker, $2 busy ids, $3 limit, $4 number of this change */                               \
+    X(SANDBOX_REAP, 4, SYSTEM,                                                                     \
+      "WITH due AS (SELECT id AS due_id, state AS was,"                                            \
+      " on_timeout = 'delete' AND expires_at IS NOT NULL AND expires_at <= now() AS expired"       \
+      " FROM public.sandboxes WHERE state IN ('running', 'paused')"                                \
+      " AND ((on_timeout = 'delete' AND expires_at <= now())"                                      \
+      " OR (on_idle = 'delete' AND idle_timeout_s > 0"                                             \
+      " AND last_active_at <= now() - make_interval(secs => idle_timeout_s)"                       \
+      " AND id <> ALL ($2::text[])))"                                                              \
+      " ORDER BY expires_at LIMIT $3::bigint FOR UPDATE SKIP LOCKED),"                             \
+      " u AS (UPDATE public.sandboxes s SET state = 'deleting', worker = $1::text,"                \
+      " state_changed_at = now(), deadline_at = now() + interval '60 seconds',"                    \
+      " change = $4::bigint, reason = CASE WHEN expired"                                           \
+      " THEN json_build_object('code', 'expired', 'message',"                                      \
+      " format('its lifetime of %s seconds was over', timeout_s))"                                 \
+      " ELSE json_build_object('code', 'idle', 'message',"                                         \
+      " format('nothing happened in it for %s seconds', idle_timeout_s)) END"                      \
+      " FROM due WHERE id = due_id RETURNING s.*, was),"                                           \
+      " e AS (" EVENT_OF_CHANGE("was") " RETURNING sandbox, seq)"                                  \
+      " SELECT " SANDBOX_COLS ", e.seq FROM u JOIN e ON e.sandbox = u.id")                         \
+    X(SANDBOX_CHANGED_BY, 1, SYSTEM,                                                               \
+      "SELECT " SANDBOX_COLS ", 0::bigint FROM public.sandboxes"                                   \
+      " WHERE change = $1::bigint AND state IN " TRANSITIONAL)                                     \
+    X(SANDBOX_OVERDUE, 2, SYSTEM,                                                                  \
+      "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE state IN " TRANSITIONAL      \
+      " AND (deadline_at <= now() OR (s.worker IS DISTINCT FROM $1::text AND " HOLDER_IS_DEAD "))" \
+      " ORDER BY deadline_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED),"                            \
+      " u AS (UPDATE public.sandboxes s SET worker = $1::text,"                                    \
+      " deadline_at = now() + interval '60 seconds' FROM due WHERE id = due_id RETURNING s.*)"     \
+      " SELECT " SANDBOX_COLS ", 0::bigint FROM u")                                                \
+    X(SANDBOX_ADOPTABLE, 2, SYSTEM,                                                                \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes s WHERE state IN ('running', 'paused')"       \
+      " AND (s.worker = $1::text OR " HOLDER_IS_DEAD ") ORDER BY created_at LIMIT $2::bigint")     \
+    X(SANDBOX_ALL, 1, SYSTEM,                                                                      \
+      "SELECT id, state, container_id, state_changed_at, worker FROM public.sandboxes"             \
+      " WHERE state <> 'deleted' LIMIT $1::bigint")                                                \
+    X(SANDBOX_COUNTS, 1, SYSTEM,                                                                   \
+      "SELECT state, count(*) FROM public.sandboxes WHERE state = ANY ($1::text[]) GROUP BY 1")    \
+    X(SANDBOX_PURGE, 1, SYSTEM,                                                                    \
+      "WITH old AS (SELECT id AS old_id FROM public.sandboxes WHERE state = 'deleted'"             \
+      " AND state_changed_at <= now() - interval '1 day'"                                          \
+      " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
+      " s AS (DELETE FROM public.sandboxes USING old WHERE id = old_id RETURNING id),"             \
+      " e AS (DELETE FROM public.events USING old WHERE sandbox = old_id),"                        \
+      " w AS (DELETE FROM public.workers WHERE heartbeat_at < now() - interval '1 day')"           \
+      " SELECT count(*) FROM s")                                                                   \
+                                                                                                   \
+    X(EXEC_INSERT, 1, SYSTEM,                                                                      \
+      "INSERT INTO public.sandbox_executions (id, sandbox, owner, kind, command, started_at,"      \
+      " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error)"                  \
+      " SELECT r.id, r.sandbox, r.owner, r.kind, r.command,"                                       \
+      " timestamptz 'epoch' + make_interval(secs => r.started_ms / 1000.0::float8),"               \
+      " r.duration_ms, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated, r.error"     \
+      " FROM json_to_recordset($1::json) AS r (id text, sandbox text, owner text, kind text,"      \
+      " command json, started_ms bigint, duration_ms bigint, exit_code int, signal int,"           \
+      " timed_out bool, oom_killed bool, truncated bool, error text)"                              \
+      " WHERE EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = r.sandbox"                     \
+      " AND s.owner = r.owner) ON CONFLICT (id) DO NOTHING")                                       \
+    X(EVENT_INSERT, 4, OWNER,                                                                      \
+      "INSERT INTO public.events (owner, sandbox, type, data)"                                     \
+      " VALUES ($1, nullif($2, ''), $3, $4::json) RETURNING seq")                                  \
+                                                                                                   \
+    X(USER_ENSURE, 3, SYSTEM,                                                                      \
+      "INSERT INTO public.users (id, name, role) VALUES ($1, $2, $3)"                              \
+      " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, role")                 \
+    X(KEY_INSERT, 6, SYSTEM,                                                                       \
+      "INSERT INTO public.api_keys (id, user_id, name, prefix, hash, scopes)"                      \
+      " VALUES ($1, $2, $3, $4, $5::bytea, $6)"                                                    \
+      " ON CONFLICT (hash) DO UPDATE SET name = excluded.name RETURNING id")                       \
+    X(KEY_BY_HASH, 1, SYSTEM,                                                                      \
+      "SELECT k.id, k.user_id, u.role, k.scopes,"                                                  \
+      " k.expires_at IS NOT NULL AND k.expires_at <= now(),"                                       \
+      " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL"                                     \
+      " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
+                                                                                                   \
+    /* A lock of the session: alone (exclusive) or with others (shared). */                        \
+    X(PRESENCE_ALONE, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                        \
+    X(PRESENCE_SHARED, 1, SYSTEM, "SELECT pg_try_advisory_lock_shared($1::bigint)")                \
+    /* A former session of the same worker that the server has not given up yet. */                \
+    X(PRESENCE_END_STALE, 2, SYSTEM,                                                               \
+      "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"                              \
+      " WHERE application_name = $1 AND pid <> $2::int AND datname = current_database()")          \
+    /* Who holds the exclusive lock is the only one alive. */                                      \
+    X(WORKER_UPSERT, 2, SYSTEM,                                                                    \
+      "WITH gone AS (DELETE FROM public.workers WHERE $2::bool AND id <> $1)"                      \
+      " INSERT INTO public.workers (id, alone) VALUES ($1, $2::bool)"                              \
+      " ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()")                                      \
+    X(WORKER_DELETE, 1, SYSTEM, "DELETE FROM public.workers WHERE id = $1")                        \
+    X(MIGRATE_LOCK, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                          \
+    X(MIGRATE_RECORD, 3, SYSTEM,                                                                   \
+      "INSERT INTO public.schema_migrations (version, name, checksum) VALUES ($1::int, $2, $3)")
+
+/* What makes the table of migrations itself; and the frame around one migration. */
+#define SBX_SQL_MIGRATIONS_TABLE                                                                   \
+    "CREATE TABLE IF NOT EXISTS public.schema_migrations (version integer PRIMARY KEY,"            \
+    " name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+#define SBX_SQL_BEGIN  "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'"
+#define SBX_SQL_COMMIT "COMMIT"
+/* clang-format on */
+
+#endif

@@ -1,0 +1,78 @@
+/* The tables `users` and `api_keys`. Both inserts may run twice: a user is known by its name, a key
+ * by its hash, which nobody else can have. */
+#include "sbx/store/users.h"
+
+#include "internal.h"
+#include "sbx/core/limits.h"
+
+void sbx_key_row_done(sbx_key_row *r)
+{
+    free(r->scopes);
+    memset(r, 0, sizeof *r);
+}
+
+int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, sbx_id *ret,
+                          sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+    sbx_id id = sbx_id_new();
+    char has[16];
+
+    if (!sbx_streq(role, "user") && !sbx_streq(role, "admin"))
+        return sbx_fail_field(err, "role", "must be user or admin");
+    if (!name[0] || strlen(name) > SBX_MAX_NAME_BYTES || !sbx_utf8_valid(name, strlen(name)))
+        return sbx_fail_field(err, "name", "must have 1 to %d bytes of UTF-8", SBX_MAX_NAME_BYTES);
+    store_p_str(&p, id.s);
+    store_p_str(&p, name);
+    store_p_str(&p, role);
+    if (store_exec(s, Q_USER_ENSURE, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    store_copy(r, 0, 1, has, sizeof has);
+    /* Never raise or lower somebody silently. */
+    if (!sbx_streq(has, role))
+        return sbx_fail(err, SBX_E_CONFLICT, "the user %s exists and has the role %s", name, has);
+    store_copy(r, 0, 0, ret->s, sizeof ret->s);
+    return 0;
+}
+
+int sbx_store_key_insert(sbx_store *s, const char *user, const char *name, const char *prefix,
+                         const unsigned char hash[SBX_HASH_BYTES], const char *scopes, sbx_id *ret,
+                         sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+    sbx_id id = sbx_id_new();
+
+    store_p_str(&p, id.s);
+    store_p_str(&p, user);
+    store_p_str(&p, name);
+    store_p_str(&p, prefix);
+    store_p_bytes(&p, hash, SBX_HASH_BYTES);
+    store_p_str(&p, scopes);
+    if (store_exec(s, Q_KEY_INSERT, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    store_copy(r, 0, 0, ret->s, sizeof ret->s);
+    return 0;
+}
+
+int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES], sbx_key_row *ret,
+                          sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_bytes(&p, hash, SBX_HASH_BYTES);
+    if (store_exec(s, Q_KEY_BY_HASH, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    if (PQntuples(r) == 0)
+        return sbx_fail(err, SBX_E_NOT_FOUND, "no such key");
+    memset(ret, 0, sizeof *ret);
+    store_copy(r, 0, 0, ret->id, sizeof ret->id);
+    store_copy(r, 0, 1, ret->user, sizeof ret->user);
+    store_copy(r, 0, 2, ret->role, sizeof ret->role);
+    ret->scopes = store_str(r, 0, 3);
+    ret->expired = store_int(r, 0, 4) != 0;
+    ret->revoked = store_int(r, 0, 5) != 0;
+    return 0;
+}

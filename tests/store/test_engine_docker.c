@@ -1,0 +1,511 @@
+/* The Docker Engine client against a real engine.
+ *
+ * Needs a Docker Engine (DOCKER_HOST, or the usual socket) and a static busybox. Everything made
+ * here carries a cluster label of its own and is removed again. */
+#include "engine/docker.h"
+#include "engine/tar.h"
+#include "sbx/core/clock.h"
+#include "sbx/core/id.h"
+#include "sbx/core/thread.h"
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#define IMAGE   "sandboxd-test/engine:1"
+#define WAIT_MS 20000
+
+static sbx_engine *engine;
+static char cluster[40];
+
+static void must(int rc, const sbx_err *err, const char *what)
+{
+    cr_assert(rc == 0, "%s: %s", what, err->msg);
+}
+
+/* A value that the engine answers to GET, or NULL; the caller frees. */
+static sbx_json *ask(const char *path)
+{
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
+    sbx_json *json = NULL;
+    sbx_err err = {0};
+    docker_req q = {.method = "GET", .path = path};
+
+    if (docker_call((sbx_docker *)engine, &q, "test", &res, &err) ||
+        docker_parse(res.body.data, res.body.len, &json, &err))
+        return NULL;
+    return json;
+}
+
+static int order(const char *method, const char *path, const sbx_buf *body)
+{
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
+    sbx_err err = {0};
+    docker_req q = {.method = method,
+                    .path = path,
+                    .type = "application/x-tar",
+                    .body = body ? body->data : NULL,
+                    .body_len = body ? body->len : 0};
+    int rc = docker_call((sbx_docker *)engine, &q, "test", &res, &err);
+
+    return rc ? (int)err.code : 0;
+}
+
+/* busybox alone, with everything an image can bring that must not work. */
+static void make_image(void)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf tar = SBX_BUF_INIT(64 * MIB);
+    FILE *f = fopen("/bin/busybox", "rb");
+    static char data[8 * MIB];
+
+    cr_assert(f != NULL, "needs /bin/busybox (package busybox-static)");
+    size_t n = fread(data, 1, sizeof(data), f);
+    fclose(f);
+    cr_assert(docker_tar_file(&tar, "busybox", 1, data, n));
+    docker_tar_end(&tar);
+    cr_assert_eq(order("POST",
+                       "/images/create?fromSrc=-&repo=sandboxd-test%2Fengine&tag=1"
+                       "&changes=CMD%20%5B%22image-cmd%22%5D&changes=USER%20nobody"
+                       "&changes=VOLUME%20/leak&changes=HEALTHCHECK%20CMD%20true"
+                       "&changes=ENV%20FROM_IMAGE%3D1",
+                       &tar),
+                 0);
+}
+
+static void setup(void)
+{
+    const char *host = getenv("DOCKER_HOST");
+    sbx_docker_config c = {.host = host ? host : "unix:///var/run/docker.sock",
+                           .timeout_ms = 60000,
+                           .pull_timeout_ms = 60000};
+    sbx_err err = {0};
+
+    must(sbx_docker_new(&c, &engine, &err), &err, "new");
+    snprintf(cluster, sizeof(cluster), "test-%s", sbx_id_new().s);
+    sbx_image_info info;
+    /* Tests run side by side: one of them makes the image. */
+    int lock = open("/tmp/sbx-test-engine.lock", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+
+    cr_assert(lock >= 0 && flock(lock, LOCK_EX) == 0);
+    if (engine->ops->image_inspect(engine, IMAGE, &info, &err) == 0)
+        sbx_image_info_done(&info);
+    else
+        make_image();
+    close(lock);
+}
+
+static void teardown(void)
+{
+    sbx_container_info *all = NULL;
+    size_t count = 0;
+    sbx_err err = {0};
+
+    if (engine->ops->list(engine, cluster, &all, &count, &err) == 0)
+        for (size_t i = 0; i < count; i++)
+            engine->ops->remove(engine, all[i].id, &err);
+    free(all);
+    engine->ops->free(engine);
+}
+
+TestSuite(engine_docker, .init = setup, .fini = teardown, .timeout = 120);
+
+/* --- helpers --- */
+
+typedef struct made {
+    sbx_id id;
+    char container[65];
+} made;
+
+static made make(const char *script, const char *volume)
+{
+    made m = {.id = sbx_id_new()};
+    char name[64];
+    const char *entry[] = {"/busybox", "sh", "-c", script, NULL};
+    const char *env[] = {"FROM_US=ü=\"1\"", NULL};
+    const char *caps[] = {"SETUID", "SETGID", "KILL", NULL};
+    char *names[] = {"sandboxd.id", "sandboxd.cluster"};
+    char *values[] = {m.id.s, cluster};
+    sbx_pairs labels = {.names = names, .values = values, .count = 2};
+    sbx_err err = {0};
+
+    snprintf(name, sizeof(name), "sbx-test-%s", m.id.s);
+    sbx_container_spec s = {.name = name,
+                            .image = IMAGE,
+                            .hostname = "box",
+                            .entrypoint = entry,
+                            .env = env,
+                            .labels = &labels,
+                            .cpu_milli = 4000,
+                            .memory_bytes = 256 * MIB,
+                            .pids = 64,
+                            .nofile = 512,
+                            .network = "none",
+                            .volume = volume,
+                            .volume_target = "/.sbx",
+                            .cap_add = caps};
+
+    must(engine->ops->create(engine, &s, m.container, &err), &err, "create");
+    return m;
+}
+
+/* Receive until `text` was seen on the stream, or the time is over. */
+static bool wait_text(sbx_engine_conn *c, int stream, const char *text)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf seen = SBX_BUF_INIT(MIB);
+    int64_t end = sbx_now_ms() + WAIT_MS;
+    sbx_err err = {0};
+
+    while (sbx_now_ms() < end) {
+        char data[4096];
+        int at = 0;
+        ssize_t n = sbx_engine_conn_recv(c, &at, data, sizeof(data), &err);
+
+        if (n < 0)
+            return false;
+        if (n == 0) {
+            struct pollfd p = {.fd = sbx_engine_conn_fd(c), .events = POLLIN};
+
+            poll(&p, 1, 1000);
+            continue;
+        }
+        if (at == stream)
+            sbx_buf_add(&seen, data, (size_t)n);
+        if (seen.data && strstr(seen.data, text))
+            return true;
+    }
+    return false;
+}
+
+static bool wait_state(const char *id, const char *state, sbx_container_info *ret)
+{
+    sbx_err err = {0};
+
+    for (int64_t end = sbx_now_ms() + WAIT_MS; sbx_now_ms() < end; poll(NULL, 0, 20))
+        if (engine->ops->inspect(engine, id, ret, &err) == 0 && strcmp(ret->state, state) == 0)
+            return true;
+    return false;
+}
+
+/* --- tests --- */
+
+Test(engine_docker, ping_names_the_version)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(256);
+    sbx_err err = {0};
+
+    must(engine->ops->ping(engine, &text, &err), &err, "ping");
+    cr_expect(strncmp(text.data, "Docker Engine ", 14) == 0 && strstr(text.data, "API 1."), "%s",
+              text.data);
+}
+
+Test(engine_docker, a_container_lives_from_create_to_remove)
+{
+    sbx_engine_conn *c = NULL;
+    sbx_container_info info;
+    sbx_err err = {0};
+    made m = make("echo hello; echo bad >&2; read x; echo got $x; exit 7", NULL);
+
+    must(engine->ops->attach(engine, m.container, &c, &err), &err, "attach");
+    must(engine->ops->start(engine, m.container, &err), &err, "start");
+    cr_expect(wait_text(c, 1, "hello\n"));
+    cr_expect_eq(sbx_engine_conn_send(c, "line\n", 5, &err), 5);
+    cr_expect(wait_text(c, 1, "got line\n"));
+    cr_assert(wait_state(m.container, "exited", &info));
+    cr_expect_eq(info.exit_code, 7);
+    cr_expect_str_eq(info.sandbox_id, m.id.s);
+    cr_expect_str_eq(info.cluster, cluster);
+    cr_expect_str_eq(info.image, IMAGE);
+    cr_expect(strncmp(info.name, "sbx-test-", 9) == 0, "%s", info.name);
+    cr_expect(llabs(info.created_at_ms - sbx_wall_ms()) < 60000);
+    cr_expect(info.started_at_ms >= info.created_at_ms);
+    sbx_engine_conn_close(c);
+    must(engine->ops->remove(engine, m.container, &err), &err, "remove");
+    cr_expect_eq(engine->ops->inspect(engine, m.container, &info, &err), -1);
+    cr_expect_eq(err.code, SBX_E_NOT_FOUND);
+    must(engine->ops->remove(engine, m.container, &err), &err, "remove of a removed one");
+}
+
+Test(engine_docker, the_end_of_the_container_ends_the_stream)
+{
+    sbx_engine_conn *c = NULL;
+    sbx_err err = {0};
+    made m = make("echo bye", NULL);
+
+    must(engine->ops->attach(engine, m.container, &c, &err), &err, "attach");
+    must(engine->ops->start(engine, m.container, &err), &err, "start");
+    cr_expect_not(wait_text(c, 1, "never"));
+    char data[8];
+    int at;
+
+    cr_expect_eq(sbx_engine_conn_recv(c, &at, data, sizeof(data), &err), -1);
+    cr_expect_eq(err.code, SBX_E_ENGINE_UNAVAILABLE);
+    sbx_engine_conn_close(c);
+}
+
+Test(engine_docker, the_container_is_confined_and_the_image_has_no_say)
+{
+    static const struct {
+        const char *a, *b, *want;
+    } strings[] = {
+        {"Config", "User", "0:0"},
+        {"Config", "WorkingDir", "/"},
+        {"Config", "StopSignal", "SIGTERM"},
+        {"HostConfig", "NetworkMode", "none"},
+        {"HostConfig", "IpcMode", "private"},
+    };
+    static const struct {
+        const char *name;
+        int64_t want;
+    } numbers[] = {
+        {"Memory", 256 * MIB}, {"MemorySwap", 256 * MIB}, {"CpuQuota", 400000},
+        {"CpuPeriod", 100000}, {"PidsLimit", 64},         {"OomScoreAdj", 500},
+        {"ShmSize", 64 * MIB}, {"NanoCpus", 0},
+    };
+    made m = make("true", NULL);
+    char path[128];
+
+    snprintf(path, sizeof(path), "/containers/%s/json", m.container);
+    sbx_json *j = ask(path);
+
+    cr_assert(j != NULL);
+    for (size_t i = 0; i < ARRAY_LEN(strings); i++)
+        cr_expect_str_eq(docker_str(docker_get2(j, strings[i].a, strings[i].b)), strings[i].want,
+                         "%s", strings[i].b);
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+        cr_expect_eq(sbx_json_int(docker_get2(j, "HostConfig", numbers[i].name), -1),
+                     numbers[i].want, "%s", numbers[i].name);
+    const sbx_json *config = sbx_json_get(j, "Config"), *host = sbx_json_get(j, "HostConfig");
+
+    cr_expect_null(sbx_json_first(sbx_json_get(config, "Cmd")), "the image's CMD came through");
+    cr_expect_str_eq(docker_str(sbx_json_first(docker_get2(config, "Healthcheck", "Test"))),
+                     "NONE");
+    cr_expect_str_eq(docker_str(sbx_json_first(sbx_json_get(host, "CapDrop"))), "ALL");
+    cr_expect_str_eq(docker_str(sbx_json_first(sbx_json_get(host, "SecurityOpt"))),
+                     "no-new-privileges");
+    cr_expect_str_eq(docker_str(docker_get2(host, "LogConfig", "Type")), "none");
+    cr_expect(sbx_json_bool(sbx_json_get(config, "OpenStdin"), false));
+    cr_expect_not(sbx_json_bool(sbx_json_get(config, "StdinOnce"), true));
+    cr_expect_not(sbx_json_bool(sbx_json_get(host, "Init"), true));
+    sbx_json_free(j);
+}
+
+Test(engine_docker, anonymous_volumes_of_the_image_go_with_the_container)
+{
+    made m = make("true", NULL);
+    char path[128], volume[256];
+    sbx_err err = {0};
+
+    snprintf(path, sizeof(path), "/containers/%s/json", m.container);
+    sbx_json *j = ask(path);
+    const char *name = docker_str(sbx_json_get(sbx_json_first(sbx_json_get(j, "Mounts")), "Name"));
+
+    cr_assert(name[0] != 0, "the image's VOLUME made no volume");
+    snprintf(volume, sizeof(volume), "/volumes/%s", name);
+    sbx_json_free(j);
+    must(engine->ops->remove(engine, m.container, &err), &err, "remove");
+    cr_expect_null(ask(volume), "the volume stayed");
+}
+
+Test(engine_docker, list_has_exactly_the_sandboxes_of_the_cluster)
+{
+    sbx_container_info *all = NULL;
+    size_t count = 0;
+    sbx_err err = {0};
+    made a = make("exit 3", NULL), b = make("sleep 100", NULL);
+    sbx_container_info info;
+
+    must(engine->ops->start(engine, a.container, &err), &err, "start");
+    cr_assert(wait_state(a.container, "exited", &info));
+    must(engine->ops->list(engine, cluster, &all, &count, &err), &err, "list");
+    cr_assert_eq(count, 2);
+    for (size_t i = 0; i < count; i++) {
+        bool is_a = strcmp(all[i].sandbox_id, a.id.s) == 0;
+
+        cr_expect_str_eq(all[i].sandbox_id, is_a ? a.id.s : b.id.s);
+        cr_expect_str_eq(all[i].id, is_a ? a.container : b.container);
+        cr_expect_str_eq(all[i].state, is_a ? "exited" : "created");
+        cr_expect_eq(all[i].exit_code, is_a ? 3 : 0);
+        cr_expect(strncmp(all[i].name, "sbx-test-", 9) == 0);
+        cr_expect(llabs(all[i].created_at_ms - sbx_wall_ms()) < 60000);
+    }
+    free(all);
+    must(engine->ops->list(engine, "nobody", &all, &count, &err), &err, "list of nobody");
+    cr_expect_eq(count, 0);
+    free(all);
+}
+
+Test(engine_docker, failures_have_their_codes)
+{
+    sbx_container_info info;
+    sbx_image_info image;
+    sbx_engine_conn *c = NULL;
+    sbx_err err = {0};
+    const char *entry[] = {"/nothing-here", NULL};
+    sbx_container_spec s = {
+        .name = "sbx-test-none", .image = "sandboxd-test/none:1", .entrypoint = entry};
+    char id[65];
+
+    cr_expect_eq(engine->ops->create(engine, &s, id, &err), -1);
+    cr_expect_eq(err.code, SBX_E_NOT_FOUND, "%s", err.msg);
+    cr_expect(strstr(err.msg, "sandboxd-test/none") != NULL, "%s", err.msg);
+    cr_expect_eq(engine->ops->start(engine, "nobody", &err), -1);
+    cr_expect_eq(err.code, SBX_E_NOT_FOUND);
+    cr_expect_eq(engine->ops->inspect(engine, "a/../../b?x#y", &info, &err), -1);
+    cr_expect_eq(err.code, SBX_E_INVALID, "%s", err.msg);
+    cr_expect_eq(engine->ops->attach(engine, "nobody", &c, &err), -1);
+    cr_expect_eq(err.code, SBX_E_NOT_FOUND, "%s", err.msg);
+    cr_expect_eq(engine->ops->image_inspect(engine, "sandboxd-test/none:1", &image, &err), -1);
+    cr_expect_eq(err.code, SBX_E_NOT_FOUND, "%s", err.msg);
+    made m = make("true", NULL);
+
+    cr_expect_eq(engine->ops->pause(engine, m.container, &err), -1);
+    cr_expect_eq(err.code, SBX_E_CONFLICT, "%s", err.msg);
+    char name[64];
+    made again;
+
+    snprintf(name, sizeof(name), "sbx-test-%s", m.id.s);
+    s.name = name;
+    s.image = IMAGE;
+    cr_expect_eq(engine->ops->create(engine, &s, again.container, &err), -1);
+    cr_expect_eq(err.code, SBX_E_CONFLICT, "%s", err.msg);
+}
+
+Test(engine_docker, an_entrypoint_that_is_missing_is_the_requests_fault)
+{
+    sbx_err err = {0};
+    char name[64], id[65];
+    sbx_id sid = sbx_id_new();
+    const char *entry[] = {"/nothing-here", NULL};
+    char *names[] = {"sandboxd.id", "sandboxd.cluster"}, *values[] = {sid.s, cluster};
+    sbx_pairs labels = {.names = names, .values = values, .count = 2};
+    sbx_container_spec s = {.name = name, .image = IMAGE, .entrypoint = entry, .labels = &labels};
+
+    snprintf(name, sizeof(name), "sbx-test-%s", sid.s);
+    must(engine->ops->create(engine, &s, id, &err), &err, "create");
+    cr_expect_eq(engine->ops->start(engine, id, &err), -1);
+    cr_expect_eq(err.code, SBX_E_INVALID, "%s", err.msg);
+    cr_expect(strstr(err.msg, "no such file") != NULL, "%s", err.msg);
+}
+
+Test(engine_docker, pause_stops_and_unpause_resumes)
+{
+    sbx_container_info info;
+    sbx_err err = {0};
+    made m = make("while :; do sleep 1; done", NULL);
+
+    must(engine->ops->start(engine, m.container, &err), &err, "start");
+    must(engine->ops->pause(engine, m.container, &err), &err, "pause");
+    must(engine->ops->inspect(engine, m.container, &info, &err), &err, "inspect");
+    cr_expect_str_eq(info.state, "paused");
+    must(engine->ops->unpause(engine, m.container, &err), &err, "unpause");
+    must(engine->ops->stop(engine, m.container, 0, &err), &err, "stop");
+    cr_expect(wait_state(m.container, "exited", &info));
+    cr_expect_eq(info.exit_code, 137);
+    must(engine->ops->stop(engine, m.container, 0, &err), &err, "stop of a stopped one");
+}
+
+Test(engine_docker, image_inspect_tells_what_the_image_declares)
+{
+    sbx_image_info i;
+    sbx_err err = {0};
+
+    must(engine->ops->image_inspect(engine, IMAGE, &i, &err), &err, "image_inspect");
+    cr_expect(strncmp(i.id, "sha256:", 7) == 0);
+    cr_expect_str_eq(i.user, "nobody");
+    cr_expect_eq(i.env.count, 1);
+    cr_expect_str_eq(i.env.items[0], "FROM_IMAGE=1");
+    cr_expect(i.size_bytes > 100000);
+    sbx_image_info_done(&i);
+}
+
+/* --- volumes --- */
+
+typedef struct volume {
+    char name[64];
+} volume;
+
+static volume volume_new(void)
+{
+    volume v;
+
+    snprintf(v.name, sizeof(v.name), "sbx-test-%s", sbx_id_new().s);
+    return v;
+}
+
+static void volume_drop(const volume *v)
+{
+    char path[128];
+
+    snprintf(path, sizeof(path), "/volumes/%s?force=1", v->name);
+    order("DELETE", path, NULL);
+}
+
+static const char script_file[] = "#!/busybox sh\necho from the volume\n";
+
+static int ensure(const volume *v, sbx_err *err)
+{
+    return engine->ops->volume_ensure(engine, v->name, cluster, "tool", script_file,
+                                      sizeof(script_file) - 1, err);
+}
+
+/* Run the volume's file in a container. */
+static bool volume_works(const volume *v)
+{
+    sbx_engine_conn *c = NULL;
+    sbx_err err = {0};
+    made m = make("/.sbx/tool; echo x > /.sbx/tool || echo read-only", v->name);
+
+    must(engine->ops->attach(engine, m.container, &c, &err), &err, "attach");
+    must(engine->ops->start(engine, m.container, &err), &err, "start");
+    bool ok = wait_text(c, 1, "from the volume\nread-only\n");
+
+    sbx_engine_conn_close(c);
+    must(engine->ops->remove(engine, m.container, &err), &err, "remove");
+    return ok;
+}
+
+static size_t seeds(void)
+{
+    sbx_container_info *all = NULL;
+    size_t count = 0;
+    sbx_err err = {0};
+
+    must(docker_list_label((sbx_docker *)engine, cluster, "sandboxd.role=seed", &all, &count, &err),
+         &err, "list of seeds");
+    free(all);
+    return count;
+}
+
+Test(engine_docker, a_volume_is_filled_once_and_read_only_inside)
+{
+    volume v = volume_new();
+    sbx_err err = {0};
+
+    must(ensure(&v, &err), &err, "ensure");
+    must(ensure(&v, &err), &err, "ensure again");
+    cr_expect(volume_works(&v));
+    cr_expect_eq(seeds(), 0);
+    engine->ops->volume_forget(engine, v.name);
+    must(ensure(&v, &err), &err, "ensure of a complete one that was forgotten");
+    cr_expect(volume_works(&v));
+    volume_drop(&v);
+}
+
+Test(engine_docker, a_volume_that_vanished_is_filled_again)
+{
+    volume v = volume_new();
+    sbx_err err = {0};
+
+    must(ensure(&v, &err), &err, "ensure");
+    volume_drop(&v);
+    cr_expect_not(volume_works(&v)); /* the engine makes an empty one */
+    must(ensure(&v, &err), &err, "ensure from memory");
+    cr_expect_not(volume_works(&v));
+    engine->ops->volume_forget(engine, v.name);
+    must(ensure(&v, &err), &err, "ensure");
+    cr_expect(volume_works(&v));
+    volume_drop(&v);
+}
