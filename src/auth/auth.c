@@ -1,0 +1,348 @@
+/* API keys: parsing, a short memory, and the question to the database.
+ *
+ * The memory is an array of sets of four places, found by the keyed hash of what was presented, so
+ * that nobody can aim at a place without the master key. It holds answers of both kinds for one
+ * second: a flood of wrong keys can push out others, which costs statements and no memory. In a
+ * set, places that ran out go first, then wrong keys, then the oldest.
+ *
+ * What does not have the form of a key is refused without asking anybody.
+ *
+ * Threads: `mu` guards the array and is never held across a statement. */
+#include "sbx/auth/auth.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/core/limits.h"
+#include "sbx/store/users.h"
+#include <pthread.h>
+#include <strings.h>
+
+#define REMEMBER_MS 1000
+#define SETS        1024u
+#define WAYS        4u
+
+typedef struct answer {
+    unsigned char hash[SBX_HASH_BYTES];
+    int64_t until_ms; /* monotonic; 0: empty */
+    bool good;
+    sbx_principal who; /* if good */
+} answer;
+
+struct sbx_auth {
+    sbx_store *store;
+    const sbx_crypt *crypt;
+    pthread_mutex_t mu;
+    answer *answers; /* SETS * WAYS; guarded by mu */
+};
+
+sbx_auth *sbx_auth_new(sbx_store *store, const sbx_crypt *crypt)
+{
+    sbx_auth *a = sbx_alloc(sizeof *a);
+
+    a->store = store;
+    a->crypt = crypt;
+    a->answers = sbx_alloc(SETS * WAYS * sizeof *a->answers);
+    pthread_mutex_init(&a->mu, NULL);
+    return a;
+}
+
+void sbx_auth_free(sbx_auth *a)
+{
+    if (!a)
+        return;
+    pthread_mutex_destroy(&a->mu);
+    free(a->answers);
+    free(a);
+}
+
+/* --- the form of keys and scopes --- */
+
+static bool alnum(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+static bool key_form(const char *key)
+{
+    if (strnlen(key, SBX_KEY_LEN + 1) != SBX_KEY_LEN || strncmp(key, "sbx_", 4) != 0 ||
+        key[SBX_KEY_PREFIX_LEN] != '_')
+        return false;
+    for (size_t i = 4; i < SBX_KEY_LEN; i++) {
+        if (i != SBX_KEY_PREFIX_LEN && !alnum(key[i]))
+            return false;
+    }
+    return true;
+}
+
+/* Without the bias of a remainder: bytes from 248 on are thrown away. */
+static void random_alnum(char *out, size_t len)
+{
+    static const char set[62] = {"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"};
+    unsigned char bytes[64];
+    size_t n = 0;
+
+    while (n < len) {
+        sbx_random(bytes, sizeof bytes);
+        for (size_t i = 0; i < sizeof bytes && n < len; i++) {
+            if (bytes[i] < 248)
+                out[n++] = set[bytes[i] % 62];
+        }
+    }
+    sbx_wipe(bytes, sizeof bytes);
+}
+
+static bool scope_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+}
+
+/* "*", "word:*" or "word:word". */
+static bool scope_form(const char *s, size_t len)
+{
+    size_t i = 0, j;
+
+    if (len == 1 && s[0] == '*')
+        return true;
+    while (i < len && scope_char(s[i]))
+        i++;
+    if (i == 0 || i >= len || s[i] != ':')
+        return false;
+    j = ++i;
+    if (len - i == 1 && s[i] == '*')
+        return true;
+    while (i < len && scope_char(s[i]))
+        i++;
+    return i > j && i == len;
+}
+
+static int check_scopes(const char *scopes, sbx_err *err)
+{
+    size_t len = strnlen(scopes, SBX_MAX_SCOPES_BYTES + 1);
+
+    if (len == 0 || len > SBX_MAX_SCOPES_BYTES)
+        return sbx_fail_field(err, "scopes", "must have 1 to %d bytes", SBX_MAX_SCOPES_BYTES);
+    for (const char *s = scopes;;) {
+        size_t word = strcspn(s, " ");
+
+        if (!scope_form(s, word))
+            return sbx_fail_field(err, "scopes",
+                                  "must be a list such as \"sandbox:read exec:*\", or \"*\"");
+        if (!s[word])
+            return 0;
+        s += word + 1;
+    }
+}
+
+/* --- making --- */
+
+int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const char *name,
+                      const char *scopes, char ret_key[SBX_KEY_LEN + 1], sbx_id *ret_id,
+                      sbx_err *err)
+{
+    char key[SBX_KEY_LEN + 1] = "sbx_", prefix[SBX_KEY_PREFIX_LEN + 1];
+    unsigned char hash[SBX_HASH_BYTES];
+    sbx_id user_id, key_id;
+
+    if (check_scopes(scopes, err) != 0)
+        return -1;
+    if (!name[0] || strlen(name) > SBX_MAX_NAME_BYTES || !sbx_utf8_valid(name, strlen(name)))
+        return sbx_fail_field(err, "name", "must have 1 to %d bytes of UTF-8", SBX_MAX_NAME_BYTES);
+    if (sbx_store_user_ensure(a->store, user, role, &user_id, err) != 0)
+        return -1;
+    random_alnum(key + 4, SBX_KEY_PREFIX_CHARS);
+    key[SBX_KEY_PREFIX_LEN] = '_';
+    random_alnum(key + SBX_KEY_PREFIX_LEN + 1, SBX_KEY_SECRET_CHARS);
+    key[SBX_KEY_LEN] = '\0';
+    memcpy(prefix, key, SBX_KEY_PREFIX_LEN);
+    prefix[SBX_KEY_PREFIX_LEN] = '\0';
+    sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
+    if (sbx_store_key_insert(a->store, user_id.s, name, prefix, hash, scopes, &key_id, err) != 0) {
+        sbx_wipe(key, sizeof key);
+        return -1;
+    }
+    memcpy(ret_key, key, sizeof key);
+    sbx_wipe(key, sizeof key);
+    if (ret_id)
+        *ret_id = key_id;
+    return 0;
+}
+
+/* --- checking --- */
+
+static int refuse(sbx_err *err)
+{
+    return sbx_fail(err, SBX_E_UNAUTHORIZED,
+                    "the API key is not accepted: it is malformed, unknown, expired or revoked");
+}
+
+/* The credentials of "Bearer KEY"; NULL for anything else. The scheme's case does not matter. */
+static const char *bearer(const char *header)
+{
+    if (strncasecmp(header, "Bearer", 6) != 0 || header[6] != ' ')
+        return NULL;
+    header += 6;
+    while (*header == ' ')
+        header++;
+    return header;
+}
+
+static int presented(const char *authorization, const char *api_key, const char **ret, sbx_err *err)
+{
+    const char *key = authorization ? bearer(authorization) : api_key;
+
+    if (!authorization && !api_key)
+        return sbx_fail(err, SBX_E_UNAUTHORIZED,
+                        "no API key: send Authorization: Bearer KEY or X-API-Key: KEY");
+    if (!key || !key_form(key))
+        return refuse(err);
+    if (authorization && api_key &&
+        (strnlen(api_key, SBX_KEY_LEN + 1) != SBX_KEY_LEN ||
+         !sbx_equal_ct(key, api_key, SBX_KEY_LEN)))
+        return refuse(err);
+    *ret = key;
+    return 0;
+}
+
+static answer *set_of(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES])
+{
+    size_t index = ((size_t)hash[0] << 8 | hash[1]) % SETS;
+
+    return &a->answers[index * WAYS];
+}
+
+/* @return whether something is remembered. */
+static bool recall(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], bool *ret_good,
+                   sbx_principal *ret)
+{
+    int64_t now = sbx_now_ms();
+    bool known = false;
+    answer *set = set_of(a, hash);
+
+    pthread_mutex_lock(&a->mu);
+    for (size_t i = 0; i < WAYS && !known; i++) {
+        if (set[i].until_ms <= now || !sbx_equal_ct(set[i].hash, hash, SBX_HASH_BYTES))
+            continue;
+        known = true;
+        *ret_good = set[i].good;
+        if (set[i].good)
+            *ret = set[i].who;
+    }
+    pthread_mutex_unlock(&a->mu);
+    return known;
+}
+
+/* The smaller, the sooner to be overwritten. */
+static int64_t worth(const answer *x, int64_t now)
+{
+    if (x->until_ms <= now)
+        return 0;
+    return x->until_ms + (x->good ? REMEMBER_MS : 0);
+}
+
+/* `asked_ms` is when the question was sent: the answer is at least that old. */
+static void remember(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], int64_t asked_ms,
+                     const sbx_principal *who)
+{
+    answer *set = set_of(a, hash), *place = set;
+    int64_t now = sbx_now_ms();
+
+    pthread_mutex_lock(&a->mu);
+    for (size_t i = 0; i < WAYS; i++) {
+        if (sbx_equal_ct(set[i].hash, hash, SBX_HASH_BYTES)) {
+            place = &set[i];
+            break;
+        }
+        if (worth(&set[i], now) < worth(place, now))
+            place = &set[i];
+    }
+    /* A slow question must not overwrite the answer to a later one. */
+    if (!sbx_equal_ct(place->hash, hash, SBX_HASH_BYTES) ||
+        place->until_ms <= asked_ms + REMEMBER_MS) {
+        memcpy(place->hash, hash, SBX_HASH_BYTES);
+        place->until_ms = asked_ms + REMEMBER_MS;
+        place->good = who != NULL;
+        if (who)
+            place->who = *who;
+    }
+    pthread_mutex_unlock(&a->mu);
+}
+
+static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], sbx_principal *ret,
+               sbx_err *err)
+{
+    int64_t asked = sbx_now_ms();
+    sbx_key_row row = {0};
+    sbx_err why = {0};
+    bool good;
+
+    if (sbx_store_key_by_hash(a->store, hash, &row, &why) != 0) {
+        if (why.code != SBX_E_NOT_FOUND)
+            return sbx_fail(err, why.code, "%s", why.msg);
+        remember(a, hash, asked, NULL);
+        return refuse(err);
+    }
+    good = !row.expired && !row.revoked;
+    if (good) {
+        memset(ret, 0, sizeof *ret);
+        sbx_copy(ret->user, sizeof ret->user, row.user);
+        sbx_copy(ret->key, sizeof ret->key, row.id);
+        ret->admin = sbx_streq(row.role, "admin");
+        /* Scopes that do not fit would be cut to something else: allow nothing then. */
+        if (!sbx_copy(ret->scopes, sizeof ret->scopes, row.scopes))
+            ret->scopes[0] = '\0';
+    }
+    sbx_key_row_done(&row);
+    remember(a, hash, asked, good ? ret : NULL);
+    return good ? 0 : refuse(err);
+}
+
+int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, sbx_principal *ret,
+                   sbx_err *err)
+{
+    unsigned char hash[SBX_HASH_BYTES];
+    sbx_principal who;
+    const char *key;
+    bool good = false;
+
+    if (presented(authorization, api_key, &key, err) != 0)
+        return -1;
+    sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
+    if (!recall(a, hash, &good, &who)) {
+        if (ask(a, hash, &who, err) != 0)
+            return -1;
+    } else if (!good) {
+        return refuse(err);
+    }
+    *ret = who;
+    return 0;
+}
+
+/* --- what it allows --- */
+
+static bool covers(const char *granted, size_t len, const char *scope)
+{
+    if (len == 1 && granted[0] == '*')
+        return true;
+    if (len > 2 && granted[len - 1] == '*' && granted[len - 2] == ':')
+        return strncmp(granted, scope, len - 1) == 0;
+    return strlen(scope) == len && strncmp(granted, scope, len) == 0;
+}
+
+bool sbx_principal_allows(const sbx_principal *p, const char *scope)
+{
+    for (const char *s = p->scopes; *s;) {
+        size_t len = strcspn(s, " ");
+
+        if (len > 0 && covers(s, len, scope))
+            return true;
+        s += len;
+        s += strspn(s, " ");
+    }
+    return false;
+}
+
+int sbx_principal_require(const sbx_principal *p, const char *scope, sbx_err *err)
+{
+    if (sbx_principal_allows(p, scope))
+        return 0;
+    return sbx_fail(err, SBX_E_FORBIDDEN, "the key lacks the scope %s", scope);
+}
