@@ -17,26 +17,26 @@
 #include "sbx/store/store.h"
 
 typedef struct sbx_app {
-    sbx_options    options;
-    sbx_id         cluster, worker;
-    sbx_crypt     *crypt;
-    sbx_store     *store;
-    sbx_auth      *auth;
-    sbx_engine    *engine;
-    sbx_bus       *bus;
-    sbx_metrics   *metrics;
-    sbx_lanes     *lanes;
-    sbx_stream    *stream;
-    sbx_keeper    *keeper;
-    sbx_channels  *channels;
-    sbx_ledger    *ledger;
+    sbx_options options;
+    sbx_id cluster, worker;
+    sbx_crypt *crypt;
+    sbx_store *store;
+    sbx_auth *auth;
+    sbx_engine *engine;
+    sbx_bus *bus;
+    sbx_metrics *metrics;
+    sbx_lanes *lanes;
+    sbx_stream *stream;
+    sbx_keeper *keeper;
+    sbx_channels *channels;
+    sbx_ledger *ledger;
     sbx_sandboxes *sandboxes;
-    sbx_execs     *execs;
-    sbx_logs      *logs;
-    sbx_reaper    *reaper;
-    sbx_route     *routes; /* the HTTP table; row i is sbx_api_routes[i] */
-    sbx_http      *http;
-    char          *openapi; /* the document, made once */
+    sbx_execs *execs;
+    sbx_logs *logs;
+    sbx_reaper *reaper;
+    sbx_route *routes; /* the HTTP table; row i is sbx_api_routes[i] */
+    sbx_http *http;
+    char *openapi; /* the document, made once */
 } sbx_app;
 
 #endif

@@ -159,6 +159,17 @@ pg_stop() {
         ! pg_answers
 }
 
+# The id of this installation, which stands in the labels of its containers. Kept beside the
+# database, so that a purge finds them when the database is down or gone.
+cluster_record() {
+    local psql id
+    psql=$(pg_bin)/psql
+    [ -x "$psql" ] || psql=$(command -v psql) || return 0
+    id=$(as_user "$SBX_USER" "$psql" -qAtX "$(config_get DATABASE_URL)" \
+        -c "SELECT value FROM meta WHERE key = 'cluster'") && [ -n "$id" ] &&
+        printf '%s\n' "$id" >"$RUN/cluster"
+}
+
 # ---- the server -------------------------------------------------------------------------------
 
 # The group that may use the engine's socket. Whoever may use it can become root on the engine's
@@ -168,6 +179,15 @@ engine_group() {
     unix://*) stat -L -c %g "${DOCKER_HOST#unix://}" ;;
     *) id -g "$SBX_USER" ;;
     esac
+}
+
+# systemd takes only groups that have a name; the socket of an engine elsewhere may have none here.
+engine_group_ensure() {
+    local group
+    group=$(engine_group) || return 1
+    getent group "$group" >/dev/null || {
+        groupadd --system --gid "$group" sandboxd-engine && printf 'group sandboxd-engine\n' >>"$MADE"
+    }
 }
 
 unit_install() { # TEMPLATE NAME
@@ -246,6 +266,9 @@ server_url() { # [LISTEN]
 
 server_log_tail() { # FILE: what die() can show
     if have_systemd; then
-        journalctl -u "$UNIT" -n 40 --no-pager -o cat >"$LOG/sandboxd.log" 2>/dev/null || true
+        {
+            journalctl -u "$UNIT" -n 40 --no-pager -o cat
+            systemctl show -p Result -p ExecMainStatus "$UNIT"
+        } >"$LOG/sandboxd.log" 2>&1 || true
     fi
 }

@@ -8,9 +8,9 @@ HANDLER(api_exec)
 
 HANDLER(api_logs)
 {
-    const char     *id  = sbx_request_path(r, "id");
+    const char *id = sbx_request_path(r, "id");
     sbx_sandbox_row row = {0};
-    sbx_logs_query  q;
+    sbx_logs_query q;
 
     if (sbx_logs_query_read(r, &q, err) ||
         sbx_store_sandbox_get(app->store, who->user, id, &row, err))
@@ -23,8 +23,8 @@ HANDLER(api_logs)
         sbx_logs_view(app->logs, id, &q, r->reply, r->accept == SBX_ACCEPT_WS);
         return 0;
     }
-    sbx_buf b  = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
-    int     rc = sbx_logs_page(app->logs, id, &q, &b, err);
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    int rc = sbx_logs_page(app->logs, id, &q, &b, err);
     if (!rc)
         sbx_reply_json(r->reply, 200, &b);
     sbx_buf_done(&b);

@@ -247,7 +247,7 @@ static void statuses(sbx_jw *w, const char *list, const sbx_api_route *success)
 static void operation(sbx_jw *w, const sbx_api_route *route)
 {
     char method[8];
-    int  i = 0;
+    int i = 0;
 
     for (; route->method[i] && i < 7; i++)
         method[i] = (char)(route->method[i] | 0x20);

@@ -19,9 +19,8 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
      api_sandbox_create, "sandbox_create", "Create a sandbox", sbx_spec_fields,
      .success = "201,202", .response = "Sandbox", .failures = "409,413,415,502,504"},
-    {"DELETE", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, 120000,
-     api_sandbox_delete, "sandbox_delete", "Delete a sandbox", .success = "204",
-     .failures = "404,409,502,504"},
+    {"DELETE", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, 120000, api_sandbox_delete,
+     "sandbox_delete", "Delete a sandbox", .success = "204", .failures = "404,409,502,504"},
     {"GET", "/sandboxes/{id}", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_get,
      "sandbox_get", "Read a sandbox", .success = "200", .response = "Sandbox", .failures = "404"},
     {"POST", "/sandboxes/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
@@ -38,14 +37,14 @@ const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 /* The server hands back its own row; ours has the same place in its table. */
 static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
 {
-    sbx_app             *app   = arg;
+    sbx_app *app = arg;
     const sbx_api_route *route = &sbx_api_routes[r->route - app->routes];
-    sbx_principal        who;
+    sbx_principal who;
 
     if (!route->scope)
         return route->handler(app, NULL, r, err);
     if (sbx_auth_check(app->auth, r->authorization, r->api_key, &who, err) ||
-        sbx_auth_require(&who, route->scope, err))
+        sbx_principal_require(&who, route->scope, err))
         return -1;
     return route->handler(app, &who, r, err);
 }
@@ -57,16 +56,16 @@ sbx_route *sbx_api_http_routes(void)
     for (size_t i = 0; i < sbx_api_route_count; i++) {
         const sbx_api_route *a = &sbx_api_routes[i];
 
-        out[i] = (sbx_route){.method      = a->method,
-                             .path        = a->path,
-                             .scope       = a->scope,
-                             .lane        = a->lane,
-                             .max_body    = a->max_body,
-                             .accepts     = a->accepts,
+        out[i] = (sbx_route){.method = a->method,
+                             .path = a->path,
+                             .scope = a->scope,
+                             .lane = a->lane,
+                             .max_body = a->max_body,
+                             .accepts = a->accepts,
                              .deadline_ms = a->deadline_ms,
-                             .handler     = dispatch,
-                             .name        = a->name,
-                             .summary     = a->summary};
+                             .handler = dispatch,
+                             .name = a->name,
+                             .summary = a->summary};
     }
     return out;
 }

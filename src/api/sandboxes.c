@@ -5,8 +5,8 @@
 
 static void reply_sandbox(const sbx_request *r, int status, const sbx_sandbox_row *row)
 {
-    sbx_buf    b = SBX_BUF_INIT(MIB);
-    char       location[SBX_ID_LEN + 16];
+    sbx_buf b = SBX_BUF_INIT(MIB);
+    char location[SBX_ID_LEN + 16];
     sbx_header h = {"location", location};
 
     snprintf(location, sizeof(location), "/sandboxes/%s", row->id);
@@ -20,8 +20,8 @@ static int create(sbx_app *app, const sbx_request *r, sbx_spec *spec, const char
                   sbx_err *err)
 {
     sbx_sandbox_row row = {0};
-    sbx_err         later;
-    int             rc = 0;
+    sbx_err later;
+    int rc = 0;
 
     if (sbx_sandbox_begin(app->sandboxes, owner, spec, &row, err))
         return -1;
@@ -40,7 +40,7 @@ static int create(sbx_app *app, const sbx_request *r, sbx_spec *spec, const char
 HANDLER(api_sandbox_create)
 {
     sbx_spec spec = {0};
-    int      rc   = sbx_spec_parse(r->body, r->body_len, &spec, err);
+    int rc = sbx_spec_parse(r->body, r->body_len, &spec, err);
 
     if (!rc)
         rc = create(app, r, &spec, who->user, err);
@@ -53,7 +53,7 @@ HANDLER(api_sandbox_create)
 static int read_limit(const sbx_request *r, int *ret, sbx_err *err)
 {
     const char *text = sbx_request_query(r, "limit");
-    int64_t     n    = 50;
+    int64_t n = 50;
 
     if (text && !sbx_parse_i64(text, 1, SBX_MAX_LIST_ITEMS, &n))
         return sbx_fail_field(err, "limit", "limit: must be a whole number from 1 to %d",
@@ -88,11 +88,10 @@ static bool is_filter(const char *name)
     return strncmp(name, "metadata.", 9) == 0 && name[9];
 }
 
-static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata,
-                       sbx_err *err)
+static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata, sbx_err *err)
 {
-    sbx_jw w    = SBX_JW(metadata);
-    bool   some = false;
+    sbx_jw w = SBX_JW(metadata);
+    bool some = false;
 
     sbx_jw_obj(&w, NULL);
     for (size_t i = 0; i < r->query_count; i++) {
@@ -106,10 +105,10 @@ static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *met
         }
     }
     sbx_jw_obj_end(&w);
-    f->metadata      = some ? metadata->data : NULL;
-    f->state         = sbx_request_query(r, "state");
+    f->metadata = some ? metadata->data : NULL;
+    f->state = sbx_request_query(r, "state");
     f->template_name = sbx_request_query(r, "template");
-    f->name          = sbx_request_query(r, "name");
+    f->name = sbx_request_query(r, "name");
     if (f->state && sbx_state_parse(f->state) == SBX_S_COUNT)
         return sbx_fail_field(err, "state", "state: no such state");
     return 0;
@@ -117,10 +116,10 @@ static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *met
 
 static void list_json(const sbx_sandbox_list *l, size_t limit, sbx_buf *b)
 {
-    sbx_jw                                w    = SBX_JW(b);
-    size_t                                n    = SBX_MIN(l->count, limit);
+    sbx_jw w = SBX_JW(b);
+    size_t n = SBX_MIN(l->count, limit);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf item = SBX_BUF_INIT(MIB);
-    char                                  cursor[48];
+    char cursor[48];
 
     sbx_jw_obj(&w, NULL);
     sbx_jw_arr(&w, "items");
@@ -143,11 +142,11 @@ static void list_json(const sbx_sandbox_list *l, size_t limit, sbx_buf *b)
 HANDLER(api_sandbox_list)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf metadata = SBX_BUF_INIT(64 * KIB);
-    sbx_sandbox_filter                    f        = {.owner = who->user};
-    sbx_sandbox_list                      list     = {0};
-    sbx_buf                               b        = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
-    char                                  cursor[48];
-    int                                   limit;
+    sbx_sandbox_filter f = {.owner = who->user};
+    sbx_sandbox_list list = {0};
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    char cursor[48];
+    int limit;
 
     if (read_filter(r, &f, &metadata, err) || read_limit(r, &limit, err) ||
         read_cursor(r, &f, cursor, err))

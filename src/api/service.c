@@ -8,7 +8,7 @@
 HANDLER(api_health)
 {
     sbx_buf b = SBX_BUF_INIT(KIB);
-    sbx_jw  w = SBX_JW(&b);
+    sbx_jw w = SBX_JW(&b);
 
     (void)app, (void)who, (void)err;
     sbx_jw_obj(&w, NULL);
@@ -43,16 +43,16 @@ HANDLER(api_ready)
         const char *name;
         int (*ping)(sbx_app *app, sbx_err *err);
     } parts[] = {{"store", ping_store}, {"bus", ping_bus}, {"engine", ping_engine}};
-    sbx_buf b     = SBX_BUF_INIT(8 * KIB);
-    sbx_jw  w     = SBX_JW(&b);
-    bool    ready = true;
+    sbx_buf b = SBX_BUF_INIT(8 * KIB);
+    sbx_jw w = SBX_JW(&b);
+    bool ready = true;
 
     (void)who, (void)err;
     sbx_jw_obj(&w, NULL);
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         int64_t from_us = sbx_now_us();
         sbx_err why;
-        int     rc = parts[i].ping(app, &why);
+        int rc = parts[i].ping(app, &why);
 
         ready = ready && !rc;
         sbx_jw_obj(&w, parts[i].name);
@@ -93,8 +93,8 @@ static bool token_ok(const sbx_app *app, const sbx_request *r)
 static void refresh_gauges(sbx_app *app)
 {
     const char *names[SBX_S_COUNT];
-    int64_t     counts[SBX_S_COUNT];
-    sbx_err     err;
+    int64_t counts[SBX_S_COUNT];
+    sbx_err err;
 
     for (int i = 0; i < SBX_S_COUNT; i++)
         names[i] = sbx_state_wire((sbx_state)i);

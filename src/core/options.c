@@ -104,8 +104,8 @@ static int split_flag(int argc, char **argv, int *i, const char **ret_name, size
 static int walk_flags(sbx_options *o, int argc, char **argv, bool file_only, sbx_err *err)
 {
     for (int i = 0; i < argc; i++) {
-        const char *name, *value;
-        size_t len;
+        const char *name = NULL, *value = NULL;
+        size_t len = 0;
 
         if (split_flag(argc, argv, &i, &name, &len, &value, err))
             return -1;

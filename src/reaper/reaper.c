@@ -119,8 +119,11 @@ static void heartbeat(void *arg)
     sbx_reaper *r = arg;
     sbx_err err;
 
-    if (sbx_store_heartbeat(r->c.store, r->c.worker, &err))
-        complain("heartbeat", &err);
+    if (sbx_store_heartbeat(r->c.store, r->c.worker, &err) == 0)
+        return;
+    complain("heartbeat", &err);
+    if (err.code == SBX_E_CONFLICT)
+        r->c.replaced(r->c.arg);
 }
 
 static void flush(void *arg)

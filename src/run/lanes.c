@@ -114,17 +114,27 @@ static void lane_stop(lane *l)
     pthread_mutex_unlock(&l->mu);
     for (size_t i = 0; i < l->thread_count; i++)
         pthread_join(l->threads[i], NULL);
-    pthread_cond_destroy(&l->more);
-    pthread_mutex_destroy(&l->mu);
-    free(l->threads);
-    free(l->ring);
+    l->thread_count = 0;
+}
+
+void sbx_lanes_stop(sbx_lanes *ls)
+{
+    for (int i = 0; i < SBX_LANE_COUNT; i++)
+        lane_stop(&ls->lanes[i]);
 }
 
 void sbx_lanes_free(sbx_lanes *ls)
 {
     if (!ls)
         return;
-    for (int i = 0; i < SBX_LANE_COUNT; i++)
-        lane_stop(&ls->lanes[i]);
+    sbx_lanes_stop(ls);
+    for (int i = 0; i < SBX_LANE_COUNT; i++) {
+        lane *l = &ls->lanes[i];
+
+        pthread_cond_destroy(&l->more);
+        pthread_mutex_destroy(&l->mu);
+        free(l->threads);
+        free(l->ring);
+    }
     free(ls);
 }

@@ -244,6 +244,24 @@ void sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg)
     sbx_mailbox_post(s->box, fn, arg);
 }
 
+static void sync_reached(void *arg)
+{
+    (void)!eventfd_write(*(int *)arg, 1);
+}
+
+void sbx_stream_sync(sbx_stream *s)
+{
+    int fd = eventfd(0, EFD_CLOEXEC);
+    eventfd_t count;
+
+    if (fd < 0)
+        abort();
+    sbx_stream_post(s, sync_reached, &fd);
+    while (eventfd_read(fd, &count) < 0 && errno == EINTR)
+        ;
+    close(fd);
+}
+
 static void stop(void *arg)
 {
     ((sbx_stream *)arg)->stopping = true;

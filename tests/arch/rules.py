@@ -345,23 +345,31 @@ def shell_files(tree):
 
 
 def _tool(tree, paths, command, words):
-    """Runs a checker over files of the repository, or over copies where there are only texts."""
+    """Runs a checker over files of the repository, or over copies where there are only texts.
+
+    All at once first, as that is quick; one by one only to tell which of them it refuses."""
     findings = []
     with tempfile.TemporaryDirectory() as folder:
+        files = []
         for path in paths:
             file = tree.file(path)
             if file is None:
                 file = pathlib.Path(folder) / pathlib.PurePath(path).name
                 file.write_text(tree.text(path), encoding="utf-8")
-            done = subprocess.run(command + [str(file)], capture_output=True, text=True,
-                                  check=False)
+            files.append(str(file))
+        if not files or subprocess.run(command + files, capture_output=True,
+                                       check=False).returncode == 0:
+            return []
+        for path, file in zip(paths, files):
+            done = subprocess.run(command + [file], capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 findings.append(f"{path}:1: {words}\n{(done.stdout + done.stderr)[:2000]}")
     return findings
 
 
 def shell_scripts_parse(tree):
-    return _tool(tree, shell_files(tree), ["bash", "-n"], "bash -n refuses it")
+    each = ["sh", "-c", 'for f; do bash -n "$f" || exit 1; done', "-"]  # bash -n takes one file
+    return _tool(tree, shell_files(tree), each, "bash -n refuses it")
 
 
 def shell_scripts_are_clean(tree):

@@ -14,13 +14,17 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 import urllib.request
 
-TIMEOUT_S = 900
 REPO = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "deploy/lib"))
+from engine import CLUSTER_LABEL, Engine  # noqa: E402
+
+TIMEOUT_S = 900
 UP, DOWN = REPO / "deploy/up", REPO / "deploy/down"
 
 
@@ -153,6 +157,11 @@ class Installation(unittest.TestCase):
         return {name: (hashlib.sha256((self.state / name).read_bytes()).hexdigest(),
                        (self.state / name).stat().st_mtime_ns) for name in files}
 
+    def container(self, label):
+        key, _, value = label.partition("=")
+        body = {"Image": "sandboxd/python:1", "Cmd": ["true"], "Labels": {key: value}}
+        return Engine().call("POST", "/containers/create", json_body=body)["Id"]
+
     def test_1_the_first_run_ends_with_url_and_key_file(self):
         self.assertEqual(self.first.returncode, 0, self.first.stdout + self.first.stderr)
         lines = self.first.stdout.splitlines()
@@ -248,9 +257,14 @@ class Installation(unittest.TestCase):
         self.assertEqual((self.state / "key").read_text(), key)
 
     def test_7_purge_leaves_nothing_but_the_engine(self):
-        self.server_pid(), self.postgres_pid()
+        self.pids |= {self.server_pid(), self.postgres_pid()}
+        label = f"{CLUSTER_LABEL}={(self.state / 'run/cluster').read_text().strip()}"
+        ours, other = self.container(label), self.container("sandboxd.cluster=deploytest")
+        self.addCleanup(Engine().remove_container, other)
         done = run(DOWN, "--state-dir", self.state, "--purge")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(Engine().containers(label), [], ours)
+        self.assertEqual([c["Id"] for c in Engine().containers("sandboxd.cluster=deploytest")], [other])
         self.assertFalse(self.state.exists())
         self.assertEqual([pid for pid in self.pids if alive(pid)], [])
         after = {u for u in ("sandboxd", "sandboxd-pg") if self.user_exists(u)}

@@ -14,22 +14,22 @@ typedef int (*sbx_api_handler)(struct sbx_app *app, const sbx_principal *who, co
                                sbx_err *err);
 
 typedef struct sbx_api_route {
-    const char           *method, *path, *scope; /* scope NULL: no authentication */
-    sbx_lane              lane;
-    size_t                max_body;
-    unsigned              accepts;
-    int64_t               deadline_ms;
-    sbx_api_handler       handler;
-    const char           *name, *summary;
-    const sbx_json_field *body;     /* fields of the request, or NULL */
-    const char           *query;    /* names of the query's parameters, or NULL */
-    const char           *success;  /* statuses of success: "200" or "201,202" */
-    const char           *response; /* schema of the response; see openapi.c */
-    const char           *failures; /* statuses of failure besides 400, 401, 403, 500 and 503 */
+    const char *method, *path, *scope; /* scope NULL: no authentication */
+    sbx_lane lane;
+    size_t max_body;
+    unsigned accepts;
+    int64_t deadline_ms;
+    sbx_api_handler handler;
+    const char *name, *summary;
+    const sbx_json_field *body; /* fields of the request, or NULL */
+    const char *query;          /* names of the query's parameters, or NULL */
+    const char *success;        /* statuses of success: "200" or "201,202" */
+    const char *response;       /* schema of the response; see openapi.c */
+    const char *failures;       /* statuses of failure besides 400, 401, 403, 500 and 503 */
 } sbx_api_route;
 
 extern const sbx_api_route sbx_api_routes[];
-extern const size_t        sbx_api_route_count;
+extern const size_t sbx_api_route_count;
 
 /** The same table as the HTTP server wants it; all handlers are one dispatcher.
  * @param ret  owned by the caller. The server's `app` must be the sbx_app. */

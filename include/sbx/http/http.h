@@ -14,10 +14,19 @@
 #include "sbx/run/lanes.h"
 #include <stdatomic.h>
 
-typedef struct sbx_http  sbx_http;
+typedef struct sbx_http sbx_http;
 typedef struct sbx_reply sbx_reply;
 
-typedef enum sbx_method { SBX_GET, SBX_HEAD, SBX_POST, SBX_PUT, SBX_PATCH, SBX_DELETE, SBX_OPTIONS_M } sbx_method;
+typedef enum sbx_method {
+    SBX_GET,
+    SBX_HEAD,
+    SBX_POST,
+    SBX_PUT,
+    SBX_PATCH,
+    SBX_DELETE,
+    SBX_OPTIONS_M,
+    SBX_METHOD_OTHER /* never reaches a handler */
+} sbx_method;
 
 /* What representation the client asked for (Accept header or upgrade). */
 typedef enum sbx_accept { SBX_ACCEPT_JSON, SBX_ACCEPT_SSE, SBX_ACCEPT_WS } sbx_accept;
@@ -32,25 +41,25 @@ struct sbx_route;
  * handler returned, so a handler that parks copies what it needs. */
 typedef struct sbx_request {
     const struct sbx_route *route;
-    sbx_method              method;
-    sbx_accept              accept;
-    char                    request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
-    char                    client[64];    /* address of the peer, without the port */
-    char                   *target;        /* path only, undecoded */
-    sbx_param               path[SBX_MAX_PATH_PARAMS];
-    size_t                  path_count;
-    sbx_param               query[SBX_MAX_QUERY_PARAMS];
-    size_t                  query_count;
-    char                   *authorization; /* Authorization header or NULL; wiped when freed */
-    char                   *api_key;       /* X-API-Key header, or a ws subprotocol bearer; or NULL */
-    char                   *content_type;  /* or NULL */
-    char                   *if_none_match; /* or NULL */
-    char                   *idempotency_key;
-    char                   *last_event_id;
-    bool                    forwarded; /* X-Forwarded-For, Forwarded or X-Real-IP was present */
-    char                   *body;      /* NULL if empty */
-    size_t                  body_len;
-    sbx_reply              *reply;     /* borrowed; ref it to keep it after the handler returns */
+    sbx_method method;
+    sbx_accept accept;
+    char request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
+    char client[64]; /* address of the peer, without the port */
+    char *target;    /* path only, undecoded */
+    sbx_param path[SBX_MAX_PATH_PARAMS];
+    size_t path_count;
+    sbx_param query[SBX_MAX_QUERY_PARAMS];
+    size_t query_count;
+    char *authorization; /* Authorization header or NULL; wiped when freed */
+    char *api_key;       /* X-API-Key header, or a ws subprotocol bearer; or NULL */
+    char *content_type;  /* or NULL */
+    char *if_none_match; /* or NULL */
+    char *idempotency_key;
+    char *last_event_id;
+    bool forwarded; /* X-Forwarded-For, Forwarded or X-Real-IP was present */
+    char *body;     /* NULL if empty */
+    size_t body_len;
+    sbx_reply *reply; /* borrowed; ref it to keep it after the handler returns */
 } sbx_request;
 
 const char *sbx_request_path(const sbx_request *r, const char *name);  /* NULL if absent */
@@ -65,28 +74,31 @@ typedef struct sbx_route {
     const char *method; /* "GET" */
     const char *path;   /* "/sandboxes/{id}/logs"; a parameter is one whole segment */
     const char *scope;  /* what the key must allow; NULL: no authentication */
-    sbx_lane    lane;
-    size_t      max_body; /* bytes; 0: a body is refused */
-    unsigned    accepts;  /* SBX_CAN_*; 0 means JSON only */
-    int64_t     deadline_ms;
+    sbx_lane lane;
+    size_t max_body;  /* bytes; 0: a body is refused */
+    unsigned accepts; /* SBX_CAN_*; 0 means JSON only */
+    int64_t deadline_ms;
     sbx_handler handler;
     const char *name;    /* metrics label and operationId, e.g. "sandbox_get" */
     const char *summary; /* for the API document */
 } sbx_route;
 
-#define SBX_CAN_SSE 1u
-#define SBX_CAN_WS  2u
+#define SBX_CAN_SSE  1u
+#define SBX_CAN_WS   2u
+#define SBX_CAN_ANY  4u /* answers other types than JSON: the Accept header is not judged */
+#define SBX_BODY_RAW 8u /* the body is bytes: its type is not judged */
 
 typedef struct sbx_http_config {
-    const char      *listen; /* "127.0.0.1:7070", "[::1]:0", ":7070"; port 0: any, see sbx_http_port() */
+    const char *listen; /* "127.0.0.1:7070", "[::1]:0", ":7070"; port 0: any, see sbx_http_port() */
     const sbx_route *routes;
-    size_t           route_count;
-    sbx_lanes       *lanes;
-    void            *app; /* given to handlers */
+    size_t route_count;
+    sbx_lanes *lanes;
+    void *app; /* given to handlers */
     /* Runs before each handler whose route has a scope, on the worker. NULL: no check. */
     int (*authenticate)(void *app, const sbx_request *r, sbx_err *err);
     /* Called once per finished request, on LOOP: for logs and metrics. `route` is NULL if none
-     * matched. duration_us runs from the last byte of the request's head to the end of the reply. */
+     * matched. duration_us runs from the last byte of the request's head to the end of the reply.
+     */
     void (*observe)(void *app, const sbx_route *route, sbx_method method, int status,
                     int64_t duration_us, size_t bytes_out, const char *request_id);
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections;
@@ -94,8 +106,8 @@ typedef struct sbx_http_config {
 
 /** Bind and prepare. The table is checked: sorted by path then method, unique.
  * @return 0, or -1 with INVALID (bad table or address) or CAPACITY (cannot bind). */
-int  sbx_http_new(const sbx_http_config *c, sbx_http **ret, sbx_err *err) SBX_MUST_CHECK;
-int  sbx_http_port(const sbx_http *h);
+int sbx_http_new(const sbx_http_config *c, sbx_http **ret, sbx_err *err) SBX_MUST_CHECK;
+int sbx_http_port(const sbx_http *h);
 /** Serve; the calling thread becomes LOOP. Returns after sbx_http_drain() has finished. */
 void sbx_http_run(sbx_http *h);
 /** Graceful end, from any thread or a signal handler: stop accepting, tell new requests on open
@@ -105,11 +117,12 @@ void sbx_http_drain(sbx_http *h, int64_t ms);
 bool sbx_http_draining(const sbx_http *h);
 size_t sbx_http_connections(const sbx_http *h); /* any thread */
 void sbx_http_free(sbx_http *h); /* after run returned and all replies were dropped */
+SBX_DEFINE_CLEANUP(sbx_http, sbx_http_free)
 
 /* --- replies: any thread --- */
 
 sbx_reply *sbx_reply_ref(sbx_reply *r);
-void       sbx_reply_unref(sbx_reply *r); /* the last one without an answer sends a 500 problem */
+void sbx_reply_unref(sbx_reply *r); /* the last one without an answer sends a 500 problem */
 
 typedef struct sbx_header {
     const char *name, *value; /* lower-case name without colon */
@@ -127,7 +140,8 @@ void sbx_reply_problem(sbx_reply *r, const sbx_err *err);
  * end() closes with 1000; problems before begin() are plain HTTP answers to the upgrade request. */
 typedef enum sbx_push { SBX_PUSH_OK, SBX_PUSH_FULL, SBX_PUSH_GONE } sbx_push;
 
-/** Start a streamed response: chunked HTTP/1.1 (SSE: with cache-control: no-store, x-accel-buffering: no). */
+/** Start a streamed response: chunked HTTP/1.1 (SSE: with cache-control: no-store,
+ * x-accel-buffering: no). */
 void sbx_reply_begin(sbx_reply *r, int status, const char *content_type);
 
 /** Queue bytes (HTTP) or one message (WebSocket). FULL: nothing was taken, more than
@@ -135,7 +149,7 @@ void sbx_reply_begin(sbx_reply *r, int status, const char *content_type);
  * write larger than the box is taken when the box is empty. GONE: the client left. */
 sbx_push sbx_reply_write(sbx_reply *r, const void *data, size_t len);
 sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len); /* WebSocket */
-void     sbx_reply_end(sbx_reply *r); /* after all that was queued */
+void sbx_reply_end(sbx_reply *r); /* after all that was queued */
 
 /** Be told, on LOOP, when a full box has room (SBX_PUSH_OK) or the client left (SBX_PUSH_GONE,
  * once, also when it has left already). The function must only post to another thread, and holds
@@ -150,8 +164,8 @@ typedef struct sbx_reply_events {
 } sbx_reply_events;
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events);
 
-bool               sbx_reply_gone(const sbx_reply *r);      /* the client left */
+bool sbx_reply_gone(const sbx_reply *r); /* the client left */
 const atomic_bool *sbx_reply_cancel_flag(const sbx_reply *r);
-const char        *sbx_reply_request_id(const sbx_reply *r);
+const char *sbx_reply_request_id(const sbx_reply *r);
 
 #endif

@@ -22,6 +22,9 @@ typedef struct sbx_reaper_config {
     sbx_lanes *lanes;
     const char *cluster, *worker;
     int64_t sweep_s, orphan_grace_s;
+    /* Another worker has taken this one's place: the process must end. On a WORKER. */
+    void (*replaced)(void *arg);
+    void *arg;
 } sbx_reaper_config;
 
 /** Registers its ticks with the keeper (before it is started). */

@@ -32,8 +32,9 @@ int sbx_lanes_submit(sbx_lanes *l, sbx_lane lane, const sbx_job *job, sbx_err *e
 
 size_t sbx_lanes_waiting(sbx_lanes *l, sbx_lane lane);
 
-/** Refuse new jobs, run those that wait, join the threads, free. */
-void sbx_lanes_free(sbx_lanes *l);
+/** Refuse new jobs, run those that wait, join the threads. Then submit() still answers, until: */
+void sbx_lanes_stop(sbx_lanes *l);
+void sbx_lanes_free(sbx_lanes *l); /* stops first, if that was not done */
 
 const char *sbx_lane_name(sbx_lane lane);
 

@@ -16,6 +16,9 @@ void sbx_stream_free(sbx_stream *s);      /* runs what was posted, stops, joins 
 
 void sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg);
 
+/** Wait until all that was posted before has run. Not on STREAM. */
+void sbx_stream_sync(sbx_stream *s);
+
 /** Watch a descriptor. @param events  EPOLLIN, EPOLLOUT (level-triggered). The descriptor stays
  * the caller's and must be unwatched before it is closed. */
 sbx_watch *sbx_stream_watch(sbx_stream *s, int fd, uint32_t events,

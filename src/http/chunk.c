@@ -1,0 +1,139 @@
+/* The chunk decoder: a state machine over bytes, with the content copied in runs.
+ *
+ *     chunked-body = *( size CRLF content CRLF ) "0" CRLF *( trailer CRLF ) CRLF
+ *     size         = 1*8HEXDIG, no leading zero
+ *
+ * Stricter than the RFC where leniency helps only smugglers: extensions, leading zeros and bare
+ * line feeds are refused. Trailers are read within a bound and dropped. */
+#include "sbx/http/chunk.h"
+
+#include <sys/types.h>
+
+enum { SIZE, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER, TRAILER_LF, DONE };
+
+void sbx_chunk_init(sbx_chunk *c)
+{
+    *c = (sbx_chunk){.state = SIZE, .line_empty = true};
+}
+
+static int hex(char ch)
+{
+    if (ch >= '0' && ch <= '9')
+        return ch - '0';
+    if (ch >= 'a' && ch <= 'f')
+        return ch - 'a' + 10;
+    if (ch >= 'A' && ch <= 'F')
+        return ch - 'A' + 10;
+    return -1;
+}
+
+static int bad(sbx_err *err, const char *what)
+{
+    return sbx_fail(err, SBX_E_INVALID, "the chunked body is malformed: %s", what);
+}
+
+static int size_byte(sbx_chunk *c, char ch, sbx_err *err)
+{
+    int v = hex(ch);
+
+    if (v >= 0) {
+        if (c->digits == SBX_MAX_CHUNK_DIGITS)
+            return sbx_fail(err, SBX_E_TOO_LARGE, "a chunk of the body is too large");
+        if (c->digits == 1 && c->left == 0)
+            return bad(err, "leading zero in a size");
+        c->left = c->left << 4 | (uint32_t)v;
+        c->digits++;
+        return 0;
+    }
+    if (ch == '\r' && c->digits) {
+        c->state = SIZE_LF;
+        return 0;
+    }
+    return bad(err, ch == ';' ? "extensions are not accepted" : "bad size");
+}
+
+static int trailer_byte(sbx_chunk *c, char ch, sbx_err *err)
+{
+    if (++c->trailers > SBX_MAX_TRAILER_BYTES)
+        return sbx_fail(err, SBX_E_TOO_LARGE, "the trailers of the body are too large");
+    if (ch == '\r') {
+        c->state = TRAILER_LF;
+        return 0;
+    }
+    if ((unsigned char)ch < 0x20 && ch != '\t')
+        return bad(err, "control character in a trailer");
+    c->line_empty = false;
+    return 0;
+}
+
+static int line_feed(sbx_chunk *c, char ch, sbx_err *err)
+{
+    if (ch != '\n')
+        return bad(err, "carriage return without line feed");
+    switch (c->state) {
+    case SIZE_LF:
+        c->state = c->left ? DATA : TRAILER;
+        break;
+    case DATA_LF:
+        c->state = SIZE;
+        c->digits = 0;
+        break;
+    default:
+        c->state = c->line_empty ? DONE : TRAILER;
+        c->line_empty = true;
+        break;
+    }
+    return 0;
+}
+
+/* Copies what is there of the current chunk. @return bytes taken, or -1. */
+static ssize_t content(sbx_chunk *c, const char *data, size_t len, sbx_buf *out, sbx_err *err)
+{
+    size_t n = SBX_MIN(len, (size_t)c->left);
+
+    if (c->left > out->max || out->len > out->max - c->left)
+        return sbx_fail(err, SBX_E_TOO_LARGE, "the body is larger than %zu bytes", out->max);
+    sbx_buf_add(out, data, n);
+    c->left -= (uint32_t)n;
+    if (!c->left)
+        c->state = DATA_CR;
+    return (ssize_t)n;
+}
+
+static int one_byte(sbx_chunk *c, char ch, sbx_err *err)
+{
+    switch (c->state) {
+    case SIZE:
+        return size_byte(c, ch, err);
+    case DATA_CR:
+        if (ch != '\r')
+            return bad(err, "a chunk is longer than its size");
+        c->state = DATA_LF;
+        return 0;
+    case TRAILER:
+        return trailer_byte(c, ch, err);
+    default:
+        return line_feed(c, ch, err);
+    }
+}
+
+int sbx_chunk_feed(sbx_chunk *c, const char *data, size_t len, size_t *used, sbx_buf *out,
+                   bool *done, sbx_err *err)
+{
+    size_t at = 0;
+
+    while (at < len && c->state != DONE) {
+        if (c->state == DATA) {
+            ssize_t n = content(c, data + at, len - at, out, err);
+
+            if (n < 0)
+                return -1;
+            at += (size_t)n;
+        } else if (one_byte(c, data[at++], err)) {
+            return -1;
+        }
+    }
+    *used = at;
+    *done = c->state == DONE;
+    return 0;
+}

@@ -1,0 +1,391 @@
+/* Replies: how an answer travels from any thread to LOOP.
+ *
+ * The finishing thread renders the response into the reply and posts the reply to LOOP's mailbox,
+ * at most once at a time. LOOP looks up the connection by id, finds that it still waits for this
+ * reply, and moves the bytes over. A stream works alike, with the reply as its outbox.
+ *
+ * References: all users (handlers, watchers) together hold one, counted in `users` so that the
+ * last of them is noticed; the connection holds one; each message on its way holds one.
+ *
+ * Locks: reply.mu only, never held across a callback, a post or I/O. */
+#include "internal.h"
+
+#include "sbx/core/thread.h"
+#include <stdio.h>
+
+#define MAX_RESPONSE_HEAD (16 * KIB)
+
+sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head)
+{
+    sbx_reply *r = sbx_alloc(sizeof(*r));
+
+    atomic_init(&r->refs, 2);
+    atomic_init(&r->users, 1);
+    atomic_init(&r->gone, false);
+    atomic_init(&r->kicked, false);
+    pthread_mutex_init(&r->mu, NULL);
+    r->http = h;
+    r->conn_id = conn_id(c);
+    r->http10 = head->minor == 0;
+    r->head_only = head->method == SBX_HEAD;
+    r->ws_protocol = head->ws_protocol;
+    memcpy(r->request_id, c->request_id, sizeof(r->request_id));
+    return r;
+}
+
+void reply_drop(sbx_reply *r)
+{
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    sbx_buf_done(&r->head);
+    sbx_buf_done(&r->body);
+    pthread_mutex_destroy(&r->mu);
+    free(r);
+}
+
+static void deliver_closed(sbx_reply *r)
+{
+    sbx_reply_events events = {0};
+
+    pthread_mutex_lock(&r->mu);
+    bool now = r->watching && r->loop_left;
+    if (now) {
+        events = r->events;
+        r->watching = false;
+    }
+    pthread_mutex_unlock(&r->mu);
+    if (!now)
+        return;
+    if (events.closed)
+        events.closed(events.arg);
+    sbx_reply_unref(r);
+}
+
+static void on_loop(void *arg)
+{
+    sbx_reply *r = arg;
+    conn *c = conn_find(r->http, r->conn_id);
+
+    atomic_store(&r->kicked, false);
+    if (c && c->reply == r)
+        conn_flush(c);
+    else
+        deliver_closed(r);
+    reply_drop(r);
+}
+
+static void kick(sbx_reply *r)
+{
+    if (atomic_exchange(&r->kicked, true))
+        return;
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    sbx_mailbox_post(r->http->mailbox, on_loop, r);
+}
+
+sbx_reply *sbx_reply_ref(sbx_reply *r)
+{
+    atomic_fetch_add_explicit(&r->users, 1, memory_order_relaxed);
+    return r;
+}
+
+void sbx_reply_unref(sbx_reply *r)
+{
+    if (!r || atomic_fetch_sub_explicit(&r->users, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_mutex_lock(&r->mu);
+    reply_phase phase = r->phase;
+    if (phase == R_STREAM)
+        r->phase = R_ABORTED;
+    pthread_mutex_unlock(&r->mu);
+    if (phase == R_OPEN) {
+        sbx_err err;
+
+        sbx_fail(&err, SBX_E_INTERNAL, "the request was left without an answer");
+        sbx_reply_problem(r, &err);
+    } else if (phase == R_STREAM) {
+        kick(r);
+    }
+    reply_drop(r);
+}
+
+/* Makes a rendered response the answer, unless there is one. Takes both buffers. */
+static void finish(sbx_reply *r, int status, sbx_buf *head, sbx_buf *body)
+{
+    pthread_mutex_lock(&r->mu);
+    bool first = r->phase == R_OPEN;
+    if (first) {
+        r->phase = R_SENT;
+        r->status = status;
+        r->head = *head;
+        r->body = *body;
+        *head = (sbx_buf){0};
+        *body = (sbx_buf){0};
+    }
+    pthread_mutex_unlock(&r->mu);
+    sbx_buf_done(head);
+    sbx_buf_done(body);
+    if (first)
+        kick(r);
+}
+
+void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
+{
+    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
+
+    respond_problem(&head, &body, err, NULL, r->request_id);
+    if (r->head_only)
+        sbx_buf_done(&body);
+    finish(r, sbx_code_status(err->code), &head, &body);
+}
+
+void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
+                    size_t header_count, sbx_buf *body)
+{
+    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), content = {0};
+    bool bodiless = status == 204 || status == 304;
+
+    if (body) {
+        content = *body;
+        *body = (sbx_buf){.max = content.max};
+    }
+    respond_head(&head, status, bodiless ? NULL : content_type, headers, header_count,
+                 r->request_id);
+    if (!bodiless) {
+        char number[24];
+
+        sbx_buf_adds(&head, "content-length: ");
+        snprintf(number, sizeof(number), "%zu\r\n", content.len);
+        sbx_buf_adds(&head, number);
+    }
+    if (sbx_buf_failed(&content) || sbx_buf_failed(&head)) {
+        sbx_err err;
+
+        sbx_fail(&err, SBX_E_INTERNAL, "the response is larger than its limit");
+        sbx_buf_done(&head);
+        sbx_buf_done(&content);
+        sbx_reply_problem(r, &err);
+        return;
+    }
+    if (bodiless || r->head_only)
+        sbx_buf_done(&content);
+    finish(r, status, &head, &content);
+}
+
+void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body)
+{
+    sbx_reply_send(r, status, "application/json", NULL, 0, body);
+}
+
+static void upgrade_head(sbx_reply *r, sbx_buf *head)
+{
+    sbx_buf_adds(head, "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n"
+                       "connection: Upgrade\r\nsec-websocket-accept: ");
+    sbx_buf_adds(head, r->ws_accept);
+    if (r->ws_protocol)
+        sbx_buf_adds(head, "\r\nsec-websocket-protocol: sandboxd.v1");
+    sbx_buf_adds(head, "\r\nx-request-id: ");
+    sbx_buf_adds(head, r->request_id);
+    sbx_buf_adds(head, "\r\n");
+}
+
+void sbx_reply_begin(sbx_reply *r, int status, const char *content_type)
+{
+    static const sbx_header sse_headers[] = {{"cache-control", "no-store"},
+                                             {"x-accel-buffering", "no"}};
+    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
+    bool sse = content_type && strncmp(content_type, "text/event-stream", 17) == 0;
+
+    if (r->ws) {
+        status = 101;
+        upgrade_head(r, &head);
+    } else {
+        respond_head(&head, status, content_type, sse ? sse_headers : NULL, sse ? 2 : 0,
+                     r->request_id);
+        if (!r->http10)
+            sbx_buf_adds(&head, "transfer-encoding: chunked\r\n");
+    }
+    pthread_mutex_lock(&r->mu);
+    bool first = r->phase == R_OPEN;
+    if (first) {
+        r->phase = R_STREAM;
+        r->status = status;
+        r->sse = sse && !r->ws;
+        r->head = head;
+        r->body = (sbx_buf)SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    }
+    pthread_mutex_unlock(&r->mu);
+    if (first)
+        kick(r);
+    else
+        sbx_buf_done(&head);
+}
+
+static void add_framed(sbx_reply *r, const void *data, size_t len, bool binary)
+{
+    char size[24];
+
+    if (r->ws) {
+        ws_frame(&r->body, binary ? 2 : 1, data, len);
+    } else if (r->http10) {
+        sbx_buf_add(&r->body, data, len);
+    } else {
+        snprintf(size, sizeof(size), "%zx\r\n", len);
+        sbx_buf_adds(&r->body, size);
+        sbx_buf_add(&r->body, data, len);
+        sbx_buf_add(&r->body, "\r\n", 2);
+    }
+}
+
+static sbx_push push_locked(sbx_reply *r, const void *data, size_t len, bool binary)
+{
+    size_t before = r->body.len;
+
+    if (atomic_load(&r->gone) || r->phase != R_STREAM)
+        return SBX_PUSH_GONE;
+    if (r->head_only || (!len && !r->ws))
+        return SBX_PUSH_OK;
+    if (r->queued && r->queued + len > SBX_MAX_OUTBOX_BYTES) {
+        r->full = true;
+        return SBX_PUSH_FULL;
+    }
+    add_framed(r, data, len, binary);
+    if (sbx_buf_failed(&r->body)) {
+        r->phase = R_ABORTED; /* larger than any response may be */
+        return SBX_PUSH_GONE;
+    }
+    r->queued += r->body.len - before;
+    return SBX_PUSH_OK;
+}
+
+static sbx_push push(sbx_reply *r, const void *data, size_t len, bool binary)
+{
+    pthread_mutex_lock(&r->mu);
+    sbx_push p = push_locked(r, data, len, binary);
+    pthread_mutex_unlock(&r->mu);
+    if (p != SBX_PUSH_FULL)
+        kick(r);
+    return p;
+}
+
+sbx_push sbx_reply_write(sbx_reply *r, const void *data, size_t len)
+{
+    return push(r, data, len, false);
+}
+
+sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len)
+{
+    return push(r, data, len, true);
+}
+
+void reply_cut(sbx_reply *r)
+{
+    pthread_mutex_lock(&r->mu);
+    if (r->phase == R_STREAM)
+        r->phase = R_ENDED;
+    pthread_mutex_unlock(&r->mu);
+}
+
+void sbx_reply_end(sbx_reply *r)
+{
+    reply_cut(r);
+    kick(r);
+}
+
+void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events)
+{
+    sbx_reply_ref(r);
+    pthread_mutex_lock(&r->mu);
+    bool again = r->watching;
+    bool left = r->loop_left;
+    r->events = *events;
+    r->watching = true;
+    pthread_mutex_unlock(&r->mu);
+    if (again)
+        sbx_reply_unref(r);
+    else if (left)
+        kick(r);
+}
+
+bool sbx_reply_gone(const sbx_reply *r)
+{
+    return atomic_load(&r->gone);
+}
+
+const atomic_bool *sbx_reply_cancel_flag(const sbx_reply *r)
+{
+    return &r->gone;
+}
+
+const char *sbx_reply_request_id(const sbx_reply *r)
+{
+    return r->request_id;
+}
+
+void reply_abandoned(sbx_reply *r)
+{
+    pthread_mutex_lock(&r->mu);
+    r->loop_left = true;
+    pthread_mutex_unlock(&r->mu);
+    deliver_closed(r);
+    reply_drop(r);
+}
+
+taken reply_take(sbx_reply *r, bool begun, sbx_buf *head, sbx_buf *body, int *status, bool *sse)
+{
+    taken t = TAKE_NOTHING;
+
+    SBX_ASSERT_THREAD(SBX_T_LOOP);
+    pthread_mutex_lock(&r->mu);
+    if (!begun) {
+        if (r->phase != R_OPEN) {
+            t = r->phase == R_SENT ? TAKE_RESPONSE : TAKE_BEGIN;
+            *status = r->status;
+            *sse = r->sse;
+            *head = r->head;
+            r->head = (sbx_buf){0};
+            if (t == TAKE_RESPONSE) {
+                *body = r->body;
+                r->body = (sbx_buf){0};
+            }
+        }
+    } else if (r->body.len && !sbx_buf_failed(&r->body)) {
+        t = TAKE_MORE;
+        *body = r->body;
+        r->body = (sbx_buf)SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    } else if (r->phase == R_ENDED) {
+        t = TAKE_END;
+    } else if (r->phase == R_ABORTED) {
+        t = TAKE_ABORT;
+    }
+    pthread_mutex_unlock(&r->mu);
+    return t;
+}
+
+void reply_sent(sbx_reply *r, size_t bytes)
+{
+    sbx_reply_events events = {0};
+
+    pthread_mutex_lock(&r->mu);
+    r->queued -= bytes;
+    bool room = r->full && r->queued <= SBX_MAX_OUTBOX_BYTES / 2;
+    if (room) {
+        r->full = false;
+        if (r->watching)
+            events = r->events;
+    }
+    pthread_mutex_unlock(&r->mu);
+    if (events.ready)
+        events.ready(events.arg);
+}
+
+void reply_message(sbx_reply *r, const char *data, size_t len, bool binary)
+{
+    sbx_reply_events events = {0};
+
+    pthread_mutex_lock(&r->mu);
+    if (r->watching)
+        events = r->events;
+    pthread_mutex_unlock(&r->mu);
+    if (events.message)
+        events.message(events.arg, data, len, binary);
+}

@@ -1,0 +1,296 @@
+/* From a head to a job: what can be refused is refused here, on LOOP, before any body is read.
+ *
+ * A request lives in one block with its text; the block goes to the worker, and is wiped when it
+ * is freed because it may hold a key or a ticket. */
+#include "internal.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/core/id.h"
+#include "sbx/core/thread.h"
+#include <strings.h>
+#include <sys/socket.h>
+
+const char *sbx_request_path(const sbx_request *r, const char *name)
+{
+    for (size_t i = 0; i < r->path_count; i++)
+        if (strcmp(r->path[i].name, name) == 0)
+            return r->path[i].value;
+    return NULL;
+}
+
+const char *sbx_request_query(const sbx_request *r, const char *name)
+{
+    for (size_t i = 0; i < r->query_count; i++)
+        if (strcmp(r->query[i].name, name) == 0)
+            return r->query[i].value;
+    return NULL;
+}
+
+void request_free(job_box *b)
+{
+    atomic_fetch_sub(&b->http->bodies, b->body_counted);
+    if (b->request.body)
+        free(b->request.body);
+    sbx_wipe(b->text, b->text_len);
+    free(b);
+}
+
+static void run_request(void *arg)
+{
+    job_box *b = arg;
+    sbx_request *r = &b->request;
+    sbx_reply *reply = r->reply;
+    const sbx_http_config *c = &b->http->config;
+    sbx_err err = {0};
+    int rc = 0;
+
+    if (sbx_reply_gone(reply))
+        rc = sbx_fail(&err, SBX_E_CANCELLED, "the client went away");
+    if (!rc && r->route->scope && c->authenticate)
+        rc = c->authenticate(c->app, r, &err);
+    if (!rc)
+        rc = r->route->handler(c->app, r, &err);
+    if (rc) {
+        if (err.code == SBX_OK)
+            sbx_fail(&err, SBX_E_INTERNAL, "the request failed without a reason");
+        sbx_reply_problem(reply, &err);
+    }
+    request_free(b);
+    sbx_reply_unref(reply);
+}
+
+void request_discard(conn *c)
+{
+    job_box *b = sbx_steal(c->box);
+    sbx_reply *mine = sbx_steal(c->reply);
+
+    if (mine)
+        reply_abandoned(mine);
+    if (!b)
+        return;
+    sbx_reply *user = b->request.reply;
+    request_free(b);
+    sbx_reply_unref(user);
+}
+
+void request_submit(conn *c)
+{
+    job_box *b = c->box;
+    sbx_err err;
+
+    b->request.body_len = c->body.len;
+    b->request.body = c->body.len ? sbx_buf_steal(&c->body) : NULL;
+    sbx_buf_done(&c->body);
+    int64_t ms = c->route->deadline_ms;
+    sbx_job job = {.run = run_request,
+                   .arg = b,
+                   .cancelled = &c->reply->gone,
+                   .deadline_ms = ms ? c->http->now_ms + ms : 0};
+    c->state = C_PARKED;
+    conn_set_timer(c, T_NONE);
+    if (sbx_lanes_submit(c->http->config.lanes, c->route->lane, &job, &err))
+        conn_problem(c, &err, NULL);
+    else
+        c->box = NULL;
+}
+
+void conn_problem(conn *c, const sbx_err *err, const char *allow)
+{
+    sbx_buf head = SBX_BUF_INIT(16 * KIB), body = SBX_BUF_INIT(16 * KIB);
+
+    request_discard(c);
+    sbx_buf_done(&c->body);
+    if (!c->request_id[0])
+        memcpy(c->request_id, sbx_id_new().s, SBX_ID_LEN + 1);
+    respond_problem(&head, &body, err, allow, c->request_id);
+    if (c->method == SBX_HEAD)
+        sbx_buf_done(&body);
+    c->status = sbx_code_status(err->code);
+    c->state = C_SENDING;
+    conn_queue_out(c, &head, &body);
+    conn_flush(c);
+}
+
+static void answer_options(conn *c, const char *allow)
+{
+    sbx_buf head = SBX_BUF_INIT(4 * KIB), none = {0};
+    sbx_header header = {"allow", allow};
+
+    c->status = 204;
+    respond_head(&head, 204, NULL, &header, 1, c->request_id);
+    c->state = C_SENDING;
+    conn_queue_out(c, &head, &none);
+    conn_flush(c);
+}
+
+/* @return 0 with the representation chosen, or -1 when none is acceptable. */
+static int negotiate(const sbx_head *h, const sbx_route *route, sbx_accept *ret)
+{
+    bool can_sse = route->accepts & SBX_CAN_SSE;
+    int json = h->accept_json >= 0 ? h->accept_json : h->accept_any;
+    int sse = can_sse ? h->accept_sse : -1;
+
+    *ret = SBX_ACCEPT_JSON;
+    if (h->upgrade_ws && (route->accepts & SBX_CAN_WS)) {
+        *ret = SBX_ACCEPT_WS;
+        return 0;
+    }
+    if (!h->has_accept)
+        return 0;
+    if (sse > 0 && (sse > json || (sse == json && (h->accept_json < 0 || h->sse_first)))) {
+        *ret = SBX_ACCEPT_SSE;
+        return 0;
+    }
+    return json > 0 || (route->accepts & SBX_CAN_ANY) ? 0 : -1;
+}
+
+static int check_body(const sbx_head *h, const sbx_route *route, sbx_err *err)
+{
+    if (!h->chunked && !h->length)
+        return 0;
+    if (!route->max_body)
+        return sbx_fail(err, SBX_E_TOO_LARGE, "this request takes no body");
+    if (h->length > route->max_body)
+        return sbx_fail(err, SBX_E_TOO_LARGE, "the body is larger than %zu bytes", route->max_body);
+    if (!h->content_type || (route->accepts & SBX_BODY_RAW))
+        return 0;
+    size_t n = strcspn(h->content_type, "; \t");
+    if (n != 16 || strncasecmp(h->content_type, "application/json", 16) != 0)
+        return sbx_fail(err, SBX_E_MEDIA_TYPE, "the body must be application/json");
+    return 0;
+}
+
+static int check_upgrade(const sbx_head *h, sbx_reply *reply, sbx_err *err)
+{
+    if (h->method != SBX_GET || h->minor == 0)
+        return sbx_fail(err, SBX_E_INVALID, "a WebSocket is opened by GET with HTTP/1.1");
+    if (h->ws_version != 13)
+        return sbx_fail(err, SBX_E_INVALID, "Sec-WebSocket-Version must be 13");
+    if (h->chunked || h->length)
+        return sbx_fail(err, SBX_E_INVALID, "an upgrade has no body");
+    if (!h->ws_key || ws_accept_key(h->ws_key, reply->ws_accept))
+        return sbx_fail(err, SBX_E_INVALID, "Sec-WebSocket-Key is malformed");
+    reply->ws = true;
+    return 0;
+}
+
+static void fill_request(job_box *b, const sbx_head *h, const sbx_match *m, const conn *c)
+{
+    sbx_request *r = &b->request;
+
+    r->route = m->route;
+    r->method = h->method;
+    memcpy(r->request_id, c->request_id, sizeof(r->request_id));
+    memcpy(r->client, c->client, sizeof(c->client));
+    memcpy(r->path, m->params, sizeof(r->path));
+    r->path_count = m->count;
+    r->authorization = h->authorization;
+    r->api_key = h->api_key ? h->api_key : h->ws_bearer;
+    r->content_type = h->content_type;
+    r->if_none_match = h->if_none_match;
+    r->idempotency_key = h->idempotency_key;
+    r->last_event_id = h->last_event_id;
+    r->forwarded = h->forwarded;
+}
+
+/* Everything that can be said about a request by its head alone. */
+static int admit(conn *c, job_box *b, const sbx_head *h, sbx_match *m, sbx_err *err)
+{
+    sbx_request *r = &b->request;
+
+    if (sbx_router_match(c->http->router, h->method, h->path, m, err))
+        return -1;
+    if (!m->allow[0])
+        return sbx_fail(err, SBX_E_NOT_FOUND, "there is no such resource");
+    if (!m->route)
+        return sbx_fail(err, SBX_E_METHOD, "the resource has no such method");
+    c->route = m->route;
+    fill_request(b, h, m, c);
+    if (negotiate(h, m->route, &r->accept))
+        return sbx_fail(err, SBX_E_NOT_ACCEPTABLE, "the resource is application/json%s",
+                        m->route->accepts & SBX_CAN_SSE ? " or text/event-stream" : "");
+    if (check_body(h, m->route, err) || sbx_query_parse(h->query, r->query, &r->query_count, err))
+        return -1;
+    c->reply = reply_new(c->http, c, h);
+    r->reply = c->reply;
+    c->box = b;
+    return r->accept == SBX_ACCEPT_WS ? check_upgrade(h, c->reply, err) : 0;
+}
+
+static void await_body(conn *c, const sbx_head *h)
+{
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+
+    c->state = C_BODY;
+    c->chunked = h->chunked;
+    c->body_left = h->length;
+    sbx_chunk_init(&c->chunk);
+    sbx_buf_init(&c->body, c->route->max_body);
+    conn_set_timer(c, T_BODY);
+    /* Nothing else is going out now; a client that does not get this sends its body anyway. */
+    if (h->expect && c->in_at == c->in.len)
+        (void)!send(c->fd, go_on, sizeof(go_on) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* Copies the head out of the input into a block of its own. */
+static job_box *take_text(conn *c, size_t len)
+{
+    char *from = c->in.data + c->in_at;
+    job_box *b = sbx_alloc(sizeof(*b) + 2 * (len + 1));
+
+    b->http = c->http;
+    b->text_len = 2 * (len + 1);
+    memcpy(b->text, from, len);
+    sbx_wipe(from, len);
+    c->in_at += len;
+    c->scanned = 0;
+    return b;
+}
+
+static void begin_transaction(conn *c, const sbx_head *h)
+{
+    c->start_us = sbx_now_us();
+    c->bytes_out = 0;
+    c->route = NULL;
+    c->method = h->method;
+    c->keep_alive = h->keep_alive && !c->http->draining_on_loop;
+    if (h->request_id && sbx_request_id_sane(h->request_id))
+        sbx_copy(c->request_id, sizeof(c->request_id), h->request_id);
+    else
+        memcpy(c->request_id, sbx_id_new().s, SBX_ID_LEN + 1);
+}
+
+void request_start(conn *c, size_t len)
+{
+    job_box *b = take_text(c, len);
+    sbx_match match = {0};
+    sbx_err err;
+    sbx_head h;
+
+    int rc = sbx_head_parse(b->text, len, &h, &err);
+    begin_transaction(c, &h);
+    if (rc) {
+        c->keep_alive = false;
+    } else {
+        b->request.target = b->text + len + 1;
+        sbx_copy(b->request.target, len + 1, h.path);
+        rc = h.path[0] == '*' ? sbx_fail(&err, SBX_E_METHOD, "no method but OPTIONS")
+                              : admit(c, b, &h, &match, &err);
+    }
+    if (!rc) {
+        if (h.chunked || h.length)
+            await_body(c, &h);
+        else
+            request_submit(c);
+        return;
+    }
+    if (h.chunked || h.length)
+        c->keep_alive = false; /* the body stays unread */
+    if (!c->box)
+        request_free(b);
+    if (err.code == SBX_E_METHOD && c->method == SBX_OPTIONS_M)
+        answer_options(c, match.allow[0] ? match.allow
+                                         : "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    else
+        conn_problem(c, &err, err.code == SBX_E_METHOD ? match.allow : NULL);
+}

@@ -1,0 +1,142 @@
+/* Rendering of response heads and problems, on whichever thread finishes a request.
+ *
+ * A head is rendered without its last lines (date, connection, the empty line): those are known
+ * only to LOOP when it sends. */
+#include "internal.h"
+
+#include "sbx/core/json.h"
+#include "sbx/core/log.h"
+
+const char *respond_reason(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } reasons[] = {
+        {101, "Switching Protocols"},
+        {200, "OK"},
+        {201, "Created"},
+        {202, "Accepted"},
+        {204, "No Content"},
+        {206, "Partial Content"},
+        {301, "Moved Permanently"},
+        {302, "Found"},
+        {304, "Not Modified"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {406, "Not Acceptable"},
+        {409, "Conflict"},
+        {410, "Gone"},
+        {412, "Precondition Failed"},
+        {413, "Content Too Large"},
+        {414, "URI Too Long"},
+        {415, "Unsupported Media Type"},
+        {416, "Range Not Satisfiable"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {499, "Client Closed Request"},
+        {500, "Internal Server Error"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(reasons); i++)
+        if (reasons[i].status == status)
+            return reasons[i].reason;
+    return "Status";
+}
+
+/* Whatever a handler passes, a header stays one line. */
+static void add_line(sbx_buf *out, const char *name, const char *value)
+{
+    sbx_buf_adds(out, name);
+    sbx_buf_add(out, ": ", 2);
+    for (const char *p = value; *p;) {
+        size_t n = strcspn(p, "\r\n");
+
+        sbx_buf_add(out, p, n);
+        p += n;
+        if (*p) {
+            sbx_buf_addc(out, ' ');
+            p++;
+        }
+    }
+    sbx_buf_add(out, "\r\n", 2);
+}
+
+void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
+                  size_t header_count, const char *request_id)
+{
+    char line[] = "HTTP/1.1 000 ";
+    bool cache = false;
+
+    line[9] = (char)('0' + status / 100 % 10);
+    line[10] = (char)('0' + status / 10 % 10);
+    line[11] = (char)('0' + status % 10);
+    sbx_buf_adds(out, line);
+    sbx_buf_adds(out, respond_reason(status));
+    sbx_buf_add(out, "\r\n", 2);
+    if (content_type)
+        add_line(out, "content-type", content_type);
+    for (size_t i = 0; i < header_count; i++) {
+        add_line(out, headers[i].name, headers[i].value);
+        cache |= strcmp(headers[i].name, "cache-control") == 0;
+    }
+    if (!cache)
+        sbx_buf_adds(out, "cache-control: no-store\r\n");
+    sbx_buf_adds(out, "x-content-type-options: nosniff\r\n");
+    add_line(out, "x-request-id", request_id);
+}
+
+static void problem_json(sbx_buf *body, const sbx_err *err, const char *request_id)
+{
+    sbx_jw w = SBX_JW(body);
+    char type[96];
+
+    sbx_copy(type, sizeof(type), "urn:sandboxd:problem:");
+    sbx_copy(type + strlen(type), sizeof(type) - strlen(type), sbx_code_wire(err->code));
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_str(&w, "type", type);
+    sbx_jw_str(&w, "title", sbx_code_title(err->code));
+    sbx_jw_int(&w, "status", sbx_code_status(err->code));
+    sbx_jw_str(&w, "detail", err->msg);
+    sbx_jw_str(&w, "code", sbx_code_wire(err->code));
+    sbx_jw_str(&w, "requestId", request_id);
+    if (err->sandbox_id[0])
+        sbx_jw_str(&w, "sandboxId", err->sandbox_id);
+    if (err->field[0]) {
+        sbx_jw_arr(&w, "errors");
+        sbx_jw_obj(&w, NULL);
+        sbx_jw_str(&w, "field", err->field);
+        sbx_jw_str(&w, "message", err->msg);
+        sbx_jw_obj_end(&w);
+        sbx_jw_arr_end(&w);
+    }
+    sbx_jw_obj_end(&w);
+}
+
+void respond_problem(sbx_buf *head, sbx_buf *body, const sbx_err *err, const char *allow,
+                     const char *request_id)
+{
+    int status = sbx_code_status(err->code);
+    sbx_header headers[2];
+    size_t count = 0;
+    char seconds[24];
+
+    problem_json(body, err, request_id);
+    if (status == 401)
+        headers[count++] = (sbx_header){"www-authenticate", "Bearer"};
+    if (status == 429 || status == 503)
+        headers[count++] = (sbx_header){
+            "retry-after", sbx_num_text(seconds, err->retry_after_s > 0 ? err->retry_after_s : 1)};
+    if (allow && *allow)
+        headers[count++] = (sbx_header){"allow", allow};
+    respond_head(head, status, "application/problem+json", headers, count, request_id);
+    sbx_buf_adds(head, "content-length: ");
+    sbx_buf_adds(head, sbx_num_text(seconds, (int64_t)body->len));
+    sbx_buf_add(head, "\r\n", 2);
+}

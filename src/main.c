@@ -1,0 +1,382 @@
+/* The program: reads the options, makes the parts, wires them, serves, and takes them down in the
+ * opposite order. Siblings among the layers meet only here. */
+#include "app.h"
+
+#include "commands.h"
+#include "sbx/api/api.h"
+#include "sbx/core/log.h"
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static sbx_http *volatile serving; /* for the signal handler only */
+static int64_t drain_ms;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    if (serving)
+        sbx_http_drain(serving, drain_ms);
+}
+
+/* --- what connects the parts --- */
+
+static void on_log(void *arg, const char *sandbox, const sbx_log_entry *entries, size_t count)
+{
+    sbx_app *app = arg;
+
+    sbx_metrics_add(app->metrics, SBX_M_LOG_LINES, NULL, count);
+    sbx_logs_append(app->logs, sandbox, entries, count);
+}
+
+static void on_lost(void *arg, const char *sandbox)
+{
+    sbx_app *app = arg;
+
+    sbx_logs_release(app->logs, sandbox);
+    sbx_reaper_look_at(app->reaper, sandbox);
+}
+
+static void on_acked(void *arg, const char *sandbox, uint64_t seq)
+{
+    sbx_channels_log_ack(((sbx_app *)arg)->channels, sandbox, seq);
+}
+
+static void on_changed(void *arg, const sbx_sandbox_row *row, const char *json)
+{
+    sbx_app *app = arg;
+    char topic[32];
+    sbx_bus_item item = {.seq = row->event_seq, .data = json, .len = strlen(json)};
+
+    sbx_logs_state(app->logs, row->id, json);
+    if (strcmp(row->state, "deleted") == 0)
+        sbx_logs_close(app->logs, row->id);
+    snprintf(topic, sizeof(topic), "events:%s", row->owner);
+    app->bus->ops->publish(app->bus, topic, &item, 1);
+}
+
+static void on_main_ended(void *arg, const char *sandbox, const char *owner, const char *exec_id,
+                          int64_t started_ms, const char *command, const sbx_command_exit *e)
+{
+    sbx_app *app = arg;
+    sbx_exec_record r = {.started_ms = started_ms,
+                         .command = sbx_strdup(command),
+                         .exit_code = e ? e->exit_code : -1};
+
+    sbx_copy(r.id, sizeof(r.id), exec_id);
+    sbx_copy(r.sandbox, sizeof(r.sandbox), sandbox);
+    sbx_copy(r.owner, sizeof(r.owner), owner);
+    sbx_copy(r.kind, sizeof(r.kind), "main");
+    if (e) {
+        r.duration_ms = e->duration_ms;
+        r.signal = e->signal;
+        r.timed_out = e->timed_out;
+        r.oom_killed = e->oom_killed;
+    } else {
+        sbx_copy(r.error, sizeof(r.error), "not_started");
+    }
+    sbx_ledger_record(app->ledger, &r);
+}
+
+static void on_replaced(void *arg)
+{
+    sbx_log(SBX_ERROR, "another worker holds this one's place in the database: ending", NULL);
+    sbx_http_drain(((sbx_app *)arg)->http, drain_ms);
+}
+
+static void observe(void *arg, const sbx_route *route, sbx_method method, int status,
+                    int64_t duration_us, size_t bytes_out, const char *request_id)
+{
+    static const char *const methods[] = {"GET",   "HEAD",   "POST",    "PUT",
+                                          "PATCH", "DELETE", "OPTIONS", "other"};
+    sbx_app *app = arg;
+    const char *name = route ? route->name : "none";
+    char label[96], status_text[12];
+
+    snprintf(status_text, sizeof(status_text), "%d", status);
+    snprintf(label, sizeof(label), "%s,%s,%s", name, methods[method], status_text);
+    sbx_metrics_add(app->metrics, SBX_M_HTTP_REQUESTS, label, 1);
+    sbx_metrics_observe_us(app->metrics, SBX_M_HTTP_SECONDS, name, duration_us);
+    /* One line per change or failure; reads are counted, not logged */
+    sbx_log_level level = status >= 500                             ? SBX_WARN
+                          : method == SBX_GET || method == SBX_HEAD ? SBX_DEBUG
+                                                                    : SBX_INFO;
+    if (sbx_log_enabled(level))
+        sbx_log(level, "request", "req_id", request_id, "route", name, "method", methods[method],
+                "status", status_text, "duration_us", SBX_NUM(duration_us), "bytes",
+                SBX_NUM(bytes_out), NULL);
+}
+
+/* --- parts, in the order in which they need each other --- */
+
+static int open_database(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+
+    if (sbx_crypt_open(o->secret_file, &app->crypt, err) ||
+        sbx_store_new(o->database_url, o->database_direct_url, app->crypt, &app->store, err) ||
+        sbx_store_check(app->store, err) || sbx_store_cluster(app->store, &app->cluster, err))
+        return -1;
+    app->auth = sbx_auth_new(app->store, app->crypt);
+    return sbx_store_join(app->store, !*o->redis_url, &app->worker, err);
+}
+
+static int open_outside(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+    sbx_docker_config docker = {.host = o->docker_host,
+                                .tls = *o->docker_tls_verify,
+                                .cert_path = o->docker_cert_path,
+                                .timeout_ms = o->engine_timeout_s * 1000,
+                                .pull_timeout_ms = o->pull_timeout_s * 1000};
+
+    if (sbx_docker_new(&docker, &app->engine, err))
+        return -1;
+    if (*o->redis_url)
+        return sbx_bus_redis_new(o->redis_url, &app->bus, err);
+    app->bus = sbx_bus_memory_new();
+    return 0;
+}
+
+static int start_threads(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+    sbx_lanes_config lanes = {
+        .threads = {(size_t)o->fast_workers, (size_t)o->slow_workers, (size_t)o->reap_workers},
+        .queue = (size_t)o->queue};
+
+    app->metrics = sbx_metrics_new();
+    app->stream = sbx_stream_new(err);
+    if (!app->stream)
+        return -1;
+    app->lanes = sbx_lanes_new(&lanes);
+    app->keeper = sbx_keeper_new(app->lanes);
+    return 0;
+}
+
+static int make_services(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+    char *agent = command_agent_path(o);
+    sbx_channel_events events = {.log = on_log, .lost = on_lost, .arg = app};
+    sbx_sandboxes_config sandboxes = {.store = app->store,
+                                      .engine = app->engine,
+                                      .bus = app->bus,
+                                      .metrics = app->metrics,
+                                      .cluster = app->cluster.s,
+                                      .worker = app->worker.s,
+                                      .templates = o->templates,
+                                      .runtime = o->runtime,
+                                      .agent_path = agent,
+                                      .pull_timeout_s = o->pull_timeout_s,
+                                      .changed = on_changed,
+                                      .main_ended = on_main_ended,
+                                      .arg = app};
+    sbx_logs_config logs = {.stream = app->stream,
+                            .lanes = app->lanes,
+                            .bus = app->bus,
+                            .metrics = app->metrics,
+                            .acked = on_acked,
+                            .arg = app};
+
+    app->channels = sbx_channels_new(app->stream);
+    app->logs = sbx_logs_new(&logs);
+    app->ledger = sbx_ledger_new(app->store);
+    sandboxes.channels = app->channels;
+    int rc = sbx_sandboxes_new(&sandboxes, &app->sandboxes, err);
+    free(agent);
+    if (rc)
+        return -1;
+    sbx_channels_watch(app->channels, &events);
+    sbx_execs_config execs = {.stream = app->stream,
+                              .lanes = app->lanes,
+                              .store = app->store,
+                              .channels = app->channels,
+                              .ledger = app->ledger,
+                              .metrics = app->metrics,
+                              .worker = app->worker.s};
+    app->execs = sbx_execs_new(&execs);
+    sbx_reaper_config reaper = {.store = app->store,
+                                .engine = app->engine,
+                                .sandboxes = app->sandboxes,
+                                .channels = app->channels,
+                                .ledger = app->ledger,
+                                .metrics = app->metrics,
+                                .lanes = app->lanes,
+                                .cluster = app->cluster.s,
+                                .worker = app->worker.s,
+                                .sweep_s = o->sweep_s,
+                                .orphan_grace_s = o->orphan_grace_s,
+                                .replaced = on_replaced,
+                                .arg = app};
+    app->reaper = sbx_reaper_new(&reaper, app->keeper);
+    return 0;
+}
+
+static int open_http(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+    sbx_buf doc = SBX_BUF_INIT(MIB);
+
+    app->routes = sbx_api_http_routes();
+    sbx_api_openapi(&doc);
+    app->openapi = sbx_buf_steal(&doc);
+    sbx_http_config config = {.listen = o->listen,
+                              .routes = app->routes,
+                              .route_count = sbx_api_route_count,
+                              .lanes = app->lanes,
+                              .app = app,
+                              .observe = observe,
+                              .header_timeout_s = o->header_timeout_s,
+                              .body_timeout_s = o->body_timeout_s,
+                              .keepalive_s = o->keepalive_s,
+                              .max_connections = o->max_connections};
+    return sbx_http_new(&config, &app->http, err);
+}
+
+/* The volume with the agent is made now rather than by the first create; if the engine is down
+ * the server starts all the same, and /ready tells. */
+static void prepare_engine(void *arg)
+{
+    sbx_err err;
+
+    if (sbx_sandboxes_prepare(((sbx_app *)arg)->sandboxes, &err))
+        sbx_log_err(SBX_WARN, "the engine is not ready yet", &err, NULL);
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int serve_until_signal(sbx_app *app, sbx_err *err)
+{
+    struct sigaction act = {.sa_handler = on_signal};
+    sbx_job warm = {.run = prepare_engine, .arg = app};
+
+    if (sbx_keeper_start(app->keeper, err) || sbx_reaper_start(app->reaper, err) ||
+        sbx_lanes_submit(app->lanes, SBX_LANE_SLOW, &warm, err))
+        return -1;
+    drain_ms = app->options.drain_s * 1000;
+    serving = app->http;
+    sigaction(SIGTERM, &act, NULL);
+    sigaction(SIGINT, &act, NULL);
+    sbx_log(SBX_INFO, "serving", "listen", app->options.listen, "port",
+            SBX_NUM(sbx_http_port(app->http)), "version", SBX_VERSION, "worker", app->worker.s,
+            "cluster", app->cluster.s, "bus", app->bus->ops->name, NULL);
+    sbx_http_run(app->http);
+    sbx_log(SBX_INFO, "stopping", NULL);
+    return 0;
+}
+
+static void close_all(sbx_app *app)
+{
+    sbx_err err;
+
+    serving = NULL;
+    if (app->keeper)
+        sbx_keeper_stop(app->keeper);
+    if (app->reaper)
+        sbx_reaper_stop(app->reaper);
+    if (app->lanes)
+        sbx_lanes_stop(app->lanes);
+    if (app->channels) {
+        sbx_channels_shutdown(app->channels);
+        sbx_stream_sync(app->stream);
+    }
+    if (app->ledger && sbx_ledger_flush(app->ledger, &err))
+        sbx_log_err(SBX_WARN, "the last records were lost", &err, NULL);
+    if (app->http)
+        sbx_http_free(app->http);
+    if (app->logs)
+        sbx_logs_free(app->logs);
+    sbx_stream_free(app->stream);
+    sbx_lanes_free(app->lanes);
+    sbx_keeper_free(app->keeper);
+    sbx_reaper_free(app->reaper);
+    sbx_execs_free(app->execs);
+    sbx_sandboxes_free(app->sandboxes);
+    sbx_channels_free(app->channels);
+    sbx_ledger_free(app->ledger);
+    if (app->bus)
+        app->bus->ops->free(app->bus);
+    if (app->engine)
+        app->engine->ops->free(app->engine);
+    sbx_metrics_free(app->metrics);
+    sbx_auth_free(app->auth);
+    if (app->store && *app->worker.s)
+        sbx_store_leave(app->store, app->worker.s);
+    sbx_store_free(app->store);
+    sbx_crypt_free(app->crypt);
+    free(app->routes);
+    free(app->openapi);
+}
+
+static int serve(sbx_options *options, sbx_err *err)
+{
+    sbx_app app = {.options = *options};
+
+    signal(SIGPIPE, SIG_IGN);
+    mallopt(M_ARENA_MAX, 2); /* many threads, little heap: keeps the resident size small */
+    raise_descriptor_limit();
+    int rc = open_database(&app, err) || open_outside(&app, err) || start_threads(&app, err) ||
+                     make_services(&app, err) || open_http(&app, err) ||
+                     serve_until_signal(&app, err)
+                 ? -1
+                 : 0;
+    close_all(&app);
+    return rc;
+}
+
+static int set_log_level(const char *name, sbx_err *err)
+{
+    static const char *const names[] = {"debug", "info", "warn", "error"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (strcmp(names[i], name) == 0) {
+            sbx_log_set_level((sbx_log_level)i);
+            return 0;
+        }
+    return sbx_fail(err, SBX_E_INVALID, "option --log-level: must be debug, info, warn or error");
+}
+
+int main(int argc, char **argv)
+{
+    sbx_options options = {0};
+    sbx_err err = {0};
+    const char *name = argc > 1 ? argv[1] : "--help";
+    int used = 2;
+
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0)
+        return command_help();
+    if (strcmp(name, "version") == 0 || strcmp(name, "--version") == 0)
+        return command_version();
+    key_request key = {0};
+    int rc = strcmp(name, "key") == 0 ? key_request_read(&argc, argv, &key, &err) : 0;
+    if (!rc)
+        rc = sbx_options_load(&options, argc - used, argv + used, &err) ||
+             set_log_level(options.log_level, &err);
+    if (!rc) {
+        if (strcmp(name, "serve") == 0)
+            rc = serve(&options, &err);
+        else if (strcmp(name, "migrate") == 0)
+            rc = command_migrate(&options, &err);
+        else if (strcmp(name, "key") == 0)
+            rc = command_key(&options, &key, &err);
+        else if (strcmp(name, "doctor") == 0)
+            rc = command_doctor(&options, &err);
+        else
+            rc = sbx_fail(&err, SBX_E_INVALID, "unknown command \"%s\"; see sandboxd --help", name);
+    }
+    sbx_options_done(&options);
+    if (rc)
+        fprintf(stderr, "sandboxd %s: %s\n", name, err.msg);
+    return rc ? 1 : 0;
+}
