@@ -13,47 +13,44 @@ static const struct {
 #undef X
 };
 
-int sbx_fail(sbx_err *err, sbx_code code, const char *fmt, ...)
+void sbx_err_set(sbx_err *err, sbx_code code, const char *fmt, ...)
 {
     va_list ap;
 
     if (!err)
-        return -1;
+        return;
     *err = (sbx_err){.code = code};
     va_start(ap, fmt);
     vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
     va_end(ap);
-    return -1;
 }
 
-int sbx_fail_field(sbx_err *err, const char *field, const char *fmt, ...)
+void sbx_err_set_field(sbx_err *err, const char *field, const char *fmt, ...)
 {
     va_list ap;
 
     if (!err)
-        return -1;
+        return;
     *err = (sbx_err){.code = SBX_E_INVALID};
     sbx_copy(err->field, sizeof(err->field), field);
     va_start(ap, fmt);
     vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
     va_end(ap);
-    return -1;
 }
 
-int sbx_wrap(sbx_err *err, const char *fmt, ...)
+void sbx_err_wrap(sbx_err *err, const char *fmt, ...)
 {
     char text[sizeof(err->msg)];
     va_list ap;
 
     if (!err)
-        return -1;
+        return;
     va_start(ap, fmt);
     int n = vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof(text))
         snprintf(text + n, sizeof(text) - (size_t)n, ": %s", err->msg);
     sbx_copy(err->msg, sizeof(err->msg), text);
-    return -1;
 }
 
 int sbx_code_status(sbx_code code)

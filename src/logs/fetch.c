@@ -186,7 +186,7 @@ void fetch_start_if_needed(room *r)
     DL_FOREACH (r->viewers, v) {
         needed = needed || viewer_lacks(v);
     }
-    if (!needed || r->fetching)
+    if (!needed || r->fetching || r->hub->stopping)
         return;
     if (now < r->retry_ms) {
         room_schedule(r, r->retry_ms - now);

@@ -92,6 +92,7 @@ struct sbx_logs {
     room *rooms;
     uint64_t serials;
     size_t viewer_count;
+    bool stopping;                     /* submit nothing */
     frame frames[2][SBX_LOGS_ALL + 1]; /* by websocket, source */
 
     atomic_size_t backlog; /* bytes; any thread */

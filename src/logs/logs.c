@@ -30,34 +30,56 @@ sbx_logs *sbx_logs_new(const sbx_logs_config *c)
 
 typedef struct farewell {
     sbx_logs *hub;
+    void (*step)(sbx_logs *l); /* on STREAM */
     sem_t done;
 } farewell;
 
-static void shut_down(void *arg)
+static void farewell_run(void *arg)
 {
     farewell *f = arg;
-    sbx_logs *l = f->hub;
+
+    f->step(f->hub);
+    sem_post(&f->done);
+}
+
+static void on_stream_and_wait(sbx_logs *l, void (*step)(sbx_logs *l))
+{
+    farewell f = {.hub = l, .step = step};
+
+    sem_init(&f.done, 0, 0);
+    sbx_stream_post(l->cfg.stream, farewell_run, &f);
+    while (sem_wait(&f.done) < 0)
+        ;
+    sem_destroy(&f.done);
+}
+
+static void stop(sbx_logs *l)
+{
+    l->stopping = true;
+}
+
+void sbx_logs_stop(sbx_logs *l)
+{
+    if (l)
+        on_stream_and_wait(l, stop);
+}
+
+static void shut_down(sbx_logs *l)
+{
     room *r, *next;
 
     HASH_ITER (hh, l->rooms, r, next) {
         producer_flush(r);
         room_free(r);
     }
-    sem_post(&f->done);
 }
 
 void sbx_logs_free(sbx_logs *l)
 {
-    farewell f = {.hub = l};
-
     if (!l)
         return;
     l->cfg.bus->ops->set_reader(l->cfg.bus, TOPIC_PREFIX, NULL, NULL);
-    sem_init(&f.done, 0, 0);
-    sbx_stream_post(l->cfg.stream, shut_down, &f);
-    while (sem_wait(&f.done) < 0)
-        ;
-    sem_destroy(&f.done);
+    on_stream_and_wait(l, shut_down);
     for (int ws = 0; ws < 2; ws++)
         for (int s = 0; s <= SBX_LOGS_ALL; s++)
             sbx_buf_done(&l->frames[ws][s].text);

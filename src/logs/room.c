@@ -159,6 +159,19 @@ static void room_signal(room *r, const sbx_bus_item *item)
         room_end(r, last);
 }
 
+/* The first entry of a log whose history is empty: viewers that waited for it begin with it. */
+static void anchor(room *r, uint64_t pos)
+{
+    viewer *v;
+
+    DL_FOREACH (r->viewers, v) {
+        if (v->starting || v->anchored)
+            continue;
+        v->pos = pos;
+        v->anchored = true;
+    }
+}
+
 static void room_take(room *r, const sbx_bus_item *item, bool first)
 {
     if (item->seq == 0) {
@@ -170,6 +183,8 @@ static void room_take(room *r, const sbx_bus_item *item, bool first)
     /* Within a message the numbers that are missing do not exist; before it they may. */
     if (!r->window.valid || (first && item->seq != r->window.upto + 1))
         seg_start(&r->window, item->seq - 1);
+    if (r->latest == 0)
+        anchor(r, item->seq - 1);
     seg_add(&r->window, item);
     seg_trim(&r->window, WINDOW_BYTES);
     r->latest = SBX_MAX(r->latest, item->seq);

@@ -44,14 +44,23 @@ typedef struct sbx_err {
     char msg[400];
 } sbx_err;
 
-/** Set `err` (may be NULL). @return -1, so that a failure is one statement. */
-int sbx_fail(sbx_err *err, sbx_code code, const char *fmt, ...) SBX_PRINTF(3, 4);
-
+/** Set `err` (may be NULL). sbx_fail() and the like are -1, visibly to the compiler, so that a
+ * failure is one statement. */
+void sbx_err_set(sbx_err *err, sbx_code code, const char *fmt, ...) SBX_PRINTF(3, 4);
 /** The same for a request field: code INVALID. */
-int sbx_fail_field(sbx_err *err, const char *field, const char *fmt, ...) SBX_PRINTF(3, 4);
+void sbx_err_set_field(sbx_err *err, const char *field, const char *fmt, ...) SBX_PRINTF(3, 4);
+/** Put context before the message: "context: message". */
+void sbx_err_wrap(sbx_err *err, const char *fmt, ...) SBX_PRINTF(2, 3);
 
-/** Put context before the message: "context: message". @return -1. */
-int sbx_wrap(sbx_err *err, const char *fmt, ...) SBX_PRINTF(2, 3);
+static inline int sbx_failed(void)
+{
+    return -1;
+}
+
+#define sbx_fail(err, code, ...) (sbx_err_set((err), (code), __VA_ARGS__), sbx_failed())
+#define sbx_fail_field(err, field, ...)                                                            \
+    (sbx_err_set_field((err), (field), __VA_ARGS__), sbx_failed())
+#define sbx_wrap(err, ...) (sbx_err_wrap((err), __VA_ARGS__), sbx_failed())
 
 int sbx_code_status(sbx_code code);       /* HTTP status; 200 for SBX_OK */
 const char *sbx_code_wire(sbx_code code); /* "not_found" */

@@ -45,8 +45,11 @@ typedef struct sbx_logs_config {
 
 sbx_logs *sbx_logs_new(const sbx_logs_config *c);
 
-/** After the HTTP server and the lanes were freed, before the stream and the bus are. Waits for
- * STREAM; what is pending is published. Not on STREAM. */
+/** Submit no more jobs: to be called before the lanes are freed. Waits for STREAM. */
+void sbx_logs_stop(sbx_logs *l);
+
+/** After sbx_logs_stop(), and after the HTTP server and the lanes were freed; before the stream and
+ * the bus are. Waits for STREAM; what is pending is published. */
 void sbx_logs_free(sbx_logs *l);
 
 /* --- producer: STREAM, by the one owner of the sandbox's channel --- */

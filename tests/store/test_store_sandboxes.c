@@ -1,0 +1,492 @@
+/* Sandboxes, users, keys, executions and events, against a real server. */
+#include "fixture.h"
+#include "store/link.h"
+
+TestSuite(store_sandboxes, .init = migrated_database, .fini = drop_database, .timeout = 60);
+
+Test(store_sandboxes, a_row_reads_back_as_it_was_written)
+{
+    char *names[] = {"A", "QUOTE"}, *values[] = {"1", "tricky \"\\ \xc3\xa9\n\x01"};
+    sbx_pairs env = {names, values, 2}, back = {0};
+    sbx_sandbox_row r = new_row(&owner, "my box"), o = {0};
+
+    r.command = sbx_strdup("[\"sleep\",\"9\"]");
+    r.image_user = sbx_strdup("1000:1000");
+    r.disk_mb = 77;
+    sbx_copy(r.worker, sizeof r.worker, owner.s);
+    sbx_copy(r.runtime, sizeof r.runtime, "runc");
+    sbx_copy(r.host, sizeof r.host, "unix:///var/run/docker.sock");
+    OK(sbx_store_sandbox_insert(store, &r, &env, 60, &err));
+    cr_expect_gt(r.event_seq, 0u);
+    OK(sbx_store_sandbox_get(store, owner.s, r.id, &o, &err));
+    cr_expect_str_eq(o.id, r.id);
+    cr_expect_str_eq(o.owner, owner.s);
+    cr_expect_str_eq(o.worker, owner.s);
+    cr_expect_str_eq(o.name, "my box");
+    cr_expect_str_eq(o.template_name, "python");
+    cr_expect_str_eq(o.image, "sandboxd/python:1");
+    cr_expect_str_eq(o.state, "creating");
+    cr_expect_null(o.reason);
+    cr_expect_str_eq(o.size, "small");
+    cr_expect_eq(o.cpu_milli, 1000);
+    cr_expect_eq(o.memory_mb, 512);
+    cr_expect_eq(o.pids, 100);
+    cr_expect_eq(o.disk_mb, 77);
+    cr_expect_str_eq(o.network, "none");
+    cr_expect_str_eq(o.metadata, "{\"team\": \"blue\"}");
+    cr_expect_str_eq(o.env_names, "[\"A\"]");
+    cr_expect_str_eq(o.command, "[\"sleep\",\"9\"]");
+    cr_expect_eq(o.timeout_s, 600);
+    cr_expect_eq(o.idle_timeout_s, 600);
+    cr_expect_str_eq(o.on_timeout, "delete");
+    cr_expect_str_eq(o.on_idle, "delete");
+    cr_expect_eq(o.created_ms, r.created_ms);
+    cr_expect_lt(llabs(o.created_ms - sbx_wall_ms()), 60000);
+    cr_expect_eq(o.last_active_ms, r.last_active_ms);
+    cr_expect_eq(o.state_changed_ms, r.state_changed_ms);
+    cr_expect_eq(o.started_ms, 0);
+    cr_expect_eq(o.expires_ms, 0);
+    cr_expect_str_empty(o.container_id);
+    cr_expect_arr_eq(o.token, r.token, sizeof r.token);
+    cr_expect_eq(o.epoch, 0u);
+    cr_expect_str_eq(o.image_user, "1000:1000");
+    cr_expect_str_eq(o.runtime, "runc");
+    cr_expect_str_eq(o.host, "unix:///var/run/docker.sock");
+
+    OK(sbx_store_sandbox_env(store, r.id, &back, &err));
+    cr_assert_eq(back.count, 2u);
+    cr_expect_str_eq(back.names[1], "QUOTE");
+    cr_expect_str_eq(back.values[1], values[1]);
+    cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE position('tricky'::bytea IN env_sealed)"
+                     " > 0"),
+                 0);
+    sbx_pairs_done(&back);
+    sbx_sandbox_row_done(&o);
+    sbx_sandbox_row_done(&r);
+}
+
+Test(store_sandboxes, what_another_owns_is_not_found)
+{
+    sbx_id id = make_sandbox("running"), other;
+    sbx_sandbox_row o = {0};
+
+    OK(sbx_store_user_ensure(store, "bob", "user", &other, &err));
+    FAILS(sbx_store_sandbox_get(store, other.s, id.s, &o, &err), NOT_FOUND);
+    FAILS(sbx_store_sandbox_renew(store, other.s, id.s, &o, &err), NOT_FOUND);
+    FAILS(sbx_store_sandbox_get(store, owner.s, "x' OR '1'='1", &o, &err), NOT_FOUND);
+    OK(sbx_store_sandbox_get(store, NULL, id.s, &o, &err));
+    sbx_sandbox_row_done(&o);
+}
+
+Test(store_sandboxes, sealed_env_moved_to_another_row_is_refused)
+{
+    sbx_id a = make_sandbox("running"), b = make_sandbox("running");
+    sbx_pairs p = {0};
+
+    sql("UPDATE sandboxes SET env_sealed = (SELECT env_sealed FROM sandboxes WHERE id = '%s')"
+        " WHERE id = '%s'",
+        a.s, b.s);
+    OK(sbx_store_sandbox_env(store, a.s, &p, &err));
+    FAILS(sbx_store_sandbox_env(store, b.s, &p, &err), INTERNAL);
+}
+
+Test(store_sandboxes, hostile_values_are_errors_and_the_connection_survives)
+{
+    SBX_CLEANUP_VAL(sbx_sandbox_row_done) sbx_sandbox_row r = new_row(&owner, "\xff\xfe");
+    sbx_sandbox_list l = {0};
+    sbx_sandbox_filter f = {.owner = owner.s, .limit = 10, .metadata = "{\"a\":\"\\u0000\"}"};
+
+    FAILS(sbx_store_sandbox_insert(store, &r, NULL, 60, &err), INVALID);
+    FAILS(sbx_store_sandbox_list(store, &f, &l, &err), INVALID);
+    f.metadata = "not json";
+    FAILS(sbx_store_sandbox_list(store, &f, &l, &err), INVALID);
+    f.metadata = NULL;
+    f.limit = 0;
+    FAILS(sbx_store_sandbox_list(store, &f, &l, &err), INVALID);
+    free(r.name);
+    r.name = NULL;
+    r.pids = 0;
+    FAILS(sbx_store_sandbox_insert(store, &r, NULL, 60, &err), INTERNAL);
+    cr_expect(strstr(err.msg, "sandboxes_pids_check"), "%s", err.msg);
+    OK(sbx_store_ping(store, &err));
+}
+
+Test(store_sandboxes, an_id_that_is_taken_is_a_conflict)
+{
+    SBX_CLEANUP_VAL(sbx_sandbox_row_done) sbx_sandbox_row r = new_row(&owner, NULL);
+
+    OK(sbx_store_sandbox_insert(store, &r, NULL, 60, &err));
+    r.token[0] ^= 1;
+    FAILS(sbx_store_sandbox_insert(store, &r, NULL, 60, &err), CONFLICT);
+}
+
+Test(store_sandboxes, a_change_of_state_compares_and_writes_its_event)
+{
+    sbx_id id = make_sandbox("creating");
+    sbx_sandbox_row o = {0};
+    sbx_state_change c = {.id = id.s,
+                          .from = "creating",
+                          .to = "running",
+                          .container_id = "c1",
+                          .worker = id.s,
+                          .image_user = "me",
+                          .started = true};
+
+    OK(sbx_store_sandbox_set_state(store, &c, &o, &err));
+    cr_expect_str_eq(o.state, "running");
+    cr_expect_str_eq(o.container_id, "c1");
+    cr_expect_str_eq(o.worker, id.s);
+    cr_expect_str_eq(o.image_user, "me");
+    cr_expect_eq(o.expires_ms - o.started_ms, 600000);
+    cr_expect_eq(sql("SELECT count(*) FROM events WHERE seq = %llu AND sandbox = '%s'"
+                     " AND owner = '%s' AND type = 'sandbox.running' AND data->>'from' = 'creating'"
+                     " AND data->>'to' = 'running'",
+                     (unsigned long long)o.event_seq, id.s, owner.s),
+                 1);
+    cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE deadline_at IS NULL"), 1);
+    sbx_sandbox_row_done(&o);
+
+    FAILS(sbx_store_sandbox_set_state(store, &c, &o, &err), CONFLICT);
+    cr_expect(strstr(err.msg, "is running"), "%s", err.msg);
+    cr_expect_eq(sql("SELECT count(*) FROM events"), 2);
+
+    c = (sbx_state_change){.id = id.s, .from = "running", .to = "running", .container_id = "c2"};
+    OK(sbx_store_sandbox_set_state(store, &c, &o, &err));
+    cr_expect_str_eq(o.container_id, "c2");
+    cr_expect_str_eq(o.worker, id.s);
+    cr_expect_eq(o.event_seq, 0u);
+    cr_expect_eq(sql("SELECT count(*) FROM events"), 2);
+    sbx_sandbox_row_done(&o);
+
+    c = (sbx_state_change){.id = id.s,
+                           .from = "running",
+                           .to = "deleting",
+                           .deadline_s = 30,
+                           .worker = "",
+                           .reason = "{\"code\":\"requested\"}"};
+    OK(sbx_store_sandbox_set_state(store, &c, &o, &err));
+    cr_expect_str_eq(o.reason, "{\"code\":\"requested\"}");
+    cr_expect_str_empty(o.worker);
+    sbx_sandbox_row_done(&o);
+    c.id = owner.s;
+    FAILS(sbx_store_sandbox_set_state(store, &c, &o, &err), NOT_FOUND);
+}
+
+Test(store_sandboxes, deletion_removes_env_and_reads_for_a_day)
+{
+    sbx_id id = make_sandbox("running");
+    sbx_sandbox_row o = {0};
+    sbx_pairs p = {0};
+    sbx_exec_record e = {.kind = "exec", .command = "[\"true\"]", .started_ms = 1000};
+    sbx_state_change c = {.id = id.s, .from = "running", .to = "deleted"};
+    int n = -1;
+    sbx_id x = sbx_id_new();
+
+    sbx_copy(e.id, sizeof e.id, x.s);
+    sbx_copy(e.sandbox, sizeof e.sandbox, id.s);
+    sbx_copy(e.owner, sizeof e.owner, owner.s);
+    OK(sbx_store_exec_insert(store, &e, 1, &err));
+    OK(sbx_store_sandbox_set_state(store, &c, &o, &err));
+    sbx_sandbox_row_done(&o);
+    FAILS(sbx_store_sandbox_env(store, id.s, &p, &err), NOT_FOUND);
+    OK(sbx_store_sandbox_get(store, owner.s, id.s, &o, &err));
+    cr_expect_str_eq(o.state, "deleted");
+    sbx_sandbox_row_done(&o);
+    OK(sbx_store_sandbox_purge(store, &n, &err));
+    cr_expect_eq(n, 0);
+    sql("UPDATE sandboxes SET state_changed_at = now() - interval '25 hours'");
+    FAILS(sbx_store_sandbox_get(store, owner.s, id.s, &o, &err), NOT_FOUND);
+    OK(sbx_store_sandbox_purge(store, &n, &err));
+    cr_expect_eq(n, 1);
+    cr_expect_eq(sql("SELECT (SELECT count(*) FROM sandbox_executions) +"
+                     " (SELECT count(*) FROM events)"),
+                 0);
+}
+
+Test(store_sandboxes, lists_page_through_all_newest_first)
+{
+    enum { N = 25 };
+    sbx_sandbox_filter f = {.owner = owner.s, .limit = 10};
+    sbx_id other;
+    int seen = 0, pages = 0;
+    char last[SBX_ID_LEN + 1] = "", before[SBX_ID_LEN + 1];
+
+    for (int i = 0; i < N; i++)
+        make_sandbox("running");
+    /* Equal times: the id breaks the tie. */
+    sql("UPDATE sandboxes SET created_at = '2026-01-01 10:00:00.123457Z' WHERE id IN"
+        " (SELECT id FROM sandboxes LIMIT 12)");
+    OK(sbx_store_user_ensure(store, "bob", "user", &other, &err));
+    sql("UPDATE sandboxes SET owner = '%s' WHERE id = (SELECT max(id) FROM sandboxes)", other.s);
+    for (;; pages++) {
+        sbx_sandbox_list l = {0};
+        int64_t prev = INT64_MAX;
+
+        OK(sbx_store_sandbox_list(store, &f, &l, &err));
+        for (size_t i = 0; i < l.count; i++) {
+            cr_expect_leq(l.created_us[i], prev);
+            cr_expect_str_neq(l.items[i].id, last);
+            prev = l.created_us[i];
+            sbx_copy(last, sizeof last, l.items[i].id);
+        }
+        seen += (int)l.count;
+        if (l.count > 0) {
+            f.before_us = l.created_us[l.count - 1];
+            sbx_copy(before, sizeof before, l.items[l.count - 1].id);
+            f.before_id = before;
+        }
+        sbx_sandbox_list_done(&l);
+        if (l.count == 0 && seen >= N - 1)
+            break;
+        cr_assert_lt(pages, 10);
+    }
+    cr_expect_eq(seen, N - 1);
+}
+
+static size_t count_list(const sbx_sandbox_filter *f)
+{
+    sbx_sandbox_list l = {0};
+    size_t n;
+
+    OK(sbx_store_sandbox_list(store, f, &l, &err));
+    n = l.count;
+    sbx_sandbox_list_done(&l);
+    return n;
+}
+
+Test(store_sandboxes, lists_filter)
+{
+    sbx_id a = make_sandbox("running"), b = make_sandbox("creating"), c = make_sandbox("running");
+    sbx_sandbox_row o = {0};
+    sbx_state_change d = {.id = c.s, .from = "running", .to = "deleted"};
+
+    OK(sbx_store_sandbox_set_state(store, &d, &o, &err));
+    sbx_sandbox_row_done(&o);
+    sql("UPDATE sandboxes SET metadata = '{\"k\":\"v\",\"x\":\"y\"}', name = 'n', template = 'node'"
+        " WHERE id = '%s'",
+        a.s);
+    (void)b;
+    const struct {
+        const char *name;
+        sbx_sandbox_filter f;
+        size_t want;
+    } cases[] = {
+        {"all but deleted", {.limit = 9}, 2},
+        {"of the owner", {.owner = owner.s, .limit = 9}, 2},
+        {"deleted", {.owner = owner.s, .state = "deleted", .limit = 9}, 1},
+        {"running", {.owner = owner.s, .state = "running", .limit = 9}, 1},
+        {"name", {.owner = owner.s, .name = "n", .limit = 9}, 1},
+        {"template", {.owner = owner.s, .template_name = "node", .limit = 9}, 1},
+        {"metadata", {.owner = owner.s, .metadata = "{\"k\":\"v\"}", .limit = 9}, 1},
+        {"other metadata", {.owner = owner.s, .metadata = "{\"k\":\"w\"}", .limit = 9}, 0},
+        {"another owner", {.owner = a.s, .limit = 9}, 0},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        cr_expect_eq(count_list(&cases[i].f), cases[i].want, "%s", cases[i].name);
+}
+
+/* --- reaping --- */
+
+static void expire_all(void)
+{
+    sql("UPDATE sandboxes SET expires_at = now() - interval '1 second' WHERE state = 'running'");
+}
+
+typedef struct reaper {
+    char (*ids)[SBX_ID_LEN + 1];
+    size_t count;
+} reaper;
+
+static void *reap_thread(void *arg)
+{
+    reaper *me = arg;
+    sbx_err e = {0};
+    sbx_id w = sbx_id_new();
+
+    for (;;) {
+        sbx_sandbox_list l = {0};
+
+        if (sbx_store_sandbox_reap(store, w.s, NULL, 0, 7, &l, &e) != 0 || l.count == 0)
+            return NULL;
+        for (size_t i = 0; i < l.count; i++)
+            sbx_copy(me->ids[me->count++], SBX_ID_LEN + 1, l.items[i].id);
+        sbx_sandbox_list_done(&l);
+    }
+}
+
+Test(store_sandboxes, four_reapers_claim_each_row_exactly_once)
+{
+    enum { N = 60 };
+    static char ids[4][N][SBX_ID_LEN + 1];
+    reaper reapers[4];
+    pthread_t threads[4];
+    size_t sum = 0;
+
+    for (int i = 0; i < N; i++)
+        make_sandbox("running");
+    expire_all();
+    for (int i = 0; i < 4; i++) {
+        reapers[i] = (reaper){.ids = ids[i]};
+        pthread_create(&threads[i], NULL, reap_thread, &reapers[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        sum += reapers[i].count;
+    }
+    /* A reaper may have stopped at rows that another was just claiming; none is left or double. */
+    reap_thread(&reapers[0]);
+    cr_expect_eq(sum, (size_t)N);
+    cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE state = 'deleting'"), N);
+    cr_expect_eq(sql("SELECT count(*) FROM events WHERE type = 'sandbox.deleting'"), N);
+}
+
+Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy_or_kept)
+{
+    sbx_id expired = make_sandbox("running"), idle = make_sandbox("running");
+    sbx_id busy = make_sandbox("running"), fresh = make_sandbox("running");
+    sbx_id kept = make_sandbox("running"), w = sbx_id_new(), never = make_sandbox("running");
+    const char *busy_ids[] = {busy.s, expired.s};
+    sbx_sandbox_list l = {0};
+
+    sql("UPDATE sandboxes SET expires_at = now() - interval '1 s' WHERE id = '%s'", expired.s);
+    sql("UPDATE sandboxes SET last_active_at = now() - interval '601 s' WHERE id IN"
+        " ('%s', '%s', '%s')",
+        idle.s, busy.s, never.s);
+    sql("UPDATE sandboxes SET idle_timeout_s = 0, expires_at = NULL WHERE id = '%s'", never.s);
+    sql("UPDATE sandboxes SET expires_at = now() - interval '1 s', on_timeout = 'stop',"
+        " on_idle = 'pause', last_active_at = now() - interval '1 day' WHERE id = '%s'",
+        kept.s);
+    OK(sbx_store_sandbox_reap(store, w.s, busy_ids, 2, 100, &l, &err));
+    cr_assert_eq(l.count, 2u, "%zu", l.count);
+    for (size_t i = 0; i < l.count; i++) {
+        bool is_idle = sbx_streq(l.items[i].id, idle.s);
+
+        cr_expect(is_idle || sbx_streq(l.items[i].id, expired.s));
+        cr_expect_str_eq(l.items[i].state, "deleting");
+        cr_expect_str_eq(l.items[i].worker, w.s);
+        cr_expect_gt(l.items[i].event_seq, 0u);
+        cr_expect(strstr(l.items[i].reason, is_idle ? "\"idle\"" : "\"expired\""), "%s",
+                  l.items[i].reason);
+    }
+    sbx_sandbox_list_done(&l);
+    (void)fresh;
+}
+
+static void *renew_thread(void *arg)
+{
+    sbx_sandbox_row r = {0};
+    sbx_err e = {0};
+    int rc;
+
+    rc = sbx_store_sandbox_renew(store, owner.s, arg, &r, &e);
+    sbx_sandbox_row_done(&r);
+    return (void *)(intptr_t)(rc == 0 ? 1 : e.code == SBX_E_CONFLICT ? 2 : 3);
+}
+
+Test(store_sandboxes, of_a_renewal_and_a_reap_at_once_exactly_one_wins)
+{
+    sbx_id w = sbx_id_new();
+
+    for (int i = 0; i < 40; i++) {
+        sbx_id id = make_sandbox("running");
+        sbx_sandbox_list l = {0};
+        pthread_t t;
+        void *renewed;
+
+        sql("UPDATE sandboxes SET expires_at = now() - interval '1 s' WHERE id = '%s'", id.s);
+        pthread_create(&t, NULL, renew_thread, id.s);
+        OK(sbx_store_sandbox_reap(store, w.s, NULL, 0, 10, &l, &err));
+        pthread_join(t, &renewed);
+        /* SKIP LOCKED may leave a row that a losing renewal looked at, never take a renewed one. */
+        cr_expect_neq((intptr_t)renewed, 3);
+        cr_expect_eq((intptr_t)renewed == 1, l.count == 0);
+        sbx_sandbox_list_done(&l);
+    }
+}
+
+Test(store_sandboxes, touch_counts_and_all)
+{
+    sbx_id a = make_sandbox("running"), b = make_sandbox("creating");
+    const char *ids[] = {a.s, "nonsense\"},{"}, *states[] = {"creating", "running", "failed"};
+    int64_t n[3] = {-1, -1, -1};
+    sbx_sandbox_list l = {0};
+
+    sql("UPDATE sandboxes SET last_active_at = now() - interval '1 hour'");
+    OK(sbx_store_sandbox_touch(store, ids, 2, &err));
+    OK(sbx_store_sandbox_touch(store, NULL, 0, &err));
+    cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE last_active_at > now() -"
+                     " interval '1 minute'"),
+                 1);
+    OK(sbx_store_sandbox_counts(store, states, 3, n, &err));
+    cr_expect(n[0] == 1 && n[1] == 1 && n[2] == 0);
+    OK(sbx_store_sandbox_all(store, &l, &err));
+    cr_expect_eq(l.count, 2u);
+    sbx_sandbox_list_done(&l);
+    (void)b;
+}
+
+/* --- users, keys, records --- */
+
+Test(store_sandboxes, users_are_made_once_and_never_change_their_role)
+{
+    sbx_id again;
+
+    OK(sbx_store_user_ensure(store, "ada", "user", &again, &err));
+    cr_expect_str_eq(again.s, owner.s);
+    FAILS(sbx_store_user_ensure(store, "ada", "admin", &again, &err), CONFLICT);
+    FAILS(sbx_store_user_ensure(store, "eve", "god", &again, &err), INVALID);
+    FAILS(sbx_store_user_ensure(store, "", "user", &again, &err), INVALID);
+}
+
+Test(store_sandboxes, keys_are_found_by_their_hash)
+{
+    unsigned char hash[SBX_HASH_BYTES] = {1, 0, 2};
+    sbx_key_row k = {0};
+    sbx_id id;
+
+    FAILS(sbx_store_key_by_hash(store, hash, &k, &err), NOT_FOUND);
+    OK(sbx_store_key_insert(store, owner.s, "laptop", "sbx_abcdefgh", hash, "*", &id, &err));
+    OK(sbx_store_key_by_hash(store, hash, &k, &err));
+    cr_expect_str_eq(k.id, id.s);
+    cr_expect_str_eq(k.user, owner.s);
+    cr_expect_str_eq(k.role, "user");
+    cr_expect_str_eq(k.scopes, "*");
+    cr_expect(!k.expired && !k.revoked);
+    sbx_key_row_done(&k);
+    sql("UPDATE api_keys SET expires_at = now() - interval '1 s', revoked_at = now()");
+    OK(sbx_store_key_by_hash(store, hash, &k, &err));
+    cr_expect(k.expired && k.revoked);
+    sbx_key_row_done(&k);
+}
+
+Test(store_sandboxes, executions_arrive_in_one_batch_and_twice_is_once)
+{
+    sbx_id id = make_sandbox("running");
+    sbx_exec_record r[3];
+    uint64_t seq = 0, next = 0;
+
+    for (int i = 0; i < 3; i++) {
+        sbx_id x = sbx_id_new();
+
+        r[i] = (sbx_exec_record){.kind = "exec",
+                                 .command = "[\"sh\",\"-c\",\"echo \\\"\\u00e9\"]",
+                                 .started_ms = 1760000000123,
+                                 .duration_ms = 5,
+                                 .exit_code = i - 1};
+        sbx_copy(r[i].id, sizeof r[i].id, x.s);
+        sbx_copy(r[i].sandbox, sizeof r[i].sandbox, i == 2 ? x.s : id.s);
+        sbx_copy(r[i].owner, sizeof r[i].owner, owner.s);
+    }
+    r[0].signal = 9;
+    r[0].oom_killed = true;
+    OK(sbx_store_exec_insert(store, r, 3, &err));
+    OK(sbx_store_exec_insert(store, r, 3, &err));
+    cr_expect_eq(sql("SELECT count(*) FROM sandbox_executions"), 2);
+    cr_expect_eq(sql("SELECT count(*) FROM sandbox_executions WHERE exit_code IS NULL AND"
+                     " signal = 9 AND oom_killed AND started_at ="
+                     " '2025-10-09 08:53:20.123Z'::timestamptz"),
+                 1);
+    OK(sbx_store_event_insert(store, owner.s, id.s, "exec.started", "{\"a\":1}", &seq, &err));
+    OK(sbx_store_event_insert(store, owner.s, NULL, "x", "{}", &next, &err));
+    cr_expect_gt(next, seq);
+}
