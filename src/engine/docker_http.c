@@ -82,6 +82,7 @@ static docker_handle *handle_lease(sbx_docker *d, sbx_err *err)
 {
     docker_handle *h = NULL;
 
+    SBX_ASSERT_THREAD(SBX_T_WORKER);
     pthread_mutex_lock(&d->mu);
     if (d->idle_count > 0)
         h = d->idle[--d->idle_count];
@@ -411,6 +412,7 @@ int docker_connect(sbx_docker *d, docker_handle **ret, int *ret_fd, sbx_err *err
     curl_socket_t fd = CURL_SOCKET_BAD;
     int result = -1;
 
+    SBX_ASSERT_THREAD(SBX_T_WORKER);
     if (!h)
         return -1;
     set_common(d, h->easy);

@@ -24,7 +24,8 @@
 #define SEED_FOLDER   "/volume"
 #define SEED_STALE_MS 20000
 #define SEED_POLL_MS  25
-#define SEED_CALL_MS  10000     /* making or removing a seed, whatever the job says */
+#define SEED_CALL_MS  10000 /* making or removing a seed, whatever the job says */
+#define SEED_OLD_MS   600000
 #define FILE_TIME_S   315532800 /* 1980-01-01: what any file system can keep */
 #define FILE_BYTES    (64 * MIB)
 
@@ -396,12 +397,34 @@ static int fill(const seed *s, sbx_err *err)
     return done < 0 ? -1 : 0;
 }
 
+/* Seeds that crashed servers left, of volumes that nobody fills any more. Ages are compared by the
+ * engine's own clock: the newest is ours. */
+static void sweep_seeds(const seed *s)
+{
+    sbx_container_info *all = NULL;
+    sbx_err ignored = {0};
+    size_t count = 0;
+    int64_t own_ms = 0;
+
+    if (docker_list_label(s->d, s->cluster, "sandboxd.role=seed", &all, &count, &ignored))
+        return;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(all[i].id, s->id) == 0)
+            own_ms = all[i].created_at_ms;
+    for (size_t i = 0; i < count; i++)
+        if (all[i].created_at_ms < own_ms - SEED_OLD_MS)
+            (void)docker_remove(&s->d->base, all[i].id, &ignored);
+    free(all);
+}
+
 static int ensure(seed *s, sbx_err *err)
 {
     if (volume_create(s, err) || image_ensure(s, err) || seed_hold(s, err))
         return -1;
     int rc = fill(s, err);
 
+    if (rc == 0)
+        sweep_seeds(s);
     seed_drop(s);
     return rc;
 }

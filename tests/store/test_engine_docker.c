@@ -401,6 +401,11 @@ Test(engine_docker, pause_stops_and_unpause_resumes)
     must(engine->ops->pause(engine, m.container, &err), &err, "pause");
     must(engine->ops->inspect(engine, m.container, &info, &err), &err, "inspect");
     cr_expect_str_eq(info.state, "paused");
+    made frozen = make("while :; do sleep 1; done", NULL);
+
+    must(engine->ops->start(engine, frozen.container, &err), &err, "start");
+    must(engine->ops->pause(engine, frozen.container, &err), &err, "pause");
+    must(engine->ops->remove(engine, frozen.container, &err), &err, "remove of a paused one");
     must(engine->ops->unpause(engine, m.container, &err), &err, "unpause");
     must(engine->ops->stop(engine, m.container, 0, &err), &err, "stop");
     cr_expect(wait_state(m.container, "exited", &info));
