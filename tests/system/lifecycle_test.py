@@ -151,7 +151,7 @@ class HardeningTest(SystemCase):
         cls.image = sandboxd.make_image(
             "sbxtest-hostile:1", sandboxd.box_files(),
             ['ENTRYPOINT ["/bin/false"]', 'CMD ["x"]', 'USER 4242:4343', 'VOLUME /data',
-             'HEALTHCHECK CMD /bin/false', 'ENV FROM_IMAGE=yes', 'STOPSIGNAL SIGKILL'])
+             'HEALTHCHECK CMD /bin/false', 'ENV FROM_IMAGE=yes'])
         cls.box = api.create(image=cls.image)["id"]
         cls.info = service.inspect(cls.box)
 
@@ -321,17 +321,17 @@ class DeleteTest(SystemCase):
 
 class VolumeTest(SystemCase):
     def test_the_volume_with_the_agent_is_made_again_when_it_was_pruned(self):
-        other = sandboxd.Service()
+        other, volumes = sandboxd.Service(), []
+        self.addCleanup(lambda: [sandboxd.engine.call("DELETE", f"/volumes/{v}") for v in volumes])
         self.addCleanup(other.close)
         agent = other.folder / "sbx-agent"  # a copy of its own has a volume of its own
         agent.write_bytes((sandboxd.BIN / "sbx-agent").read_bytes() + other.name.encode())
         agent.chmod(0o755)
         client = sandboxd.Client(other.start({"SBX_AGENT_PATH": agent}), other.key())
         box = client.create()["id"]
-        volume = [m["Name"] for m in other.inspect(box)["Mounts"]][0]
-        self.addCleanup(sandboxd.engine.call, "DELETE", f"/volumes/{volume}", {"force": "true"})
+        volumes += [m["Name"] for m in other.inspect(box)["Mounts"]]
         self.assertEqual(client.delete(f"/sandboxes/{box}").status, 204)
-        sandboxd.engine.call("DELETE", f"/volumes/{volume}")
+        sandboxd.engine.call("DELETE", f"/volumes/{volumes[0]}")
         box = client.create()["id"]
         self.assertEqual(client.exec(box, "echo again")["stdout"], "again\n")
 
