@@ -24,6 +24,7 @@
 #define SEED_FOLDER   "/volume"
 #define SEED_STALE_MS 20000
 #define SEED_POLL_MS  25
+#define SEED_CALL_MS  10000     /* making or removing a seed, whatever the job says */
 #define FILE_TIME_S   315532800 /* 1980-01-01: what any file system can keep */
 #define FILE_BYTES    (64 * MIB)
 
@@ -192,6 +193,8 @@ static void seed_body(const seed *s, sbx_buf *body)
     sbx_jw_obj_end(&w);
 }
 
+/* A cancelled job does not end this call: the engine would finish it all the same, and nobody would
+ * know of the seed. */
 static int seed_create(seed *s, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(8 * KIB);
@@ -206,7 +209,9 @@ static int seed_create(seed *s, sbx_err *err)
                     .path = path.data,
                     .body = body.data,
                     .body_len = body.len,
-                    .max_bytes = MIB};
+                    .max_bytes = MIB,
+                    .timeout_ms = SBX_MIN(s->d->timeout_ms, SEED_CALL_MS),
+                    .regardless = true};
 
     if (docker_call(s->d, &q, "creating the seed container", &res, err) ||
         docker_parse(res.body.data, res.body.len, &json, err))
@@ -270,7 +275,7 @@ static void seed_drop(const seed *s)
     docker_req q = {.method = "DELETE",
                     .path = path.data,
                     .max_bytes = MIB,
-                    .timeout_ms = SBX_MIN(s->d->timeout_ms, 5000),
+                    .timeout_ms = SBX_MIN(s->d->timeout_ms, SEED_CALL_MS),
                     .regardless = true};
 
     if (docker_call(s->d, &q, "removing the seed container", &res, &ignored))

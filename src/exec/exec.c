@@ -458,8 +458,6 @@ static int may_start(exec *x, const sbx_sandbox_row *row, sbx_err *err)
     case SBX_S_RUNNING:
         if (sbx_channels_has(x->e->c.channels, row->id))
             return 1;
-        if (*row->worker && strcmp(row->worker, x->e->c.worker) != 0)
-            return sbx_fail(err, SBX_E_CAPACITY, "another worker holds this sandbox");
         wait_ms = WAIT_ADOPT_MS;
         break;
     case SBX_S_CREATING:
@@ -474,8 +472,10 @@ static int may_start(exec *x, const sbx_sandbox_row *row, sbx_err *err)
     if (!x->wait_until_ms)
         x->wait_until_ms = sbx_now_ms() + wait_ms;
     if (sbx_now_ms() > x->wait_until_ms)
-        return sbx_fail(err, SBX_E_CAPACITY, "the sandbox is still %s; try again shortly",
-                        state == SBX_S_RUNNING ? "being reconnected" : row->state);
+        return sbx_fail(err, SBX_E_CAPACITY, "%s",
+                        state == SBX_S_RUNNING ? "another worker holds the sandbox, or has just "
+                                                 "let go of it; try again shortly"
+                                               : "the sandbox is still not ready; try again");
     return 0;
 }
 

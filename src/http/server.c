@@ -381,7 +381,7 @@ static void fill(sbx_http *h, const sbx_http_config *c)
     h->timeouts_ms[T_IDLE] = (c->keepalive_s > 0 ? c->keepalive_s : 75) * 1000;
     h->timeouts_ms[T_STALL] = STALL_MS;
     h->timeouts_ms[T_LINGER] = LINGER_MS;
-    h->timeouts_ms[T_PING] = PING_MS;
+    h->timeouts_ms[T_PING] = c->ping_ms > 0 ? c->ping_ms : PING_MS;
     h->timeouts_ms[T_WS_CLOSE] = WS_CLOSE_MS;
     h->slot_count = (size_t)h->config.max_connections + SPARE_CONNECTIONS;
     h->slots = sbx_alloc(h->slot_count * sizeof(conn *));

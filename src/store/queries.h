@@ -181,8 +181,10 @@
     X(PRESENCE_END_STALE, 2, SYSTEM,                                                               \
       "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"                              \
       " WHERE application_name = $1 AND pid <> $2::int AND datname = current_database()")          \
+    /* Who holds the exclusive lock is the only one alive. */                                      \
     X(WORKER_UPSERT, 2, SYSTEM,                                                                    \
-      "INSERT INTO public.workers (id, alone) VALUES ($1, $2::bool)"                               \
+      "WITH gone AS (DELETE FROM public.workers WHERE $2::bool AND id <> $1)"                      \
+      " INSERT INTO public.workers (id, alone) VALUES ($1, $2::bool)"                              \
       " ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()")                                      \
     X(WORKER_DELETE, 1, SYSTEM, "DELETE FROM public.workers WHERE id = $1")                        \
     X(MIGRATE_LOCK, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                          \

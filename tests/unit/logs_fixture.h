@@ -421,7 +421,7 @@ static void pause_ms(long ms)
         (condition);                                                                               \
     })
 
-static bool trace_is(sbx_reply *r, const char *want)
+static __attribute__((unused)) bool trace_is(sbx_reply *r, const char *want)
 {
     char *have = fake_trace(r);
     bool same = strcmp(have, want) == 0;
@@ -448,7 +448,7 @@ static __attribute__((unused)) sbx_logs_query query_since(uint64_t since)
     return (sbx_logs_query){.has_since = true, .since = since, .tail = -1, .source = SBX_LOGS_ALL};
 }
 
-static sbx_reply *view(hub *h, sbx_logs_query q, bool websocket)
+static __attribute__((unused)) sbx_reply *view(hub *h, sbx_logs_query q, bool websocket)
 {
     sbx_reply *r = fake_new();
 
