@@ -150,12 +150,20 @@ class Engine:
             self.remove_container(container["Id"])
             removed += 1
         for volume in (self.call("GET", "/volumes", filters) or {}).get("Volumes") or []:
-            self.call("DELETE", f"/volumes/{volume['Name']}", {"force": "true"})
-            removed += 1
+            removed += self._remove_if_unused(f"/volumes/{volume['Name']}")
         for network in self.call("GET", "/networks", filters) or []:
-            self.call("DELETE", f"/networks/{network['Id']}")
-            removed += 1
+            removed += self._remove_if_unused(f"/networks/{network['Id']}")
         return removed
+
+    def _remove_if_unused(self, path):
+        """Returns 0 for what a container of another installation still uses."""
+        try:
+            self.call("DELETE", path)
+            return 1
+        except EngineError as error:
+            if error.status in (403, 404, 409):
+                return 0
+            raise
 
 
 def main(argv):

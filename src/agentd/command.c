@@ -211,7 +211,7 @@ static void fail(agent_command *c, int code, const char *message)
         tell(c, SBX_F_FAIL, &r);
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_stdin_close(&c->in);
-    c->exit_told = true;
+    c->started_told = c->exit_told = true;
     c->state = AGENT_LEFT;
 }
 

@@ -21,11 +21,13 @@ static int api_minor(const char *s)
 }
 
 /* Ask the engine. @param ret_text  a line for people, or NULL. */
-static int ask_version(sbx_docker *d, int *ret_minor, sbx_buf *ret_text, sbx_err *err)
+static int ask_version(sbx_docker *d, bool regardless, int *ret_minor, sbx_buf *ret_text,
+                       sbx_err *err)
 {
     SBX_CLEANUP_VAL(docker_res_done) docker_res res;
     SBX_CLEANUP(sbx_json_free) sbx_json *json = NULL;
-    docker_req q = {.method = "GET", .path = "/version", .max_bytes = MIB};
+    docker_req q = {
+        .method = "GET", .path = "/version", .max_bytes = MIB, .regardless = regardless};
     char name[64];
 
     if (docker_call_raw(d, &q, "asking the engine's version", &res, err) ||
@@ -57,12 +59,12 @@ static int ask_version(sbx_docker *d, int *ret_minor, sbx_buf *ret_text, sbx_err
     return 0;
 }
 
-int docker_version(sbx_docker *d, int *ret_minor, sbx_err *err)
+int docker_version(sbx_docker *d, bool regardless, int *ret_minor, sbx_err *err)
 {
     pthread_mutex_lock(&d->mu);
     *ret_minor = d->api_minor;
     pthread_mutex_unlock(&d->mu);
-    return *ret_minor ? 0 : ask_version(d, ret_minor, NULL, err);
+    return *ret_minor ? 0 : ask_version(d, regardless, ret_minor, NULL, err);
 }
 
 void docker_version_forget(sbx_docker *d)
@@ -76,7 +78,7 @@ static int docker_ping(sbx_engine *e, sbx_buf *ret_version, sbx_err *err)
 {
     int minor = 0;
 
-    return ask_version((sbx_docker *)e, &minor, ret_version, err);
+    return ask_version((sbx_docker *)e, false, &minor, ret_version, err);
 }
 
 /* --- the object --- */

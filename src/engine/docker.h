@@ -87,7 +87,7 @@ int docker_call_raw(sbx_docker *d, const docker_req *q, const char *what, docker
 int docker_status_fail(long status, const char *body, size_t len, const char *what, sbx_err *err);
 
 /** The minor number of the API version in use; asks the engine if nobody has yet. */
-int docker_version(sbx_docker *d, int *ret_minor, sbx_err *err) SBX_MUST_CHECK;
+int docker_version(sbx_docker *d, bool regardless, int *ret_minor, sbx_err *err) SBX_MUST_CHECK;
 /** The connection failed: another engine may answer next time. */
 void docker_version_forget(sbx_docker *d);
 

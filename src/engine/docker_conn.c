@@ -300,7 +300,7 @@ int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err 
     char what[160];
 
     if (docker_container_path(&path, id, "/attach?stream=1&stdin=1&stdout=1&stderr=1", err) ||
-        docker_version(d, &minor, err))
+        docker_version(d, false, &minor, err))
         return sbx_wrap(err, "attaching");
     docker_what(what, sizeof(what), "attaching to container", id);
     sbx_buf_addf(&out,

@@ -82,6 +82,7 @@ static docker_handle *handle_lease(sbx_docker *d, sbx_err *err)
 {
     docker_handle *h = NULL;
 
+    SBX_ASSERT_THREAD(SBX_T_WORKER);
     pthread_mutex_lock(&d->mu);
     if (d->idle_count > 0)
         h = d->idle[--d->idle_count];
@@ -304,9 +305,10 @@ static int drive(docker_handle *h, const docker_req *q, docker_res *res, int64_t
             res->gave_up = true;
             return 0;
         }
-        int64_t left =
-            SBX_MIN(end == INT64_MAX ? INT64_MAX : end - sbx_now_ms(), sbx_job_left_ms(INT64_MAX));
+        int64_t left = end == INT64_MAX ? INT64_MAX : end - sbx_now_ms();
 
+        if (!regardless)
+            left = SBX_MIN(left, sbx_job_left_ms(INT64_MAX));
         if (left <= 0)
             return sbx_fail(err, SBX_E_TIMEOUT, "%s: the engine did not answer in time", what);
         curl_multi_poll(h->multi, NULL, 0, (int)SBX_MIN(left, DOCKER_POLL_MS), NULL);
@@ -393,7 +395,7 @@ int docker_call(sbx_docker *d, const docker_req *q, const char *what, docker_res
     int minor = 0;
 
     res_init(ret, q);
-    if (docker_version(d, &minor, err))
+    if (docker_version(d, q->regardless, &minor, err))
         return -1;
     sbx_buf_addf(&url, "%s/v1.%d%s", d->base_url, minor, q->path);
     if (sbx_buf_failed(&url))
@@ -410,6 +412,7 @@ int docker_connect(sbx_docker *d, docker_handle **ret, int *ret_fd, sbx_err *err
     curl_socket_t fd = CURL_SOCKET_BAD;
     int result = -1;
 
+    SBX_ASSERT_THREAD(SBX_T_WORKER);
     if (!h)
         return -1;
     set_common(d, h->easy);

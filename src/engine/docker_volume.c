@@ -24,6 +24,8 @@
 #define SEED_FOLDER   "/volume"
 #define SEED_STALE_MS 20000
 #define SEED_POLL_MS  25
+#define SEED_CALL_MS  10000 /* making or removing a seed, whatever the job says */
+#define SEED_OLD_MS   600000
 #define FILE_TIME_S   315532800 /* 1980-01-01: what any file system can keep */
 #define FILE_BYTES    (64 * MIB)
 
@@ -192,6 +194,8 @@ static void seed_body(const seed *s, sbx_buf *body)
     sbx_jw_obj_end(&w);
 }
 
+/* A cancelled job does not end this call: the engine would finish it all the same, and nobody would
+ * know of the seed. */
 static int seed_create(seed *s, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(8 * KIB);
@@ -206,7 +210,9 @@ static int seed_create(seed *s, sbx_err *err)
                     .path = path.data,
                     .body = body.data,
                     .body_len = body.len,
-                    .max_bytes = MIB};
+                    .max_bytes = MIB,
+                    .timeout_ms = SBX_MIN(s->d->timeout_ms, SEED_CALL_MS),
+                    .regardless = true};
 
     if (docker_call(s->d, &q, "creating the seed container", &res, err) ||
         docker_parse(res.body.data, res.body.len, &json, err))
@@ -270,7 +276,7 @@ static void seed_drop(const seed *s)
     docker_req q = {.method = "DELETE",
                     .path = path.data,
                     .max_bytes = MIB,
-                    .timeout_ms = SBX_MIN(s->d->timeout_ms, 5000),
+                    .timeout_ms = SBX_MIN(s->d->timeout_ms, SEED_CALL_MS),
                     .regardless = true};
 
     if (docker_call(s->d, &q, "removing the seed container", &res, &ignored))
@@ -391,12 +397,34 @@ static int fill(const seed *s, sbx_err *err)
     return done < 0 ? -1 : 0;
 }
 
+/* Seeds that crashed servers left, of volumes that nobody fills any more. Ages are compared by the
+ * engine's own clock: the newest is ours. */
+static void sweep_seeds(const seed *s)
+{
+    sbx_container_info *all = NULL;
+    sbx_err ignored = {0};
+    size_t count = 0;
+    int64_t own_ms = 0;
+
+    if (docker_list_label(s->d, s->cluster, "sandboxd.role=seed", &all, &count, &ignored))
+        return;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(all[i].id, s->id) == 0)
+            own_ms = all[i].created_at_ms;
+    for (size_t i = 0; i < count; i++)
+        if (all[i].created_at_ms < own_ms - SEED_OLD_MS)
+            (void)docker_remove(&s->d->base, all[i].id, &ignored);
+    free(all);
+}
+
 static int ensure(seed *s, sbx_err *err)
 {
     if (volume_create(s, err) || image_ensure(s, err) || seed_hold(s, err))
         return -1;
     int rc = fill(s, err);
 
+    if (rc == 0)
+        sweep_seeds(s);
     seed_drop(s);
     return rc;
 }

@@ -25,7 +25,6 @@ struct lws_context;
 #define LINGER_BYTES      MIB
 #define STALL_MS          45000 /* a client that takes nothing of a response */
 #define PING_MS           20000
-#define DEAD_MS           40000 /* silence of a WebSocket peer that was pinged */
 #define WS_CLOSE_MS       5000
 #define MAX_WS_MESSAGE    (64 * KIB)
 #define MAX_BODIES_BYTES  (512 * MIB) /* request bodies in memory, of all connections */
@@ -146,7 +145,7 @@ struct sbx_http {
     ev_timer tick_watcher;
     ev_prepare prepare_watcher;
     int listen_fd;
-    bool accept_paused;
+    bool accept_paused, starved; /* starved: of descriptors, said once */
     sbx_mailbox *mailbox;
     conn **slots;
     uint32_t *generations, *free_slots;

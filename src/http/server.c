@@ -144,9 +144,12 @@ static void on_accept(struct ev_loop *loop, ev_io *w, int events)
         int fd = accept4(h->listen_fd, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd >= 0) {
+            h->starved = false;
             adopt(h, fd, &sa);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            sbx_log(SBX_WARN, "cannot accept connections", "errno", SBX_NUM(errno), NULL);
+            if (!h->starved)
+                sbx_log(SBX_WARN, "cannot accept connections", "errno", SBX_NUM(errno), NULL);
+            h->starved = true;
             pause_accept(h);
             return;
         } else if (errno != EINTR && errno != ECONNABORTED) {
@@ -381,7 +384,7 @@ static void fill(sbx_http *h, const sbx_http_config *c)
     h->timeouts_ms[T_IDLE] = (c->keepalive_s > 0 ? c->keepalive_s : 75) * 1000;
     h->timeouts_ms[T_STALL] = STALL_MS;
     h->timeouts_ms[T_LINGER] = LINGER_MS;
-    h->timeouts_ms[T_PING] = PING_MS;
+    h->timeouts_ms[T_PING] = c->ping_ms > 0 ? c->ping_ms : PING_MS;
     h->timeouts_ms[T_WS_CLOSE] = WS_CLOSE_MS;
     h->slot_count = (size_t)h->config.max_connections + SPARE_CONNECTIONS;
     h->slots = sbx_alloc(h->slot_count * sizeof(conn *));

@@ -86,7 +86,7 @@ void ws_close(conn *c, unsigned code)
 
 void ws_ping(conn *c)
 {
-    if (c->http->now_ms - c->ws->last_rx_ms >= DEAD_MS)
+    if (c->http->now_ms - c->ws->last_rx_ms >= 2 * c->http->timeouts_ms[T_PING])
         conn_doom(c);
     else
         send_control(c, OP_PING, NULL, 0);

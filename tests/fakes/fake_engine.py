@@ -8,6 +8,7 @@ It prints one line when it listens ("ready PORT") and ends when its standard inp
 test that dies leaves nothing behind.
 """
 import argparse
+import base64
 import json
 import os
 import socket
@@ -78,6 +79,8 @@ class Engine:
         self.args = args
         self.requests = 0
         self.connections = 0
+        self.stored = None
+        self.removed = []
 
     # --- connections ---
 
@@ -118,10 +121,27 @@ class Engine:
                                       "MinAPIVersion": self.args.min_api}))
             return True
         parts = url.path.split("/")
+        if parts[2] == "volumes":
+            conn.sendall(answer(201, {}))
+            return True
         name = parts[3] if len(parts) > 3 else ""
         query = urllib.parse.parse_qs(url.query)
         if url.path.endswith("/containers/json"):
-            name = "list"
+            name = "seeds" if "sandboxd.role=seed" in query["filters"][0] else "list"
+        elif parts[2] == "images" and parts[3] == "sandboxd":
+            conn.sendall(answer(200, {"Id": "sha256:1", "Config": {}}))
+            return True
+        elif query.get("name", [""])[0].startswith("sandboxd-seed-"):
+            self.stored = None
+            self.torn = query["name"][0].endswith("torn")
+            conn.sendall(answer(201, {"Id": ID}))
+            return True
+        elif len(parts) > 4 and parts[4] == "archive":
+            return self.archive(conn, method, body)
+        elif method == "DELETE":
+            self.removed.append(name[-2:])
+            conn.sendall(answer(204, b""))
+            return True
         elif parts[2] == "events":
             name = "events"
         elif url.path.endswith("/images/create"):
@@ -147,6 +167,33 @@ class Engine:
         """Promise to keep the connection, then close it."""
         conn.sendall(answer(200, container("stale")))
         return False
+
+    def do_removed(self, conn, parts, body):
+        conn.sendall(answer(200, container(",".join(self.removed))))
+        return True
+
+    def do_seeds(self, conn, parts, body):
+        mine = dict(element(7, {}), Id=ID, Created=1000000)
+        recent = dict(element(8, {}), Created=1000000 - 500)
+        old = dict(element(9, {}), Created=1000000 - 700)
+        conn.sendall(answer(200, [old, mine, recent]))
+        return True
+
+    def archive(self, conn, method, body):
+        """Keep what is put; tell its size, mode and time as the engine does."""
+        if method == "PUT":
+            self.stored = body
+            conn.sendall(answer(200, b""))
+            return True
+        if self.stored is None:
+            conn.sendall(answer(404, b"", length=0))
+            return True
+        stat = {"name": "tool", "size": int(self.stored[124:135], 8) - self.torn,
+                "mode": int(self.stored[100:107], 8), "mtime": "1980-01-01T00:00:00Z",
+                "linkTarget": ""}
+        text = base64.b64encode(json.dumps(stat).encode()).decode()
+        conn.sendall(answer(200, b"", ["X-Docker-Container-Path-Stat: " + text]))
+        return True
 
     def do_hang(self, conn, parts, body):
         time.sleep(FOREVER)

@@ -456,7 +456,8 @@ int main(int argc, char **argv)
                          .header_timeout_s = flag(argc, argv, "header", 10),
                          .body_timeout_s = flag(argc, argv, "body", 30),
                          .keepalive_s = flag(argc, argv, "keepalive", 75),
-                         .max_connections = flag(argc, argv, "connections", 12000)};
+                         .max_connections = flag(argc, argv, "connections", 12000),
+                         .ping_ms = flag(argc, argv, "ping", 0)};
     sbx_err err;
 
     probe.quiet = flag(argc, argv, "quiet", 0);

@@ -172,8 +172,11 @@ class Runner:
             selection = [f"--filter=@({'|'.join(chosen)})"] if chosen else []
             log, tap = self.logs / f"{tier}-{name}.log", self.logs / f"{tier}-{name}.tap"
             reports, sanitizer = self.sanitizer_env(f"{tier}-{name}")
-            status, _ = run_process(command + [f"--tap={tap}", "--color=never"] + selection, log,
-                                    limit, {**sanitizer, **env}, cwd or self.repo)
+            # Tests of the store share a cluster, and some of them break its connections.
+            jobs = ["--jobs=1"] if tier == "store" else []
+            status, _ = run_process(
+                command + [f"--tap={tap}", "--color=never"] + jobs + selection, log, limit,
+                {**sanitizer, **env}, cwd or self.repo)
             failed = self.read_tap(tier, name, tap, log, chosen)
             if failed is None or (status != 0 and not failed):
                 self.report.add(tier, name, "failed", ended(status, limit), log)

@@ -31,14 +31,17 @@
                      err.msg);                                                                     \
     } while (0)
 
-/* Poll a condition; a test fails when it does not come true. */
-#define EVENTUALLY(condition)                                                                      \
-    do {                                                                                           \
+/* Poll a condition for ten seconds. @return whether it came true. For helper threads, which must
+ * not end the test by themselves. */
+#define UNTIL(condition)                                                                           \
+    ({                                                                                             \
         int64_t _until = sbx_now_ms() + 10000;                                                     \
-        while (!(condition) && sbx_now_ms() < _until)                                              \
+        bool _true = false;                                                                        \
+        while (!(_true = (condition)) && sbx_now_ms() < _until)                                    \
             (void)poll(NULL, 0, 10);                                                               \
-        cr_assert(condition, "never became true: %s", #condition);                                 \
-    } while (0)
+        _true;                                                                                     \
+    })
+#define EVENTUALLY(condition) cr_assert(UNTIL(condition), "never became true: %s", #condition)
 
 static const char *admin_url;
 static char db_name[32], db_url[512], secret_path[64];

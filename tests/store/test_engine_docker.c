@@ -11,6 +11,7 @@
 #include <criterion/new/assert.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -400,6 +401,11 @@ Test(engine_docker, pause_stops_and_unpause_resumes)
     must(engine->ops->pause(engine, m.container, &err), &err, "pause");
     must(engine->ops->inspect(engine, m.container, &info, &err), &err, "inspect");
     cr_expect_str_eq(info.state, "paused");
+    made frozen = make("while :; do sleep 1; done", NULL);
+
+    must(engine->ops->start(engine, frozen.container, &err), &err, "start");
+    must(engine->ops->pause(engine, frozen.container, &err), &err, "pause");
+    must(engine->ops->remove(engine, frozen.container, &err), &err, "remove of a paused one");
     must(engine->ops->unpause(engine, m.container, &err), &err, "unpause");
     must(engine->ops->stop(engine, m.container, 0, &err), &err, "stop");
     cr_expect(wait_state(m.container, "exited", &info));
@@ -508,4 +514,231 @@ Test(engine_docker, a_volume_that_vanished_is_filled_again)
     must(ensure(&v, &err), &err, "ensure");
     cr_expect(volume_works(&v));
     volume_drop(&v);
+}
+
+typedef struct filler {
+    const volume *v;
+    sbx_engine *engine;
+    int rc;
+    sbx_err err;
+} filler;
+
+static void *fill_volume(void *arg)
+{
+    filler *f = arg;
+
+    f->rc = f->engine->ops->volume_ensure(f->engine, f->v->name, cluster, "tool", script_file,
+                                          sizeof(script_file) - 1, &f->err);
+    return NULL;
+}
+
+/* Three clients stand for three servers, two threads each. */
+Test(engine_docker, fillers_of_one_volume_do_not_disturb_each_other)
+{
+    sbx_docker_config c = {.host = "unix:///var/run/docker.sock", .timeout_ms = 60000};
+    volume v = volume_new();
+    sbx_engine *clients[3];
+    filler f[6];
+    pthread_t t[6];
+    sbx_err err = {0};
+
+    if (getenv("DOCKER_HOST"))
+        c.host = getenv("DOCKER_HOST");
+    for (int i = 0; i < 3; i++)
+        must(sbx_docker_new(&c, &clients[i], &err), &err, "new");
+    for (int i = 0; i < 6; i++) {
+        f[i] = (filler){.v = &v, .engine = clients[i % 3]};
+        pthread_create(&t[i], NULL, fill_volume, &f[i]);
+    }
+    for (int i = 0; i < 6; i++) {
+        pthread_join(t[i], NULL);
+        cr_expect_eq(f[i].rc, 0, "%s", f[i].err.msg);
+    }
+    cr_expect(volume_works(&v));
+    cr_expect_eq(seeds(), 0);
+    for (int i = 0; i < 3; i++)
+        clients[i]->ops->free(clients[i]);
+    volume_drop(&v);
+}
+
+Test(engine_docker, a_half_filled_volume_is_completed)
+{
+    volume v = volume_new();
+    sbx_err err = {0};
+
+    /* What a crash in the middle leaves: the volume, and a file that is shorter and newer. */
+    must(engine->ops->volume_ensure(engine, v.name, cluster, "tool", "#!", 2, &err), &err, "half");
+    engine->ops->volume_forget(engine, v.name);
+    must(ensure(&v, &err), &err, "ensure");
+    cr_expect(volume_works(&v));
+    volume_drop(&v);
+}
+
+Test(engine_docker, a_cancelled_fill_leaves_nothing_that_blocks_the_next)
+{
+    volume v = volume_new();
+    sbx_err err = {0};
+
+    for (int ms = 1; ms < 40; ms += 3) {
+        sbx_job_scope(sbx_now_ms() + ms, NULL);
+        if (ensure(&v, &err) == 0)
+            break;
+        cr_expect_eq(err.code, SBX_E_TIMEOUT, "%s", err.msg);
+    }
+    sbx_job_scope(0, NULL);
+    int64_t start = sbx_now_ms();
+
+    must(ensure(&v, &err), &err, "ensure");
+    cr_expect(sbx_now_ms() - start < 10000, "waited for a seed that stayed");
+    cr_expect(volume_works(&v));
+    cr_expect_eq(seeds(), 0);
+    volume_drop(&v);
+}
+
+/* --- events --- */
+
+typedef struct watcher {
+    char wanted[65];
+    char actions[512];
+    int exit_code, foreign;
+    int64_t since_ns, last_ns;
+    atomic_bool ready;
+    int64_t end_ms;
+    int rc;
+    sbx_err err;
+} watcher;
+
+static bool on_event(void *arg, const sbx_engine_event *ev)
+{
+    watcher *w = arg;
+
+    atomic_store(&w->ready, true);
+    if (!ev)
+        return sbx_now_ms() < w->end_ms;
+    if (strcmp(ev->cluster, cluster) != 0 || !sbx_id_valid(ev->sandbox_id))
+        w->foreign++;
+    if (strcmp(ev->container_id, w->wanted) != 0)
+        return true;
+    size_t n = strlen(w->actions);
+
+    snprintf(w->actions + n, sizeof(w->actions) - n, "%s ", ev->action);
+    if (strcmp(ev->action, "die") == 0)
+        w->exit_code = ev->exit_code;
+    w->last_ns = ev->time_ns;
+    return strcmp(ev->action, "destroy") != 0;
+}
+
+static void *watch(void *arg)
+{
+    watcher *w = arg;
+
+    w->rc = engine->ops->events(engine, cluster, w->since_ns, on_event, w, &w->err);
+    return NULL;
+}
+
+Test(engine_docker, events_tell_a_containers_life_live_and_afterwards)
+{
+    watcher live = {.end_ms = sbx_now_ms() + WAIT_MS};
+    sbx_container_info info;
+    sbx_err err = {0};
+    int64_t before_ns = sbx_wall_ms() * 1000000;
+    made m = make("exit 5", NULL);
+    pthread_t t;
+
+    sbx_copy(live.wanted, sizeof(live.wanted), m.container);
+    pthread_create(&t, NULL, watch, &live);
+    while (!atomic_load(&live.ready) && sbx_now_ms() < live.end_ms)
+        poll(NULL, 0, 10);
+    must(engine->ops->start(engine, m.container, &err), &err, "start");
+    cr_assert(wait_state(m.container, "exited", &info));
+    must(engine->ops->remove(engine, m.container, &err), &err, "remove");
+    pthread_join(t, NULL);
+    cr_expect_eq(live.rc, 0, "%s", live.err.msg);
+    cr_expect(strstr(live.actions, "start ") && strstr(live.actions, "die ") &&
+                  strstr(live.actions, "destroy "),
+              "%s", live.actions);
+    cr_expect_eq(live.exit_code, 5);
+    cr_expect_eq(live.foreign, 0);
+    watcher later = {.end_ms = sbx_now_ms() + WAIT_MS, .since_ns = before_ns};
+
+    sbx_copy(later.wanted, sizeof(later.wanted), m.container);
+    watch(&later);
+    cr_expect(strncmp(later.actions, "create ", 7) == 0 && strstr(later.actions, "destroy "), "%s",
+              later.actions);
+}
+
+/* --- pulls and removals --- */
+
+Test(engine_docker, a_pull_from_no_registry_fails_with_a_reason)
+{
+    sbx_err err = {0};
+
+    cr_expect_eq(engine->ops->pull(engine, "127.0.0.1:1/nothing", NULL, NULL, &err), -1);
+    cr_expect_eq(err.code, SBX_E_ENGINE, "%s", err.msg);
+    cr_expect(strstr(err.msg, "127.0.0.1:1/nothing") != NULL, "%s", err.msg);
+    cr_expect_eq(engine->ops->pull(engine, "Not An Image", NULL, NULL, &err), -1);
+    cr_expect_eq(err.code, SBX_E_INVALID, "%s", err.msg);
+}
+
+typedef struct remover {
+    const char *id;
+    int rc;
+    sbx_err err;
+} remover;
+
+static void *remove_one(void *arg)
+{
+    remover *r = arg;
+
+    r->rc = engine->ops->remove(engine, r->id, &r->err);
+    return NULL;
+}
+
+Test(engine_docker, removals_of_one_container_at_once_all_succeed)
+{
+    sbx_container_info info;
+    sbx_err err = {0};
+    made m = make("sleep 1000", NULL);
+    remover r[4];
+    pthread_t t[4];
+
+    must(engine->ops->start(engine, m.container, &err), &err, "start");
+    for (int i = 0; i < 4; i++) {
+        r[i] = (remover){.id = m.container};
+        pthread_create(&t[i], NULL, remove_one, &r[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(t[i], NULL);
+        cr_expect_eq(r[i].rc, 0, "%s", r[i].err.msg);
+    }
+    cr_expect_eq(engine->ops->inspect(engine, m.container, &info, &err), -1);
+    cr_expect_eq(err.code, SBX_E_NOT_FOUND);
+}
+
+Test(engine_docker, descriptors_are_given_back)
+{
+    sbx_err err = {0};
+    int first = dup(0);
+
+    close(first);
+    for (int i = 0; i < 5; i++) {
+        sbx_engine_conn *c = NULL, *again = NULL;
+        made m = make("cat", NULL);
+
+        must(engine->ops->attach(engine, m.container, &c, &err), &err, "attach");
+        must(engine->ops->start(engine, m.container, &err), &err, "start");
+        cr_expect_eq(sbx_engine_conn_send(c, "ping\n", 5, &err), 5);
+        cr_expect(wait_text(c, 1, "ping"));
+        sbx_engine_conn_close(c);
+        must(engine->ops->attach(engine, m.container, &again, &err), &err, "attach again");
+        cr_expect_eq(sbx_engine_conn_send(again, "pong\n", 5, &err), 5);
+        cr_expect(wait_text(again, 1, "pong"));
+        sbx_engine_conn_close(again);
+        must(engine->ops->remove(engine, m.container, &err), &err, "remove");
+        int now = dup(0);
+
+        /* The pool keeps one connection and its wake-up pair. */
+        cr_expect(now <= first + 6, "%d descriptors stay", now - first);
+        close(now);
+    }
 }

@@ -1,8 +1,10 @@
 /* What breaks: the server, the way to it, other workers, and time. */
 #include "fixture.h"
+#include "store/internal.h"
 #include <signal.h>
 
 static proxy p;
+static atomic_bool ready; /* of a helper thread */
 static char proxy_url[512];
 
 /* `store` goes through the proxy; sql() does not. */
@@ -30,11 +32,11 @@ Test(store_faults, a_backend_that_was_terminated_between_statements_is_replaced)
     SBX_CLEANUP_VAL(sbx_sandbox_row_done) sbx_sandbox_row r = new_row(&owner, NULL);
 
     OK(sbx_store_ping(store, &err));
-    cr_assert_eq(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                     " WHERE application_name = 'sandboxd'"),
+    cr_assert_eq(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname "
+                     "= current_database() AND application_name = 'sandboxd'"),
                  1);
-    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sandboxd'") ==
-               0);
+    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+                   "application_name = 'sandboxd'") == 0);
     OK(sbx_store_sandbox_insert(store, &r, NULL, 60, &err));
 }
 
@@ -48,9 +50,11 @@ static void *terminate_waiting(void *arg)
     snprintf(text, sizeof text, "SELECT 1 FROM sandboxes WHERE id = '%s' FOR UPDATE",
              (const char *)arg);
     PQclear(PQexec(pg, text));
-    atomic_store(&p.cuts, 1);
-    EVENTUALLY(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE"
-                   " application_name = 'sandboxd' AND wait_event_type = 'Lock'") == 1);
+    atomic_store(&ready, true);
+    UNTIL(
+        sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = "
+            "current_database() AND application_name = 'sandboxd' AND wait_event_type = 'Lock'") ==
+        1);
     PQclear(PQexec(pg, "COMMIT"));
     PQfinish(pg);
     return NULL;
@@ -64,7 +68,7 @@ Test(store_faults, a_backend_terminated_in_the_middle_of_a_change_of_state)
     pthread_t t;
 
     pthread_create(&t, NULL, terminate_waiting, id.s);
-    EVENTUALLY(atomic_load(&p.cuts) == 1);
+    EVENTUALLY(atomic_load(&ready));
     OK(sbx_store_sandbox_set_state(store, &c, &o, &err));
     pthread_join(t, NULL);
     cr_expect_str_eq(o.state, "running");
@@ -176,7 +180,8 @@ Test(store_faults, a_backend_stopped_by_a_signal_does_not_hang_a_worker)
     int64_t pid, since;
 
     OK(sbx_store_ping(store, &err));
-    pid = sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'sandboxd'");
+    pid = sql("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND "
+              "application_name = 'sandboxd'");
     if (kill((pid_t)pid, SIGSTOP) != 0)
         cr_skip_test("may not signal the server's processes");
     since = sbx_now_ms();
@@ -186,7 +191,9 @@ Test(store_faults, a_backend_stopped_by_a_signal_does_not_hang_a_worker)
     sbx_job_scope(0, NULL);
     OK(sbx_store_ping(store, &err));
     kill((pid_t)pid, SIGCONT);
-    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE pid = %lld", (long long)pid) == 0);
+    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+                   "pid = %lld",
+                   (long long)pid) == 0);
 }
 
 Test(store_faults, a_statement_that_was_given_up_ends_on_the_server)
@@ -203,8 +210,8 @@ Test(store_faults, a_statement_that_was_given_up_ends_on_the_server)
     sbx_job_scope(sbx_now_ms() + 200, NULL);
     FAILS(sbx_store_sandbox_set_state(store, &c, &o, &err), TIMEOUT);
     sbx_job_scope(0, NULL);
-    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sandboxd'") ==
-               0);
+    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+                   "application_name = 'sandboxd'") == 0);
     PQclear(PQexec(pg, "COMMIT"));
     PQfinish(pg);
     cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE state = 'creating'"), 1);
@@ -233,9 +240,9 @@ static void *deadlock_thread(void *arg)
     PQclear(PQexec(pg, "SET deadlock_timeout = '10min'; BEGIN"));
     snprintf(text, sizeof text, "UPDATE sandboxes SET pids = 50 WHERE id = '%s'", ids[1]);
     PQclear(PQexec(pg, text));
-    atomic_store(&p.cuts, 1);
-    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sandboxd'"
-                   " AND wait_event_type = 'Lock'") == 1);
+    atomic_store(&ready, true);
+    UNTIL(sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+              "application_name = 'sandboxd' AND wait_event_type = 'Lock'") == 1);
     snprintf(text, sizeof text, "UPDATE sandboxes SET pids = 50 WHERE id = '%s'", ids[0]);
     PQclear(PQexec(pg, text));
     PQclear(PQexec(pg, "COMMIT"));
@@ -253,7 +260,7 @@ Test(store_faults, a_deadlock_is_tried_again)
         sbx_copy(ids[i], sizeof ids[i], make_sandbox("running").s);
     /* The batch locks in the order of the table, which is that of the inserts. */
     pthread_create(&t, NULL, deadlock_thread, ids);
-    EVENTUALLY(atomic_load(&p.cuts) == 1);
+    EVENTUALLY(atomic_load(&ready));
     OK(sbx_store_sandbox_touch(store, both, 2, &err));
     pthread_join(t, NULL);
     cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE pids = 50"), 2);
@@ -281,19 +288,24 @@ Test(store_faults, behind_a_pooler_nothing_is_prepared)
 
 Test(store_faults, a_prepared_statement_that_vanished_is_survived)
 {
-    PGconn *pg = admin_connect(db_name);
+    store_thread_conn *c;
 
     OK(sbx_store_ping(store, &err));
-    /* As a pooler does that was not announced: another session, without our statements. */
-    cr_assert_eq(sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sandboxd'"),
-                 1);
-    PQfinish(pg);
-    sql("ALTER TABLE users ADD COLUMN extra int");
+    /* As a pooler does that nobody announced: another session, without our statements. */
+    c = pthread_getspecific(store->key);
+    PQclear(PQexec(c->link.pg, "DEALLOCATE ALL"));
+    cr_expect(!atomic_load(&store->pooled));
     OK(sbx_store_ping(store, &err));
+    cr_expect(atomic_load(&store->pooled));
+}
+
+Test(store_faults, a_plan_that_a_migration_made_stale_is_made_again)
+{
+    sbx_id id;
+
+    OK(sbx_store_cluster(store, &id, &err));
     sql("ALTER TABLE meta ALTER COLUMN value TYPE varchar(64)");
-    OK(sbx_store_cluster(store, &owner, &err));
-    sql("ALTER TABLE meta ALTER COLUMN value TYPE text");
-    OK(sbx_store_cluster(store, &owner, &err));
+    OK(sbx_store_cluster(store, &id, &err));
 }
 
 /* --- workers --- */
@@ -351,15 +363,19 @@ Test(store_faults, a_heartbeat_takes_its_lock_again_after_a_broken_connection)
     sbx_job_scope(sbx_now_ms() + 200, NULL);
     FAILS(sbx_store_heartbeat(store, w.s, &err), TIMEOUT);
     sbx_job_scope(0, NULL);
-    cr_expect_eq(sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 1);
+    cr_expect_eq(sql("SELECT count(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database "
+                     "WHERE datname = current_database()) AND locktype = 'advisory'"),
+                 1);
     FAILS(sbx_store_join(b, true, &other, &err), CONFLICT);
     atomic_store(&p.mode, PROXY_PASS);
     EVENTUALLY(sbx_store_heartbeat(store, w.s, &err) == 0);
     FAILS(sbx_store_join(b, true, &other, &err), CONFLICT);
-    cr_expect_eq(sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 1);
+    cr_expect_eq(sql("SELECT count(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database "
+                     "WHERE datname = current_database()) AND locktype = 'advisory'"),
+                 1);
 
-    cr_assert_eq(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                     " WHERE application_name LIKE 'sandboxd worker%%'"),
+    cr_assert_eq(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname "
+                     "= current_database() AND application_name LIKE 'sandboxd worker%%'"),
                  1);
     OK(sbx_store_join(b, true, &other, &err));
     FAILS(sbx_store_heartbeat(store, w.s, &err), CONFLICT);
@@ -434,6 +450,6 @@ Test(store_faults, the_connection_of_a_thread_ends_with_it)
         pthread_join(t, &failed);
         cr_expect_null(failed);
     }
-    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sandboxd'") ==
-               0);
+    EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+                   "application_name = 'sandboxd'") == 0);
 }

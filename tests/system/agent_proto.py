@@ -208,6 +208,12 @@ class Agent:
             at += 12 + size
         del self.buf[:at]
 
+    def _answer(self, kind, req, payload):
+        try:
+            self.send(kind, req, payload)
+        except OSError:
+            pass  # the agent has ended
+
     def _frame(self, kind, req, payload):
         c = self.commands[req]
         if kind not in (OUTPUT, LOG):
@@ -226,7 +232,7 @@ class Agent:
             if self.keep_output:
                 c.out[stream] += payload[9:]
             if self.auto_window:
-                self.send(WINDOW, req, field(T_WINDOW, len(payload) - 9))
+                self._answer(WINDOW, req, field(T_WINDOW, len(payload) - 9))
         elif kind == EXIT:
             c.exit = dict(fields(payload))
         elif kind == FAIL:
@@ -235,7 +241,7 @@ class Agent:
             new = entries(payload)
             self.log += new
             if self.auto_ack and new:
-                self.send(LOG_ACK, 0, field(T_SEQ, new[-1]["seq"]))
+                self._answer(LOG_ACK, 0, field(T_SEQ, new[-1]["seq"]))
         elif kind == PONG:
             self.pongs.append(payload)
         elif kind == TAKEN:

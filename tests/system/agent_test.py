@@ -319,9 +319,10 @@ class RightsTest(AgentCase):
         os.unlink(path)
         os.mkfifo(path)
         self.agent.greet()
-        self.assertEqual(self.agent.run(["id", "-u"]).stdout, b"1000\n")
+        show = ["grep", "^Uid", "/proc/self/status"]
+        self.assertEqual(self.agent.run(show).stdout.split()[1], b"1000")
         self.assertEqual(self.agent.run(["true"], user="root").fail[P.T_CODE], P.BAD_USER)
-        self.assertEqual(self.agent.run(["id", "-u"], user="0").stdout, b"0\n")
+        self.assertEqual(self.agent.run(show, user="0").stdout.split()[1], b"0")
 
     def test_environment_is_the_images_then_the_users_then_the_requests(self):
         env = dict(l.split("=", 1) for l in
@@ -428,7 +429,7 @@ class OutputTest(AgentCase):
         a = self.agent
         a.keep_output = False
         begin = time.monotonic()
-        got = a.run(["head", "-c", "1G", "/dev/zero"], wait=60)
+        got = a.run(["head", "-c", "1073741824", "/dev/zero"], wait=60)
         rate = (1 << 30) / (time.monotonic() - begin) / 1e6
         self.assertEqual(got.count[1], 1 << 30)
         self.assertGreater(rate, 50)
@@ -439,12 +440,12 @@ class OutputTest(AgentCase):
         a = self.agent
         a.reading.clear()
         req = a.start(["yes"])
-        for _ in range(3000):
+        for _ in range(500):
             a.send(P.PING, 0, b"p" * 64)
         time.sleep(0.3)
         self.assertLess(self.rss_kb(), 12 * 1024)
         a.reading.set()
-        a.until(lambda: len(a.pongs) == 3000, 20, "all PONGs")
+        a.until(lambda: len(a.pongs) == 500, 20, "all PONGs")
         a.send(P.KILL, req)
         self.assertEqual(a.wait(req, 30).exit[P.T_SIGNAL], 9)
 
@@ -509,7 +510,7 @@ HARD_TO_KILL = ("trap '' TERM INT HUP; setsid sh -c 'sleep 1000 & sleep 1001' & 
 class KillTest(AgentCase):
     def hard(self, **kw):
         req = self.agent.start(HARD_TO_KILL, **kw)
-        wait_for(lambda: self.others() >= 8, what="the tree")
+        wait_for(lambda: self.others() >= 7, what="the tree")
         return req
 
     def test_a_timeout_kills_the_whole_tree(self):
@@ -672,13 +673,13 @@ class LogTest(AgentCase):
         a.send(P.LOG_ACK, 0, P.field(P.T_SEQ, seen - 10))
         a.until(lambda: a.log[-1]["seq"] > seen, what="more")
         a.auto_ack = True
-        got = dict(a.greet(log_from=100))
-        self.assertEqual((got[P.T_NEXT_SEQ], got[P.T_OLDEST_SEQ]), (4001, 1))
-        a.log = [e for e in a.log if False]
-        a.greet(log_from=100)
-        a.until(lambda: a.log and a.log[-1]["seq"] == 4000, what="the last entry")
-        seqs = [e["seq"] for e in a.log]
-        self.assertEqual(sorted(set(seqs)), list(range(100, 4001)))
+        before = len(a.log)
+        got = dict(a.greet(log_from=seen - 500))
+        self.assertEqual((got[P.T_NEXT_SEQ], got[P.T_OLDEST_SEQ]), (4001, seen - 10 - 999))
+        a.until(lambda: a.log[-1]["seq"] == 4000, what="the last entry")
+        self.assertEqual([e["seq"] for e in a.log[-(4001 - seen + 500):]],
+                         list(range(seen - 500, 4001)))
+        self.assertLessEqual(before, len(a.log) - (4001 - seen + 500))
 
     def test_acknowledged_entries_are_kept_for_a_new_owner(self):
         a = self.agent
@@ -736,7 +737,8 @@ class OwnerTest(AgentCase):
 
     def test_a_command_that_ended_unattended_can_be_attached(self):
         a = self.agent
-        a.start("sleep 0.1; echo over; exit 5", exec_id="gone")
+        req = a.start("sleep 0.1; echo over; exit 5", exec_id="gone")
+        a.until(lambda: a.commands[req].started, what="STARTED")
         a.greet()
         self.until_quiet()
         got = a.greet()

@@ -473,6 +473,35 @@ Test(engine_faults, pulls_report_what_the_stream_says)
     cr_expect_eq(err.code, SBX_E_CANCELLED);
 }
 
+/* --- volumes --- */
+
+Test(engine_faults, filling_a_volume_removes_old_seeds_and_its_own)
+{
+    sbx_container_info info;
+    sbx_err err = {0};
+
+    start_with(NULL, 5000);
+    cr_assert_eq(engine->ops->volume_ensure(engine, "v", "c", "tool", "abc", 3, &err), 0, "%s",
+                 err.msg);
+    cr_assert_eq(engine->ops->inspect(engine, "removed", &info, &err), 0, "%s", err.msg);
+    cr_expect_str_eq(info.name, "09,ef"); /* the old one, then its own */
+}
+
+Test(engine_faults, a_file_that_arrives_torn_is_no_success)
+{
+    sbx_container_info info;
+    sbx_err err = {0};
+
+    start_with(NULL, 5000);
+    for (int i = 0; i < 2; i++) { /* nothing is remembered */
+        cr_expect_eq(engine->ops->volume_ensure(engine, "torn", "c", "tool", "abc", 3, &err), -1);
+        cr_expect_eq(err.code, SBX_E_ENGINE, "%s", err.msg);
+        cr_expect(strstr(err.msg, "did not arrive complete") != NULL, "%s", err.msg);
+    }
+    cr_assert_eq(engine->ops->inspect(engine, "removed", &info, &err), 0, "%s", err.msg);
+    cr_expect_str_eq(info.name, "ef,ef");
+}
+
 /* --- streams --- */
 
 /* Receive all, as "1:text 2:text "; waits for the descriptor, never for time. */

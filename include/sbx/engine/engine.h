@@ -2,7 +2,9 @@
  *
  * Threads: any WORKER (or a thread without role); each call leases an idle connection handle.
  * Calls block up to the job's deadline (core/thread.h) and their own time-out, whichever is
- * first, and honour the job's cancellation. Source: Docker Engine API v1.41 to v1.51. */
+ * first, and honour the job's cancellation. A call that was cancelled or timed out may still have
+ * happened: undo it by name (remove) in a job scope of its own. With TLS the process must ignore
+ * SIGPIPE. Source: Docker Engine API v1.41 to v1.51. */
 #ifndef SBX_ENGINE_ENGINE_H
 #define SBX_ENGINE_ENGINE_H
 
@@ -69,7 +71,10 @@ typedef struct sbx_engine_ops {
     int (*attach)(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err);
     int (*start)(sbx_engine *e, const char *id, sbx_err *err);
     int (*inspect)(sbx_engine *e, const char *id_or_name, sbx_container_info *ret, sbx_err *err);
-    /* All containers (running or not) with the label sandboxd.cluster=cluster. */
+    /* All containers (running or not) with the label sandboxd.cluster=cluster and a label
+     * sandboxd.id; *ret is the caller's to free (NULL if none). started_at_ms and oom_killed are
+     * not told by lists. A container with over 4 MiB of labels (images bring theirs) is left out,
+     * so that it cannot hide the others. */
     int (*list)(sbx_engine *e, const char *cluster, sbx_container_info **ret, size_t *ret_count,
                 sbx_err *err);
     /* Force, with anonymous volumes. A container that is gone is success. */
@@ -78,12 +83,16 @@ typedef struct sbx_engine_ops {
     int (*pause)(sbx_engine *e, const char *id, sbx_err *err);
     int (*unpause)(sbx_engine *e, const char *id, sbx_err *err);
     int (*image_inspect)(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
-    /* progress may be NULL; returns false to give up. */
+    /* progress may be NULL; returns false to give up (CANCELLED). done and total are bytes of the
+     * layer that the status is about, 0 if unknown. Without a tag or digest: "latest". */
     int (*pull)(sbx_engine *e, const char *image,
                 bool (*progress)(void *arg, const char *status, int64_t done, int64_t total),
                 void *arg, sbx_err *err);
     /* Make sure that a volume holds one file at its root, mode 0755; content-addressed by its
-     * name, so an existing complete volume is left alone. Any engine host, no host paths. */
+     * name, so an existing complete volume is left alone. Any engine host, no host paths. Costs
+     * nothing once this process has seen the volume complete. Any number of servers may call at
+     * once. Makes the local image sandboxd/seed:1 and, for a moment, a container with the label
+     * sandboxd.role=seed. */
     int (*volume_ensure)(sbx_engine *e, const char *volume, const char *cluster, const char *file,
                          const void *data, size_t len, sbx_err *err);
     /* Forget that the volume is complete: when a start failed because a file is missing, somebody
@@ -112,14 +121,19 @@ int sbx_docker_new(const sbx_docker_config *c, sbx_engine **ret, sbx_err *err) S
 
 /* --- hijacked streams: one thread at a time; non-blocking --- */
 
+/** The descriptor to watch. Receive until 0 when it is readable, and once before the first wait:
+ * bytes may have come with the engine's answer, and TLS holds some back. */
 int sbx_engine_conn_fd(const sbx_engine_conn *c);
 /** Receive what is there of the container's output, already taken out of the engine's 8-byte
  * frames. @return bytes (1 stdout, 2 stderr in ret_stream), 0 if nothing is there now, -1 with
  * ENGINE_UNAVAILABLE at the end of the stream or a malformed frame. */
 ssize_t sbx_engine_conn_recv(sbx_engine_conn *c, int *ret_stream, void *data, size_t cap,
                              sbx_err *err);
-/** @return bytes taken, possibly 0, or -1. */
+/** Send to the container's standard input.
+ * @return bytes taken, possibly 0: wait for writability and offer the same bytes again; or -1 with
+ *         ENGINE_UNAVAILABLE. */
 ssize_t sbx_engine_conn_send(sbx_engine_conn *c, const void *data, size_t len, sbx_err *err);
+/** Close; the container goes on. NULL is fine. */
 void sbx_engine_conn_close(sbx_engine_conn *c);
 SBX_DEFINE_CLEANUP(sbx_engine_conn, sbx_engine_conn_close)
 

@@ -1,0 +1,179 @@
+#!/usr/bin/python3
+"""sbx-agent as the entrypoint of a real, hardened container."""
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import agent_proto as P  # noqa: E402
+from agent_harness import BINARY, PATH, make_root, wait_for  # noqa: E402
+
+IMAGE = "sbxtest-busybox:1"
+LABEL = "sbx-agent-test=%s" % secrets.token_hex(6)
+PIDS, RESERVE = 60, 16
+
+
+def docker(*args, **kw):
+    return subprocess.run(("docker",) + args, check=True, capture_output=True, text=True, **kw).stdout
+
+
+def make_image():
+    if docker("images", "-q", IMAGE).strip():
+        return
+    root = tempfile.mkdtemp(prefix="sbx-agent-image-")
+    try:
+        make_root(root)
+        shutil.rmtree(os.path.join(root, ".sbx"))
+        tar = subprocess.run(["tar", "-C", root, "-c", "."], check=True, capture_output=True).stdout
+        subprocess.run(["docker", "import", "-", IMAGE], input=tar, check=True, capture_output=True)
+    finally:
+        shutil.rmtree(root)
+
+
+class ContainerTest(unittest.TestCase):
+    memory = "64m"
+
+    @classmethod
+    def setUpClass(cls):
+        make_image()
+
+    def setUp(self):
+        self.name = "sbx-agent-test-" + secrets.token_hex(6)
+        self.volume = self.name + "-bin"
+        self.token = secrets.token_bytes(16)
+        self.addCleanup(self.remove)
+        docker("volume", "create", "--label", LABEL, self.volume)
+        helper = docker("create", "--label", LABEL, "-v", self.volume + ":/.sbx", IMAGE, "true").strip()
+        docker("cp", BINARY, helper + ":/.sbx/sbx-agent")
+        docker("rm", helper)
+        caps = [x for c in ("SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE", "FOWNER")
+                for x in ("--cap-add", c)]
+        docker("create", "--name", self.name, "--label", LABEL, "-i", "-a", "stdout", "--log-driver", "none",
+               "--network", "none", "--cap-drop", "ALL", *caps,
+               "--security-opt", "no-new-privileges", "--pids-limit", str(PIDS + RESERVE),
+               "--memory", self.memory, "--memory-swap", self.memory,
+               "-e", "SBX_AGENT_TOKEN=" + self.token.hex(), "-e", "PATH=" + PATH,
+               "-v", self.volume + ":/.sbx:ro", "--entrypoint", "/.sbx/sbx-agent", IMAGE)
+        self.attach = subprocess.Popen(["docker", "start", "-ai", self.name],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.agent = P.Agent(self.attach.stdin.fileno(), self.attach.stdout.fileno(), self.token)
+        self.agent.greet(pids=PIDS)
+
+    def remove(self):
+        for args in (("rm", "-f", "-v", self.name), ("volume", "rm", "-f", self.volume)):
+            subprocess.run(("docker",) + args, capture_output=True)
+        self.attach.kill()
+        self.attach.wait()
+        self.agent.thread.join(5)
+        self.attach.stdin.close()
+        self.attach.stdout.close()
+
+    def pids(self):
+        return len(docker("top", self.name, "-eo", "pid").split()) - 1
+
+    def test_commands_run_hardened_as_the_default_user(self):
+        got = self.agent.run("id -u; pwd; echo $HOME; echo x >f; cat f; cat /proc/self/status")
+        text = got.stdout.decode()
+        self.assertTrue(text.startswith("1000\n/home/user\n/home/user\nx\n"), text)
+        for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            self.assertRegex(text, name + r":\s+0000000000000000")
+        self.assertRegex(text, r"Seccomp:\s+2")
+
+    def test_root_commands_have_no_capabilities_either(self):
+        got = self.agent.run("cat /proc/self/status; chown 1:1 /tmp; kill -0 1 && echo seen; "
+                             "cat /proc/1/environ; echo x >/.sbx/x", user="root")
+        self.assertRegex(got.stdout.decode(), r"CapEff:\s+0000000000000000")
+        self.assertRegex(got.stdout.decode(), r"CapPrm:\s+0000000000000000")
+        self.assertIn(b"Operation not permitted", got.stderr)
+        self.assertNotIn(b"TOKEN", got.stdout)
+
+    def test_a_sandbox_full_of_processes_runs_one_more_and_is_cleared(self):
+        a = self.agent
+        bomb = a.start("b() { while :; do (b) & done; }; b")
+        wait_for(lambda: self.pids() >= PIDS, what="the bomb to fill the sandbox")
+        a.until(lambda: b"fork" in bytes(a.commands[bomb].out[2]), what="EAGAIN inside")
+        got = a.run("echo still here", wait=20)
+        self.assertIsNone(got.fail)
+        self.assertEqual(got.stdout, b"still here\n")
+        a.send(P.KILL, bomb)
+        self.assertEqual(a.wait(bomb, 30).exit[P.T_SIGNAL], 9)
+        wait_for(lambda: self.pids() == 3, what="an empty sandbox")
+        self.assertEqual(a.run("echo $(echo fine)").stdout, b"fine\n")
+
+    def test_without_a_process_left_a_command_fails_and_the_agent_lives(self):
+        a = self.agent
+        full = a.start("while :; do sleep 1000 & done")
+        wait_for(lambda: self.pids() >= PIDS + RESERVE - 2, what="the sandbox to be full")
+        failed = None
+        for _ in range(50):
+            got = a.wait(a.start(["sleep", "1000"], timeout_ms=3000))
+            if got.fail:
+                failed = got
+                break
+        self.assertIsNotNone(failed)
+        self.assertEqual(failed.fail[P.T_CODE], P.SPAWN)
+        self.assertTrue(failed.fail[P.T_MESSAGE])
+        a.send(P.KILL, full)
+        a.wait(full, 30)
+        wait_for(lambda: self.pids() == 3, what="an empty sandbox")
+        self.assertEqual(a.run(["echo", "ok"]).stdout, b"ok\n")
+
+    HOG = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}"
+
+    def test_a_command_killed_for_memory_is_told(self):
+        got = self.agent.run(["sh", "-c", self.HOG], wait=60)
+        self.assertEqual(got.exit[P.T_FLAGS] & P.OOM, P.OOM)
+        got = self.agent.run("true")
+        self.assertEqual(got.exit[P.T_FLAGS], 0)
+
+    def test_a_hog_deep_in_the_tree_is_told_and_a_plain_kill_is_not(self):
+        got = self.agent.run("sh -c 'sh -c \"$HOG\"; true'; exit 0", env=["HOG=" + self.HOG],
+                             wait=60)
+        self.assertEqual(got.exit[P.T_EXIT_CODE], 0)
+        self.assertEqual(got.exit[P.T_FLAGS] & P.OOM, P.OOM)
+        got = self.agent.run("kill -9 $$")
+        self.assertEqual((got.exit[P.T_SIGNAL], got.exit[P.T_FLAGS]), (9, 0))
+
+    def test_it_outlives_its_owner_and_is_found_again(self):
+        a = self.agent
+        job = a.start("read x; echo got $x", exec_id="job", flags=P.EXEC_STDIN)
+        a.until(lambda: a.commands[job].started, what="STARTED")
+        self.attach.kill()
+        self.attach.wait()
+        self.attach.stdin.close()
+        a.thread.join(5)
+        self.attach.stdout.close()
+        self.attach = subprocess.Popen(["docker", "attach", "--sig-proxy=false", self.name],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.agent = a = P.Agent(self.attach.stdin.fileno(), self.attach.stdout.fileno(), self.token)
+        got = a.greet(epoch=2, wait=20)
+        self.assertEqual([v for t, v in got if t == P.T_EXEC_ID], [b"job"])
+        a.send(P.ATTACH, 1, P.field(P.T_EXEC_ID, "job") + P.field(P.T_WINDOW, P.MUCH))
+        a.send(P.STDIN, 1, b"back\n")
+        self.assertEqual(a.wait(1).stdout, b"got back\n")
+
+    def test_stop_ends_it_at_once(self):
+        self.agent.start(["sleep", "1000"])
+        begin = time.monotonic()
+        docker("stop", "-t", "10", self.name)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assertEqual(docker("inspect", "-f", "{{.State.ExitCode}}", self.name).strip(), "0")
+
+    def test_exec_is_quick(self):
+        times = []
+        for _ in range(100):
+            begin = time.monotonic()
+            self.agent.run(["true"])
+            times.append(time.monotonic() - begin)
+        times.sort()
+        print("exec of true in a container: p50 %.2f ms" % (times[50] * 1000))
+        self.assertLess(times[50], 0.02)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

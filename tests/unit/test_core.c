@@ -1,0 +1,137 @@
+/* Buffers, errors, clocks, ids, numbers: what everything else stands on. */
+#include "sbx/core/buf.h"
+#include "sbx/core/clock.h"
+#include "sbx/core/error.h"
+#include "sbx/core/id.h"
+#include <criterion/criterion.h>
+
+Test(buf, grows_to_its_ceiling_and_then_fails_for_good)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(10);
+
+    sbx_buf_adds(&b, "12345");
+    sbx_buf_addf(&b, "%d", 67890);
+    cr_assert(!sbx_buf_failed(&b));
+    cr_expect_str_eq(b.data, "1234567890");
+    sbx_buf_addc(&b, 'x');
+    cr_expect(sbx_buf_failed(&b));
+    sbx_buf_reset(&b);
+    sbx_buf_adds(&b, "again");
+    cr_expect(!sbx_buf_failed(&b));
+    cr_expect_str_eq(b.data, "again");
+}
+
+Test(buf, consume_keeps_what_follows)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(100);
+
+    sbx_buf_adds(&b, "abcdef");
+    sbx_buf_consume(&b, 4);
+    cr_expect_str_eq(b.data, "ef");
+    sbx_buf_consume(&b, 2);
+    cr_expect_eq(b.len, 0);
+}
+
+Test(buf, an_unused_buffer_steals_as_an_empty_string)
+{
+    sbx_buf b = SBX_BUF_INIT(10);
+    char *s = sbx_buf_steal(&b);
+
+    cr_expect_str_eq(s, "");
+    free(s);
+}
+
+Test(error, wrapping_puts_context_first_and_keeps_the_code)
+{
+    sbx_err err;
+
+    cr_expect_eq(sbx_fail(&err, SBX_E_CONFLICT, "state is %s", "paused"), -1);
+    cr_expect_eq(sbx_wrap(&err, "stopping %s", "abc"), -1);
+    cr_expect_str_eq(err.msg, "stopping abc: state is paused");
+    cr_expect_eq(err.code, SBX_E_CONFLICT);
+    cr_expect_eq(sbx_code_status(err.code), 409);
+    cr_expect_str_eq(sbx_code_wire(err.code), "conflict");
+}
+
+Test(error, every_code_has_a_status_and_a_name)
+{
+    for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++) {
+        cr_expect_geq(sbx_code_status((sbx_code)c), 400);
+        cr_expect_leq(sbx_code_status((sbx_code)c), 599);
+        cr_expect(*sbx_code_wire((sbx_code)c));
+        cr_expect(*sbx_code_title((sbx_code)c));
+    }
+}
+
+Test(error, a_caller_may_ask_for_no_error)
+{
+    cr_expect_eq(sbx_fail(NULL, SBX_E_INTERNAL, "nobody hears"), -1);
+}
+
+Test(parse_i64, takes_whole_numbers_in_range_only)
+{
+    static const struct {
+        const char *text;
+        bool ok;
+        int64_t value;
+    } cases[] = {
+        {"0", true, 0},    {"-5", true, -5},  {"100", true, 100},
+        {"101", false, 0}, {"", false, 0},    {"-", false, 0},
+        {"+5", false, 0},  {" 5", false, 0},  {"5 ", false, 0},
+        {"5.0", false, 0}, {"0x5", false, 0}, {"1e2", false, 0},
+        {"-6", false, 0},  {"007", true, 7},  {"99999999999999999999", false, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        int64_t n = 0;
+
+        cr_expect_eq(sbx_parse_i64(cases[i].text, -5, 100, &n), cases[i].ok, "%s", cases[i].text);
+        cr_expect_eq(n, cases[i].value, "%s", cases[i].text);
+    }
+}
+
+Test(clock, times_are_rfc_3339_with_milliseconds)
+{
+    static const struct {
+        int64_t ms;
+        const char *text;
+    } cases[] = {
+        {0, "1970-01-01T00:00:00.000Z"},
+        {1767225600001, "2026-01-01T00:00:00.001Z"},
+        {-1, "1969-12-31T23:59:59.999Z"},
+        {951782400000, "2000-02-29T00:00:00.000Z"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char out[SBX_TIME_TEXT];
+
+        sbx_time_text(cases[i].ms, out);
+        cr_expect_str_eq(out, cases[i].text);
+    }
+}
+
+Test(id, is_twenty_characters_that_make_a_dns_label)
+{
+    for (int i = 0; i < 2000; i++) {
+        sbx_id a = sbx_id_new(), b = sbx_id_new();
+
+        cr_expect(sbx_id_valid(a.s));
+        cr_expect(a.s[0] >= 'a' && a.s[0] <= 'z');
+        cr_expect_str_neq(a.s, b.s);
+    }
+    cr_expect(!sbx_id_valid(NULL));
+    cr_expect(!sbx_id_valid(""));
+    cr_expect(!sbx_id_valid("short"));
+    cr_expect(!sbx_id_valid("aaaaaaaaaaaaaaaaaaaaa"));
+    cr_expect(!sbx_id_valid("aaaaaaaaaaaaaaaaaaaA"));
+    cr_expect(!sbx_id_valid("aaaaaaaaaaaaaaaaaaa/"));
+}
+
+Test(copy, cuts_and_terminates)
+{
+    char small[4];
+
+    cr_expect(sbx_copy(small, sizeof(small), "abc"));
+    cr_expect(!sbx_copy(small, sizeof(small), "abcd"));
+    cr_expect_str_eq(small, "abc");
+}
