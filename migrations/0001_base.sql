@@ -47,7 +47,7 @@ CREATE TABLE public.sandboxes (
     owner            text        NOT NULL REFERENCES public.users (id),
     worker           text,                 -- who holds the channel; rows of workers come and go
     name             text        CHECK (length(name) <= 128),
-    template         text        NOT NULL CHECK (length(template) <= 128),
+    template         text        CHECK (length(template) <= 128), -- NULL: made from an image
     image            text        NOT NULL CHECK (length(image) BETWEEN 1 AND 255),
     state            text        NOT NULL CHECK (state IN (
         'creating', 'running', 'pausing', 'paused', 'resuming', 'stopping', 'stopped',

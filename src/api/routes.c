@@ -1,6 +1,8 @@
 /* The table of contents of the product. Sorted by path, then method. */
 #include "handlers.h"
 
+#include "sbx/core/log.h"
+
 #define ENGINE_MS (15 * 60 * 1000) /* a create may pull an image */
 #define QUICK_MS  10000
 
@@ -34,11 +36,22 @@ const sbx_api_route sbx_api_routes[] = {
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 
-/* The server hands back its own row; ours has the same place in its table. */
-static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
+/* What the store says of itself (addresses, statements) is for the operator, not for clients. */
+static int answerable(const sbx_request *r, sbx_err *err)
 {
-    sbx_app *app = arg;
-    const sbx_api_route *route = &sbx_api_routes[r->route - app->routes];
+    if (sbx_code_status(err->code) < 500)
+        return -1;
+    sbx_log_err(SBX_WARN, "request failed", err, "req_id", r->request_id, "route", r->route->name,
+                "sandbox", sbx_request_path(r, "id"), NULL);
+    if (err->code == SBX_E_STORE_UNAVAILABLE)
+        sbx_copy(err->msg, sizeof(err->msg), "the database does not answer; try again shortly");
+    else if (err->code == SBX_E_INTERNAL)
+        sbx_copy(err->msg, sizeof(err->msg), "the server's log tells more, under this requestId");
+    return -1;
+}
+
+static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, sbx_err *err)
+{
     sbx_principal who;
 
     if (!route->scope)
@@ -47,6 +60,14 @@ static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
         sbx_principal_require(&who, route->scope, err))
         return -1;
     return route->handler(app, &who, r, err);
+}
+
+/* The server hands back its own row; ours has the same place in its table. */
+static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
+{
+    sbx_app *app = arg;
+
+    return run(app, &sbx_api_routes[r->route - app->routes], r, err) ? answerable(r, err) : 0;
 }
 
 sbx_route *sbx_api_http_routes(void)

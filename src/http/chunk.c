@@ -7,8 +7,6 @@
  * line feeds are refused. Trailers are read within a bound and dropped. */
 #include "sbx/http/chunk.h"
 
-#include <sys/types.h>
-
 enum { SIZE, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER, TRAILER_LF, DONE };
 
 void sbx_chunk_init(sbx_chunk *c)
@@ -86,18 +84,16 @@ static int line_feed(sbx_chunk *c, char ch, sbx_err *err)
     return 0;
 }
 
-/* Copies what is there of the current chunk. @return bytes taken, or -1. */
-static ssize_t content(sbx_chunk *c, const char *data, size_t len, sbx_buf *out, sbx_err *err)
+/* Copies what is there of the current chunk. @return bytes taken. */
+static size_t content(sbx_chunk *c, const char *data, size_t len, sbx_buf *out)
 {
     size_t n = SBX_MIN(len, (size_t)c->left);
 
-    if (c->left > out->max || out->len > out->max - c->left)
-        return sbx_fail(err, SBX_E_TOO_LARGE, "the body is larger than %zu bytes", out->max);
     sbx_buf_add(out, data, n);
     c->left -= (uint32_t)n;
     if (!c->left)
         c->state = DATA_CR;
-    return (ssize_t)n;
+    return n;
 }
 
 static int one_byte(sbx_chunk *c, char ch, sbx_err *err)
@@ -124,14 +120,13 @@ int sbx_chunk_feed(sbx_chunk *c, const char *data, size_t len, size_t *used, sbx
 
     while (at < len && c->state != DONE) {
         if (c->state == DATA) {
-            ssize_t n = content(c, data + at, len - at, out, err);
-
-            if (n < 0)
-                return -1;
-            at += (size_t)n;
-        } else if (one_byte(c, data[at++], err)) {
-            return -1;
+            at += content(c, data + at, len - at, out);
+            continue;
         }
+        if (one_byte(c, data[at++], err))
+            return -1;
+        if (c->state == DATA && (c->left > out->max || out->len > out->max - c->left))
+            return sbx_fail(err, SBX_E_TOO_LARGE, "the body is larger than %zu bytes", out->max);
     }
     *used = at;
     *done = c->state == DONE;

@@ -145,7 +145,7 @@ struct sbx_http {
     ev_timer tick_watcher;
     ev_prepare prepare_watcher;
     int listen_fd;
-    bool accept_paused;
+    bool accept_paused, starved; /* starved: of descriptors, said once */
     sbx_mailbox *mailbox;
     conn **slots;
     uint32_t *generations, *free_slots;

@@ -144,9 +144,12 @@ static void on_accept(struct ev_loop *loop, ev_io *w, int events)
         int fd = accept4(h->listen_fd, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd >= 0) {
+            h->starved = false;
             adopt(h, fd, &sa);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            sbx_log(SBX_WARN, "cannot accept connections", "errno", SBX_NUM(errno), NULL);
+            if (!h->starved)
+                sbx_log(SBX_WARN, "cannot accept connections", "errno", SBX_NUM(errno), NULL);
+            h->starved = true;
             pause_accept(h);
             return;
         } else if (errno != EINTR && errno != ECONNABORTED) {

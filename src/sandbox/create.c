@@ -200,8 +200,8 @@ static void explain_dead(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_err *
              info.oom_killed ? " (out of memory)" : "", text);
 }
 
-static int start_container(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
-                           sbx_err *err)
+/* @return 0, 1 if the engine refused the container as it is, or -1; err is set unless 0. */
+static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)
 {
     sbx_greeting *g;
 
@@ -212,15 +212,32 @@ static int start_container(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pai
         sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
         sbx_err ignored;
         (void)!sbx_greeting_wait(g, 1000, &ignored);
-        if (err->code == SBX_E_INVALID || err->code == SBX_E_NOT_FOUND)
-            err->code = SBX_E_ENGINE;
-        return -1;
+        if (err->code != SBX_E_INVALID && err->code != SBX_E_NOT_FOUND)
+            return -1;
+        err->code = SBX_E_ENGINE;
+        return 1;
     }
     if (sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(GREETING_MS), GREETING_MS), err)) {
         explain_dead(s, row, err);
         return -1;
     }
     return 0;
+}
+
+/* Whoever prunes the engine's volumes takes the agent's with them, and the engine then mounts an
+ * empty one: so a refused start is tried once more with the volume filled again. */
+static int start_container(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
+                           sbx_err *err)
+{
+    sbx_err again;
+    int rc = try_start(s, row, env, err);
+
+    if (rc != 1)
+        return rc;
+    s->c.engine->ops->volume_forget(s->c.engine, s->volume);
+    if (sandbox_remove_container(s, row->id, &again) || sbx_sandboxes_prepare(s, &again))
+        return -1;
+    return try_start(s, row, env, err) ? -1 : 0;
 }
 
 /* --- the main process --- */
@@ -313,19 +330,38 @@ static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
                     "sandbox", row->id, NULL);
 }
 
+/* Somebody removed the agent's volume, and the engine made an empty one for the container. */
+static bool agent_missing(const sbx_err *err)
+{
+    return err->code == SBX_E_ENGINE && strstr(err->msg, AGENT_DIR "/sbx-agent") &&
+           strstr(err->msg, "no such file");
+}
+
+static int start_with_agent(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row,
+                            sbx_err *err)
+{
+    if (sbx_sandboxes_prepare(s, err))
+        return -1;
+    if (start_container(s, row, &spec->env, err) == 0)
+        return 0;
+    if (!agent_missing(err) || sandbox_remove_container(s, row->id, err))
+        return -1;
+    s->c.engine->ops->volume_forget(s->c.engine, s->volume);
+    return sbx_sandboxes_prepare(s, err) || start_container(s, row, &spec->env, err) ? -1 : 0;
+}
+
 static int run_create(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row, sbx_err *err)
 {
     move running = {.to = SBX_S_RUNNING, .why.exit_code = -1, .started = true};
 
-    if (ensure_image(s, row->image, &row->image_user, err) || sbx_sandboxes_prepare(s, err) ||
-        start_container(s, row, &spec->env, err))
+    if (ensure_image(s, row->image, &row->image_user, err) || start_with_agent(s, spec, row, err))
         return -1;
     running.container_id = row->container_id;
     running.image_user = row->image_user;
     running.worker = s->c.worker;
     if (sandbox_set_state(s, row, &running, err)) {
         if (err->code == SBX_E_CONFLICT)
-            sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
+            (void)sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
         return -1;
     }
     return 0;

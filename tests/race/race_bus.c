@@ -14,6 +14,7 @@
 
 #define THREADS 4
 #define ROUNDS  400
+#define HELD    64 /* viewers per thread */
 
 struct sbx_reply {
     pthread_mutex_t mu;
@@ -125,7 +126,7 @@ static void append(void *arg)
 
 static void breathe(void)
 {
-    struct timespec t = {.tv_nsec = 200000};
+    struct timespec t = {.tv_nsec = 2000000};
 
     nanosleep(&t, NULL);
 }
@@ -141,13 +142,20 @@ static sbx_reply *look(world *w, int round)
     return r;
 }
 
+static void leave(sbx_reply *r)
+{
+    sbx_reply_end(r);
+    sbx_reply_unref(r);
+}
+
 static void *play(void *arg)
 {
     world *w = arg;
+    sbx_reply *held[HELD] = {0};
     int me = w->number++;
 
     for (int round = 0; round < ROUNDS; round++) {
-        sbx_reply *r = look(w, round + me);
+        sbx_reply *r = look(w, round + me), *old = held[round % HELD];
         sbx_logs_query q = {.tail = 5, .source = SBX_LOGS_ALL};
         sbx_buf out = SBX_BUF_INIT(4 * MIB);
         sbx_err err;
@@ -165,10 +173,13 @@ static void *play(void *arg)
         }
         stick(r, false);
         breathe();
-        sbx_reply_end(r);
-        sbx_reply_unref(r);
+        held[round % HELD] = r;
+        if (old)
+            leave(old);
         sbx_buf_done(&out);
     }
+    for (int i = 0; i < HELD; i++)
+        leave(held[i]);
     return NULL;
 }
 

@@ -283,8 +283,7 @@ class Requests(Shared):
             self.assertEqual((r.status, r.body), (500, b""))
             r = c.request("HEAD", "/flood?bytes=100000")
             self.assertEqual((r.status, r.body), (200, b""))
-            self.problem(c.request("HEAD", "/echo"), 405, "method_not_allowed") \
-                if False else self.assertEqual(c.request("HEAD", "/echo").status, 405)
+            self.assertEqual(c.request("HEAD", "/echo").status, 405)
             self.assertEqual(c.request("GET", "/hello").status, 200)
 
     def test_accept(self):
@@ -683,7 +682,6 @@ class Streams(Shared):
     def test_a_slow_reader_pauses_its_source_and_nobody_else(self):
         before = self.probe.stats()
         slow = self.probe.connect()
-        slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.send("GET /flood?bytes=300000000 HTTP/1.1\r\nHost: x\r\n\r\n")
         slow.head()
         wait_for("the source pauses", lambda: self.probe.memory() is not None and
@@ -838,7 +836,7 @@ class WebSockets(Shared):
                      base % ("1.1", key + "Sec-WebSocket-Version: 8\r\n"),
                      base % ("1.1", version + "Sec-WebSocket-Key: short\r\n"),
                      base % ("1.1", version + "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j ==\r\n"),
-                     (base % ("1.1", key + version)).replace("\r\n\r\n", "\r\nContent-Length: 2\r\n\r\nhi")):
+                     base % ("1.1", version + key + key)):
             with self.probe.connect() as c:
                 c.send(text)
                 self.problem(c.response(), 400, "invalid_request")

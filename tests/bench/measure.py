@@ -1,0 +1,334 @@
+"""The measurements. Each is a function of a Bench and returns rows of the table.
+
+A row with a limit is a promise of the project; one without is told for orientation. Percentiles
+are by nearest rank: a value that has really been measured, never one in between.
+
+Two things that are compared are measured in turns, in one run, so that both see the same machine;
+which of them goes first changes from pair to pair.
+"""
+
+import dataclasses
+import math
+import re
+import subprocess
+import threading
+import time
+
+from lab import BENCH_LABEL, at_once, wait_for
+from wire import Wire, request
+
+
+def rank(values, percent):
+    """The percentile by nearest rank."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def median(values):
+    return rank(values, 50)
+
+
+@dataclasses.dataclass
+class Row:
+    name: str
+    measured: float
+    unit: str
+    limit: float = None
+    at_least: bool = False
+    note: str = ""
+
+    @property
+    def ok(self):
+        if self.limit is None:
+            return None
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+@dataclasses.dataclass
+class Bench:
+    lab: object
+    image: str
+    quick: bool = False
+
+    def count(self, full, quick):
+        return quick if self.quick else full
+
+
+def clocked(work):
+    """(milliseconds, result) of work()."""
+    began = time.perf_counter()
+    result = work()
+    return (time.perf_counter() - began) * 1000, result
+
+
+# ---- the client -------------------------------------------------------------------------------
+
+def client_floor(bench):
+    """What the measuring itself costs: the cheapest request there is, over the same wire."""
+    wire, data = bench.lab.wire(), request("GET", "/health")
+    times = [clocked(lambda: wire.exchange(data))[0] for _ in range(bench.count(2000, 200))]
+    return [Row("client floor: GET /health p50", median(times), "ms",
+                note=f"p99 {rank(times, 99):.2f} ms; part of each time below")]
+
+
+# ---- cold create ------------------------------------------------------------------------------
+
+def raw_body(engine, container):
+    """What to send to the engine for a container like this one, with labels that are the bench's:
+    the server would look for the row of one with its own."""
+    told = engine.call("GET", f"/containers/{container}/json")
+    config = {**told["Config"], "Labels": {BENCH_LABEL: "raw"}}
+    return {**config, "HostConfig": told["HostConfig"]}
+
+
+class Raw:
+    """The engine alone: create and start over one kept connection."""
+
+    def __init__(self, lab, body):
+        self.wire, self.prefix = lab.engine_wire(), f"/v{lab.engine.version()}"
+        self.create_request = request("POST", self.prefix + "/containers/create", body)
+        self.id = None
+
+    def create(self):
+        began = time.perf_counter()
+        status, text = self.wire.exchange(self.create_request)
+        created = time.perf_counter()
+        if status != 201:
+            raise RuntimeError(f"the engine's create: {status} {text[:300]!r}")
+        self.id = re.search(rb'"Id":"(\w+)"', text).group(1).decode()
+        self.wire.call("POST", f"{self.prefix}/containers/{self.id}/start", expect={204})
+        ended = time.perf_counter()
+        return (ended - began) * 1000, (created - began) * 1000
+
+    def remove(self):
+        self.wire.call("DELETE", f"{self.prefix}/containers/{self.id}?force=1&v=1", expect={204})
+
+
+def settle(bench):
+    """Let the engine finish what a removal left to do: wait for a quick answer, twice."""
+    quick = []
+
+    def calm():
+        took = clocked(lambda: bench.lab.engine.call("GET", "/containers/json"))[0]
+        quick.append(took)
+        return len(quick) >= 2 and max(quick[-2:]) < 20
+    wait_for(calm, "a calm engine", timeout=30)
+
+
+def cold_create(bench):
+    lab, wire = bench.lab, bench.lab.wire()
+    data = request("POST", "/sandboxes", {"image": bench.image}, lab.auth)
+    first = lab.create(wire, bench.image)  # also makes ready what only the first one needs
+    raw = Raw(lab, raw_body(lab.engine, "sbx-" + first["id"]))
+    lab.delete(wire, first["id"])
+
+    def ours():
+        took, (status, text) = clocked(lambda: wire.exchange(data))
+        if status != 201:
+            raise RuntimeError(f"POST /sandboxes: {status} {text[:300]!r}")
+        sandbox = re.search(rb'"id":"(\w+)"', text).group(1).decode()
+        command, _ = clocked(lambda: lab.exec(wire, sandbox, ["true"]))
+        lab.delete(wire, sandbox)
+        return took, command
+
+    def theirs():
+        took = raw.create()
+        raw.remove()
+        return took
+
+    mine, base = [], []
+    for pair in range(bench.count(30, 4)):
+        for one, into in ((ours, mine), (theirs, base))[::-1 if pair % 2 else 1]:
+            settle(bench)
+            into.append(one())
+    over = median([a[0] - b[0] for a, b in zip(mine, base)])
+    ours_ms, raw_ms = median([a[0] for a in mine]), median([b[0] for b in base])
+    return [
+        Row("cold create: over the raw engine", over, "ms", 15,
+            note=f"median of {len(mine)} differences; {ours_ms / raw_ms:.2f} times the engine"),
+        Row("cold create: sandboxd", ours_ms, "ms",
+            note=f"p90 {rank([a[0] for a in mine], 90):.1f} ms"),
+        Row("cold create: engine's create + start", raw_ms, "ms",
+            note=f"create {median([b[1] for b in base]):.1f} ms"),
+        Row("first exec in a new sandbox", median([a[1] for a in mine]), "ms"),
+    ]
+
+
+# ---- exec -------------------------------------------------------------------------------------
+
+def raw_exec(lab, container, wire):
+    """One exec of the engine, until its output ends."""
+    prefix = f"/v{lab.engine.version()}"
+    body = {"Cmd": ["true"], "AttachStdout": True, "AttachStderr": True}
+    made = wire.call("POST", f"{prefix}/containers/{container}/exec", body)
+    # The engine ends the connection with the stream, so each start needs one of its own.
+    with Wire(lab.engine_host) as stream:
+        stream.send(request("POST", f"{prefix}/exec/{made['Id']}/start",
+                            {"Detach": False, "Tty": False}))
+        while stream.sock.recv(4096):
+            pass
+
+
+def exec_true(bench):
+    lab, wire, engine = bench.lab, bench.lab.wire(), bench.lab.engine_wire()
+    sandbox = lab.create(wire, bench.image)["id"]
+    data = request("POST", f"/sandboxes/{sandbox}/exec", {"command": ["true"]}, lab.auth)
+
+    def ours():
+        took, (status, text) = clocked(lambda: wire.exchange(data))
+        if status != 200 or b'"exitCode":0' not in text:
+            raise RuntimeError(f"exec: {status} {text[:300]!r}")
+        return took
+    for _ in range(20):
+        ours()
+    times = [ours() for _ in range(bench.count(1000, 100))]
+    # In turns with the engine's, for the ratio.
+    pairs = [(ours(), clocked(lambda: raw_exec(lab, "sbx-" + sandbox, engine))[0])
+             for _ in range(bench.count(30, 4))]
+    lab.delete(wire, sandbox)
+    mine, base = median([a for a, _ in pairs]), median([b for _, b in pairs])
+    return [
+        Row("exec [\"true\"]: p50", median(times), "ms", 3, note=f"{len(times)} in a row"),
+        Row("exec [\"true\"]: p99", rank(times, 99), "ms", note=f"slowest {max(times):.1f} ms"),
+        Row("engine's exec create + start", base, "ms", note=f"{base / mine:.0f} times ours"),
+    ]
+
+
+# ---- many at once -----------------------------------------------------------------------------
+
+def creates_at_once(bench):
+    lab, count = bench.lab, bench.count(50, 8)
+    data = request("POST", "/sandboxes", {"image": bench.image}, lab.auth)
+    wires = [lab.wire() for _ in range(count)]
+
+    def one(i):
+        took, (status, text) = clocked(lambda: wires[i].exchange(data))
+        if status != 201:
+            raise RuntimeError(f"{status} {text[:200]!r}")
+        return took, re.search(rb'"id":"(\w+)"', text).group(1).decode()
+    whole, results = clocked(lambda: at_once(count, one))
+    good = [r for r in results if not isinstance(r, Exception)]
+    for failure in (r for r in results if isinstance(r, Exception)):
+        print(f"    a create failed: {failure}", flush=True)
+    commands = at_once(len(good), lambda i: lab.exec(wires[i], good[i][1], ["true"])["exitCode"])
+    removal, deleted = clocked(
+        lambda: at_once(len(good), lambda i: lab.delete(wires[i], good[i][1])))
+    usable = sum(code == 0 for code in commands)
+    for failure in (r for r in commands + deleted if isinstance(r, Exception)):
+        print(f"    afterwards: {failure}", flush=True)
+    return [
+        Row(f"{count} creates at once: succeeded", len(good), "", count, at_least=True,
+            note=f"{usable} ran a command, {sum(d is None for d in deleted)} deleted"),
+        Row(f"{count} creates at once: slowest", max((t for t, _ in good), default=0) / 1000, "s",
+            note=f"{len(good) / whole * 1000:.1f} creates/s"),
+        Row(f"{count} deletes at once: all", removal / 1000, "s"),
+    ]
+
+
+# ---- reads ------------------------------------------------------------------------------------
+
+WRK_UNITS = {"us": 0.001, "ms": 1, "s": 1000, "m": 60000}
+
+
+def wrk(url, auth, connections, seconds):
+    """(requests/s, p50 ms, p99 ms, failures) of wrk."""
+    header = "Authorization: " + auth["Authorization"]
+    done = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-H", header, url],
+        capture_output=True, text=True, timeout=seconds + 60, check=True)
+
+    def percentile(name):
+        value, unit = re.search(rf"^\s+{name}%\s+([\d.]+)(us|ms|s|m)$", done.stdout, re.M).groups()
+        return float(value) * WRK_UNITS[unit]
+    failed = sum(int(n) for n in re.findall(r"Non-2xx or 3xx responses: (\d+)", done.stdout))
+    for errors in re.findall(r"Socket errors: (.*)", done.stdout):
+        failed += sum(int(n) for n in re.findall(r"\d+", errors))
+    rate = float(re.search(r"^Requests/sec:\s+([\d.]+)$", done.stdout, re.M).group(1))
+    return rate, percentile(50), percentile(99), failed
+
+
+def reads(bench):
+    lab, wire = bench.lab, bench.lab.wire()
+    sandbox = lab.create(wire, bench.image)["id"]
+    url, seconds = f"{lab.url}/sandboxes/{sandbox}", bench.count(10, 2)
+    wrk(url, lab.auth, 64, 1)
+    rate, p50, p99, failed = wrk(url, lab.auth, 64, seconds)
+    health, *_ = wrk(f"{lab.url}/health", lab.auth, 64, bench.count(3, 1))
+    lab.delete(wire, sandbox)
+    return [
+        Row("GET /sandboxes/{id}: rate", rate, "/s", 8000, at_least=True,
+            note=f"wrk, 64 connections, {seconds} s; GET /health {health:.0f}/s"),
+        Row("GET /sandboxes/{id}: p99", p99, "ms", 25, note=f"p50 {p50:.1f} ms"),
+        Row("GET /sandboxes/{id}: failures", failed, "", 0),
+    ]
+
+
+# ---- what stays -------------------------------------------------------------------------------
+
+def idle(bench):
+    """A server that has just started and does nothing. The first measurement of a run."""
+    samples = []
+
+    def steady():
+        samples.append(bench.lab.rss_kb())
+        return len(samples) >= 10 and len(set(samples[-10:])) == 1
+    try:
+        wait_for(steady, "a steady size", timeout=10, step=0.2)
+    except TimeoutError:
+        pass  # the largest of the last seconds counts then
+    return [Row("idle server: VmRSS", max(samples[-10:]) / 1024, "MB", 25,
+                note=f"{bench.lab.threads()} threads, {bench.lab.descriptors()} descriptors")]
+
+
+def holdings(lab):
+    return {"descriptors": lab.descriptors(), "threads": lab.threads(),
+            "containers": lab.containers(), "volumes": lab.labelled("volumes"),
+            "networks": lab.labelled("networks"), "rows not deleted": lab.rows()}
+
+
+def growth(bench):
+    """Cycles of create, exec, delete; several clients, so that every worker takes part."""
+    lab, clients = bench.lab, 4
+    image = lab.image(volume=True)
+    wires, anonymous, lock = [lab.wire() for _ in range(clients)], [], threading.Lock()
+
+    def cycle(wire, look):
+        sandbox = lab.create(wire, image, env={"A": "b"}, metadata={"a": "b"})["id"]
+        if look:
+            told = lab.engine.call("GET", f"/containers/sbx-{sandbox}/json")
+            with lock:
+                anonymous.extend(m["Name"] for m in told["Mounts"] if m["Destination"] == "/data")
+        lab.exec(wire, sandbox, "echo out; echo err >&2")
+        lab.delete(wire, sandbox)
+
+    def run(count, look=False):
+        def client(i):
+            for _ in range(count // clients):
+                cycle(wires[i], look)
+        for failure in filter(None, at_once(clients, client)):
+            raise failure
+    run(20)
+    before, rss = holdings(lab), lab.rss_kb()
+    count = bench.count(200, 20)
+    took, _ = clocked(lambda: run(count, look=True))
+
+    def same():
+        return holdings(lab) == before
+    try:
+        wait_for(same, "what the cycles left behind", timeout=15, step=0.5)
+    except TimeoutError:
+        pass
+    after, grown = holdings(lab), lab.rss_kb() - rss
+    volumes = {v["Name"] for v in lab.engine.call("GET", "/volumes")["Volumes"] or []}
+    left = len(volumes & set(anonymous))
+    rows = [Row(f"{count} cycles: VmRSS grown", grown / 1024, "MB", 1,
+                note=f"from {rss / 1024:.1f} MB; {count / took * 1000:.1f} cycles/s")]
+    rows += [Row(f"{count} cycles: {name} grown", after[name] - before[name], "", 0,
+                 note=f"from {before[name]}") for name in before]
+    rows.append(Row(f"{count} cycles: images' own volumes left", left, "", 0,
+                    note=f"of {len(anonymous)}"))
+    return rows
+
+
+MEASUREMENTS = {"idle": idle, "floor": client_floor, "exec": exec_true, "create": cold_create,
+                "many": creates_at_once, "reads": reads, "growth": growth}
