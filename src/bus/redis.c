@@ -20,8 +20,9 @@ typedef struct redis_bus {
     redis_publisher *publisher;
     redis_subscriber *subscriber;
     pthread_mutex_t mu;
-    redisContext *idle[IDLE_MAX]; /* guarded by mu */
-    size_t idle_count;            /* guarded by mu */
+    redisContext *idle[IDLE_MAX];   /* guarded by mu */
+    size_t idle_count;              /* guarded by mu */
+    _Atomic int64_t avoid_until_ms; /* Redis cannot be reached: workers have better to do */
 } redis_bus;
 
 static redis_bus *redis_of(sbx_bus *b)
@@ -35,6 +36,7 @@ typedef struct session {
     redis_bus *b;
     redisContext *conn;
     bool used_before; /* it may have died in the meantime */
+    bool insist;      /* try to connect even if that has just failed */
 } session;
 
 static int64_t time_left(void)
@@ -95,8 +97,13 @@ static bool session_ready(session *s, sbx_err *err)
         return false;
     }
     if (!s->conn) {
+        if (!s->insist && sbx_now_ms() < s->b->avoid_until_ms) {
+            sbx_fail(err, SBX_E_STORE_UNAVAILABLE, "Redis cannot be reached");
+            return false;
+        }
         s->conn = redis_open(&s->b->url, left, err);
         s->used_before = false;
+        s->b->avoid_until_ms = s->conn ? 0 : sbx_now_ms() + REDIS_AVOID_MS;
         return s->conn != NULL;
     }
     t = (struct timeval){.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
@@ -301,8 +308,10 @@ static int redis_ping(sbx_bus *bus, sbx_err *err)
 {
     session s = session_open(redis_of(bus));
     const char *argv[] = {"PING"};
-    redisReply *r = session_ask(&s, 1, argv, err);
+    redisReply *r;
 
+    s.insist = true;
+    r = session_ask(&s, 1, argv, err);
     session_close(&s);
     if (!r)
         return -1;

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #define REDIS_TIMEOUT_MS     2000 /* to connect, and for a command */
+#define REDIS_AVOID_MS       1000 /* queries fail at once for so long after a failed connect */
 #define REDIS_BACKOFF_MS     100  /* first pause before a reconnect; doubles */
 #define REDIS_BACKOFF_MAX_MS 3000
 

@@ -43,6 +43,7 @@ struct redis_publisher {
     uint64_t put, done; /* tickets */
     uint64_t dropped;   /* items */
     bool stopping;
+    bool unreachable; /* the last attempt to connect failed */
     /* the thread's own */
     redisContext *conn;
     size_t expected; /* answers of the pipeline */
@@ -155,11 +156,13 @@ int redis_publisher_wait(redis_publisher *p, int64_t timeout_ms, sbx_err *err)
 
     pthread_mutex_lock(&p->mu);
     ticket = p->put;
-    while (p->done < ticket && pthread_cond_timedwait(&p->fewer, &p->mu, &until) != ETIMEDOUT)
+    while (p->done < ticket && !p->unreachable &&
+           pthread_cond_timedwait(&p->fewer, &p->mu, &until) != ETIMEDOUT)
         ;
     done = p->done >= ticket;
     pthread_mutex_unlock(&p->mu);
-    return done ? 0 : sbx_fail(err, SBX_E_STORE_UNAVAILABLE, "Redis does not keep up");
+    return done ? 0
+                : sbx_fail(err, SBX_E_STORE_UNAVAILABLE, "Redis does not take what is published");
 }
 
 /* --- the thread --- */
@@ -244,11 +247,21 @@ static bool take_answers(redis_publisher *p)
     return true;
 }
 
+static bool connected(redis_publisher *p)
+{
+    if (p->conn)
+        return true;
+    p->conn = redis_open(p->url, REDIS_TIMEOUT_MS, NULL);
+    pthread_mutex_lock(&p->mu);
+    p->unreachable = !p->conn;
+    pthread_cond_broadcast(&p->fewer);
+    pthread_mutex_unlock(&p->mu);
+    return p->conn != NULL;
+}
+
 static bool send_batch(redis_publisher *p, const message *batch)
 {
-    if (!p->conn)
-        p->conn = redis_open(p->url, REDIS_TIMEOUT_MS, NULL);
-    if (!p->conn)
+    if (!connected(p))
         return false;
     p->expected = 0;
     for (const message *m = batch; m; m = m->next)
@@ -320,15 +333,17 @@ static void *publisher_run(void *arg)
 {
     redis_publisher *p = arg;
     message *batch;
+    bool sent = true;
 
     pthread_setname_np(pthread_self(), "sbx-publish");
     while ((batch = take_batch(p))) {
         int64_t pause = 0;
-        bool sent;
 
-        while (!(sent = send_batch(p, batch))) {
+        /* A failure while stopping is the last one: what is left is given up at once. */
+        while (sent && !(sent = send_batch(p, batch))) {
             pause = redis_backoff_next(pause);
-            if (!pause_unless_stopping(p, pause))
+            sent = pause_unless_stopping(p, pause);
+            if (!sent)
                 break;
         }
         batch_done(p, batch, sent);

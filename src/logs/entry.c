@@ -15,16 +15,19 @@ const char *log_source_name(unsigned source)
     return source < ARRAY_LEN(sources) ? sources[source] : NULL;
 }
 
+#define TS_MAX_MS 253402300799999 /* the end of the year 9999 */
+
 void log_entry_json(sbx_buf *out, const sbx_log_entry *e)
 {
     sbx_jw w = SBX_JW(out);
     bool text = sbx_utf8_valid(e->data, e->len);
     bool named = e->exec_id_len > 0 && sbx_utf8_valid(e->exec_id, e->exec_id_len);
     const char *source = log_source_name(e->source);
+    int64_t ts = e->ts_ms < 1 ? 1 : SBX_MIN(e->ts_ms, TS_MAX_MS); /* a sandbox can say anything */
 
     sbx_jw_obj(&w, NULL);
     sbx_jw_int(&w, "seq", (int64_t)e->seq);
-    sbx_jw_time(&w, "ts", e->ts_ms);
+    sbx_jw_time(&w, "ts", ts);
     sbx_jw_str(&w, "stream", e->stream < ARRAY_LEN(streams) ? streams[e->stream] : "system");
     sbx_jw_str(&w, "source", source ? source : "system");
     if (named)

@@ -131,30 +131,6 @@ static void settle(room *r, const fetch *f)
     }
 }
 
-static void fetch_done(void *arg)
-{
-    fetch *f = arg;
-    room *r = room_find(f->hub, f->id);
-
-    if (r && r->serial == f->serial) {
-        r->fetching = false;
-        if (f->rc < 0) {
-            r->retry_ms = sbx_now_ms() + RETRY_MS;
-        } else if (r->viewers) {
-            r->latest = SBX_MAX(r->latest, f->last);
-            if (r->ending)
-                r->end_seq = r->latest;
-            seg_done(&r->page);
-            r->page = f->page;
-            f->page = (segment){0};
-            settle(r, f);
-        }
-        if (r->viewers)
-            room_schedule(r, 0);
-    }
-    fetch_free(f);
-}
-
 static fetch *fetch_new(room *r)
 {
     fetch *f = sbx_alloc(sizeof *f);
@@ -175,25 +151,19 @@ static fetch *fetch_new(room *r)
     return f;
 }
 
-void fetch_start_if_needed(room *r)
+void fetch_wait_no_more(room *r)
 {
-    const viewer *v;
-    bool needed = false;
-    int64_t now = sbx_now_ms();
-    fetch *f;
-    sbx_err err;
+    if (!r->waiting)
+        return;
+    DL_DELETE2(r->hub->waiting, r, wait_prev, wait_next);
+    r->waiting = false;
+}
 
-    DL_FOREACH (r->viewers, v) {
-        needed = needed || viewer_lacks(v);
-    }
-    if (!needed || r->fetching || r->hub->stopping)
-        return;
-    if (now < r->retry_ms) {
-        room_schedule(r, r->retry_ms - now);
-        return;
-    }
-    f = fetch_new(r);
+static void submit(room *r, int64_t now)
+{
+    fetch *f = fetch_new(r);
     sbx_job job = {.run = fetch_run, .arg = f, .deadline_ms = now + 10000};
+    sbx_err err;
 
     if (sbx_lanes_submit(r->hub->cfg.lanes, SBX_LANE_FAST, &job, &err) < 0) {
         fetch_free(f);
@@ -202,5 +172,60 @@ void fetch_start_if_needed(room *r)
         return;
     }
     r->fetching = true;
+    r->hub->fetching++;
     count_up(&r->hub->n_fetches, 1);
+}
+
+void fetch_start_if_needed(room *r)
+{
+    const viewer *v;
+    bool needed = false;
+    int64_t now = sbx_now_ms();
+
+    DL_FOREACH (r->viewers, v) {
+        needed = needed || viewer_lacks(v);
+    }
+    if (!needed || r->fetching || r->waiting || r->hub->stopping)
+        return;
+    if (now < r->retry_ms) {
+        room_schedule(r, r->retry_ms - now);
+        return;
+    }
+    if (r->hub->fetching < FETCHES_MAX) {
+        submit(r, now);
+    } else {
+        DL_APPEND2(r->hub->waiting, r, wait_prev, wait_next);
+        r->waiting = true;
+    }
+}
+
+static void fetch_done(void *arg)
+{
+    fetch *f = arg;
+    sbx_logs *l = f->hub;
+    room *r = room_find(l, f->id);
+
+    l->fetching--;
+    if (r && r->serial == f->serial) {
+        r->fetching = false;
+        if (f->rc < 0) {
+            r->retry_ms = sbx_now_ms() + RETRY_MS;
+        } else if (r->viewers) {
+            r->latest = SBX_MAX(r->latest, f->last);
+            if (r->ending)
+                r->end_seq = r->latest;
+            seg_done(&r->page);
+            r->page = f->page;
+            f->page = (segment){0};
+            settle(r, f);
+        }
+        if (r->viewers)
+            room_schedule(r, 0);
+    }
+    fetch_free(f);
+    if (l->waiting) {
+        r = l->waiting;
+        fetch_wait_no_more(r);
+        fetch_start_if_needed(r);
+    }
 }

@@ -19,6 +19,7 @@
 #define FETCH_BYTES   MIB         /* entries of one read of the history */
 #define INDEX_BYTES   (16 * MIB)  /* the same, to find where the newest lines begin */
 #define BACKLOG_BYTES (16 * MIB)  /* bus messages on their way to STREAM */
+#define FETCHES_MAX   2           /* at once: the fast lane is for others, too */
 #define RETRY_MS      500         /* after a read of the history failed */
 #define LINGER_MS     10000
 #define TOPIC_PREFIX  "logs:"
@@ -67,9 +68,10 @@ struct room {
     segment page;    /* from the history */
     uint64_t latest; /* the highest number known */
     uint32_t epoch, tick;
-    bool fetching, again;
-    int64_t retry_ms; /* no read of the history before */
-    int64_t sent_ms;  /* of the last frame of entries */
+    bool fetching, waiting, again;
+    room *wait_prev, *wait_next; /* while waiting for one of FETCHES_MAX */
+    int64_t retry_ms;            /* no read of the history before */
+    int64_t sent_ms;             /* of the last frame of entries */
     sbx_timer *tick_timer;
     int64_t tick_ms; /* when it fires */
     char *state;     /* the last state's WebSocket frame; owned */
@@ -92,7 +94,9 @@ struct sbx_logs {
     room *rooms;
     uint64_t serials;
     size_t viewer_count;
-    bool stopping;                     /* submit nothing */
+    bool stopping; /* submit nothing */
+    size_t fetching;
+    room *waiting; /* rooms that need a read of the history; first come, first served */
     frame frames[2][SBX_LOGS_ALL + 1]; /* by websocket, source */
 
     atomic_size_t backlog; /* bytes; any thread */
@@ -120,6 +124,7 @@ void room_on_bus(void *arg, const char *topic, const sbx_bus_item *items, size_t
 
 /* fetch.c: STREAM. Reads the history for the viewers that lack something, one read at a time. */
 void fetch_start_if_needed(room *r);
+void fetch_wait_no_more(room *r);
 
 /* viewer.c: STREAM */
 void viewer_serve(viewer *v);       /* sends what it can have now */

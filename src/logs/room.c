@@ -42,6 +42,7 @@ void room_free(room *r)
         viewer_free(v);
     }
     producer_done(r);
+    fetch_wait_no_more(r);
     sbx_timer_free(r->tick_timer);
     seg_done(&r->window);
     seg_done(&r->page);

@@ -85,6 +85,23 @@ Test(logs_entry, its_source_cannot_be_faked_by_its_data)
     sbx_buf_done(&b);
 }
 
+Test(logs_entry, any_time_is_written_as_one)
+{
+    static const int64_t times[] = {INT64_MIN, -1, 0, 1, 253402300800000, INT64_MAX};
+
+    for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+        sbx_buf b = SBX_BUF_INIT(LOG_ITEM_BYTES);
+        sbx_log_entry e = {.seq = 1, .ts_ms = times[i], .data = "", .len = 0};
+        const char *ts;
+
+        log_entry_json(&b, &e);
+        ts = strstr(b.data, "\"ts\":\"");
+        cr_assert_not_null(ts);
+        cr_expect_eq(ts[6 + SBX_TIME_TEXT - 1], '"', "%s", b.data);
+        sbx_buf_done(&b);
+    }
+}
+
 /* --- appending --- */
 
 static size_t history_count(hub *h)

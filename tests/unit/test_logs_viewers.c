@@ -354,6 +354,46 @@ Test(logs_viewers, a_thousand_share_their_frames)
     finish(h, r, MANY);
 }
 
+typedef struct many_rooms {
+    hub *h;
+    char ids[30][SBX_ID_LEN + 1];
+} many_rooms;
+
+static void append_in_rooms(void *arg)
+{
+    many_rooms *m = arg;
+
+    for (size_t i = 0; i < ARRAY_LEN(m->ids); i++) {
+        sbx_log_entry e = {.seq = 1, .ts_ms = 1, .data = "x", .len = 1};
+
+        snprintf(m->ids[i], sizeof m->ids[i], "room%zu", i);
+        sbx_logs_append(m->h->logs, m->ids[i], &e, 1);
+    }
+}
+
+Test(logs_viewers, many_rooms_take_turns_at_the_history)
+{
+    many_rooms m = {.h = hub_new(0)};
+    sbx_reply *r[ARRAY_LEN(m.ids)], *gone = fake_new();
+    sbx_logs_query q = query(-1);
+
+    on_stream(m.h, append_in_rooms, &m);
+    m.h->bus.fail = true;
+    for (size_t i = 0; i < ARRAY_LEN(m.ids); i++) {
+        r[i] = fake_new();
+        sbx_logs_view(m.h->logs, m.ids[i], &q, r[i], true);
+    }
+    sbx_logs_view(m.h->logs, "passer-by", &q, gone, true);
+    cr_assert(WAIT_FOR(stats(m.h).viewers == ARRAY_LEN(m.ids) + 1));
+    fake_leave(gone); /* perhaps while its room waits for its turn */
+    cr_assert(WAIT_FOR(gone->refs == 1));
+    m.h->bus.fail = false;
+    for (size_t i = 0; i < ARRAY_LEN(m.ids); i++)
+        EXPECT_TRACE(r[i], "1-1");
+    sbx_reply_unref(gone);
+    finish(m.h, r, ARRAY_LEN(m.ids));
+}
+
 Test(logs_viewers, one_that_leaves_is_removed_at_once)
 {
     hub *h = hub_new(0);
