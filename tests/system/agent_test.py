@@ -209,9 +209,9 @@ class CommandTest(AgentCase):
             self.assertEqual(self.agent.run(["pwd"], cwd=cwd).stdout, want)
 
     def test_a_bad_cwd_fails(self):
-        for cwd in ("/nope", "/etc/passwd", "/root/secret", "nope"):
-            os.makedirs(os.path.join(self.root, "root/secret"), exist_ok=True)
-            os.chmod(os.path.join(self.root, "root"), 0o700)
+        for cwd in ("/nope", "/etc/passwd", "/closed/secret", "nope"):
+            os.makedirs(os.path.join(self.root, "closed/secret"), exist_ok=True)
+            os.chmod(os.path.join(self.root, "closed"), 0o700)
             got = self.agent.run(["true"], cwd=cwd)
             self.assertEqual(got.fail[P.T_CODE], P.BAD_CWD, cwd)
             self.assertIsNone(got.started)
