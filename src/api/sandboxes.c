@@ -1,6 +1,7 @@
 /* Sandboxes: create, list, get, delete. */
 #include "handlers.h"
 
+#include "sbx/core/thread.h"
 #include <stdio.h>
 
 static void reply_sandbox(const sbx_request *r, int status, const sbx_sandbox_row *row)
@@ -31,6 +32,7 @@ static int create(sbx_app *app, const sbx_request *r, sbx_spec *spec, const char
             reply_sandbox(r, 201, &row);
     } else {
         reply_sandbox(r, 202, &row);
+        sbx_job_scope(0, NULL); /* the client is served; that it leaves must not stop this */
         (void)!sbx_sandbox_finish(app->sandboxes, spec, &row, &later);
     }
     sbx_sandbox_row_done(&row);

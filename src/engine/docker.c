@@ -20,6 +20,11 @@ static int api_minor(const char *s)
     return minor;
 }
 
+static void version_line(sbx_buf *out, const char *version, int minor)
+{
+    sbx_buf_addf(out, "Docker Engine %s, API 1.%d", version, minor);
+}
+
 /* Ask the engine. @param ret_text  a line for people, or NULL. */
 static int ask_version(sbx_docker *d, bool regardless, int *ret_minor, sbx_buf *ret_text,
                        sbx_err *err)
@@ -52,9 +57,11 @@ static int ask_version(sbx_docker *d, bool regardless, int *ret_minor, sbx_buf *
 
     docker_clean(name, sizeof(name), v, strlen(v));
     if (ret_text)
-        sbx_buf_addf(ret_text, "Docker Engine %s, API 1.%d", name, *ret_minor);
+        version_line(ret_text, name, *ret_minor);
     pthread_mutex_lock(&d->mu);
     d->api_minor = *ret_minor;
+    d->newest = newest;
+    sbx_copy(d->version, sizeof(d->version), name);
     pthread_mutex_unlock(&d->mu);
     return 0;
 }
@@ -74,11 +81,31 @@ void docker_version_forget(sbx_docker *d)
     pthread_mutex_unlock(&d->mu);
 }
 
+/* The engine's own ping takes a twentieth of the time of its version call, and tells by a header if
+ * it is still the engine whose version is known. */
 static int docker_ping(sbx_engine *e, sbx_buf *ret_version, sbx_err *err)
 {
-    int minor = 0;
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
+    sbx_docker *d = (sbx_docker *)e;
+    docker_req q = {.method = "GET", .path = "/_ping", .max_bytes = MIB, .header = "API-Version"};
+    char version[sizeof(d->version)];
+    int minor, newest;
 
-    return ask_version((sbx_docker *)e, false, &minor, ret_version, err);
+    pthread_mutex_lock(&d->mu);
+    minor = d->api_minor;
+    newest = d->newest;
+    sbx_copy(version, sizeof(version), d->version);
+    pthread_mutex_unlock(&d->mu);
+    if (minor) {
+        if (docker_call_raw(d, &q, "pinging the engine", &res, err))
+            return -1;
+        if (api_minor(res.header) == newest) {
+            if (ret_version)
+                version_line(ret_version, version, minor);
+            return 0;
+        }
+    }
+    return ask_version(d, false, &minor, ret_version, err);
 }
 
 /* --- the object --- */

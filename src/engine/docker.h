@@ -41,10 +41,12 @@ typedef struct sbx_docker {
     pthread_cond_t seeded;            /* with mu: a volume was finished or given up */
     docker_handle *idle[DOCKER_POOL]; /* guarded by mu; the warmest last */
     size_t idle_count;                /* guarded by mu */
-    int api_minor;                    /* guarded by mu; 0: not negotiated */
-    char *volumes[DOCKER_VOLUMES];    /* guarded by mu; complete ones */
-    size_t volume_next;               /* guarded by mu; the slot to reuse */
-    char *seeding;                    /* guarded by mu; the volume being filled by a thread */
+    char version[64]; /* guarded by mu; the engine's own, for people; "" with api_minor 0 */
+    int newest;       /* guarded by mu; the newest minor the engine speaks */
+    int api_minor;    /* guarded by mu; 0: not negotiated */
+    char *volumes[DOCKER_VOLUMES]; /* guarded by mu; complete ones */
+    size_t volume_next;            /* guarded by mu; the slot to reuse */
+    char *seeding;                 /* guarded by mu; the volume being filled by a thread */
 } sbx_docker;
 
 /* One call. Zero means: none, or the default. */

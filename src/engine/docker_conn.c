@@ -255,16 +255,20 @@ static int recv_some(sbx_engine_conn *c, sbx_buf *in, int64_t end_ms, sbx_err *e
 }
 
 /* The engine refused: its words are in the body, as far as it comes. */
-static int refused(sbx_engine_conn *c, sbx_buf *in, size_t head_len, const docker_head *h,
-                   const char *what, int64_t end_ms, sbx_err *err)
+static int refused(sbx_docker *d, sbx_engine_conn *c, sbx_buf *in, size_t head_len,
+                   const docker_head *h, const char *what, int64_t end_ms, sbx_err *err)
 {
     while (h->length >= 0 && in->len - head_len < (size_t)h->length && in->len < DOCKER_HEAD_BYTES)
         if (recv_some(c, in, end_ms, NULL))
             break;
+    /* A version that was refused is asked for anew: nothing else can be wrong with this request. */
+    if (h->status == 400)
+        docker_version_forget(d);
     return docker_status_fail(h->status, in->data + head_len, in->len - head_len, what, err);
 }
 
-static int read_answer(sbx_engine_conn *c, const char *what, int64_t end_ms, sbx_err *err)
+static int read_answer(sbx_docker *d, sbx_engine_conn *c, const char *what, int64_t end_ms,
+                       sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf in = SBX_BUF_INIT(2 * DOCKER_HEAD_BYTES);
     docker_head h = {0};
@@ -278,7 +282,7 @@ static int read_answer(sbx_engine_conn *c, const char *what, int64_t end_ms, sbx
     if (head_len < 0)
         return sbx_fail(err, SBX_E_ENGINE, "%s: the engine's answer is not HTTP", what);
     if (h.status != 101 && h.status != 200)
-        return refused(c, &in, (size_t)head_len, &h, what, end_ms, err);
+        return refused(d, c, &in, (size_t)head_len, &h, what, end_ms, err);
     if (h.chunked || h.length > 0)
         return sbx_fail(err, SBX_E_ENGINE, "%s: the engine did not hand the connection over", what);
     if (in.len > (size_t)head_len) {
@@ -315,7 +319,7 @@ int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err 
     if (docker_connect(d, &c->tls, &c->fd, err))
         return -1;
     fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) | O_NONBLOCK);
-    if (send_all(c, out.data, out.len, end_ms, err) || read_answer(c, what, end_ms, err))
+    if (send_all(c, out.data, out.len, end_ms, err) || read_answer(d, c, what, end_ms, err))
         return sbx_wrap(err, "%s", what);
     *ret = sbx_steal(c);
     return 0;

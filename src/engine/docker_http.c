@@ -389,18 +389,32 @@ int docker_call_raw(sbx_docker *d, const docker_req *q, const char *what, docker
     return call_url(d, q, url.data, what, ret, err);
 }
 
+/* The engine was replaced behind a kept connection, and its successor refuses our version. */
+static bool refuses_version(const docker_res *r)
+{
+    return r->status == 400 && r->body.data && strstr(r->body.data, "client version");
+}
+
 int docker_call(sbx_docker *d, const docker_req *q, const char *what, docker_res *ret, sbx_err *err)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf url = SBX_BUF_INIT(DOCKER_PATH_BYTES);
-    int minor = 0;
-
     res_init(ret, q);
-    if (docker_version(d, q->regardless, &minor, err))
-        return -1;
-    sbx_buf_addf(&url, "%s/v1.%d%s", d->base_url, minor, q->path);
-    if (sbx_buf_failed(&url))
-        return sbx_fail(err, SBX_E_INVALID, "%s: the name is too long", what);
-    return call_url(d, q, url.data, what, ret, err);
+    for (bool again = false;; again = true) {
+        SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf url = SBX_BUF_INIT(DOCKER_PATH_BYTES);
+        int minor = 0;
+
+        if (docker_version(d, q->regardless, &minor, err))
+            return -1;
+        sbx_buf_addf(&url, "%s/v1.%d%s", d->base_url, minor, q->path);
+        if (sbx_buf_failed(&url))
+            return sbx_fail(err, SBX_E_INVALID, "%s: the name is too long", what);
+        int rc = call_url(d, q, url.data, what, ret, err);
+
+        if (rc == 0 || again || !refuses_version(ret))
+            return rc;
+        docker_version_forget(d);
+        docker_res_done(ret);
+        res_init(ret, q);
+    }
 }
 
 /* --- a connection of one's own --- */

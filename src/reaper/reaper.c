@@ -29,7 +29,7 @@ static void run_row(void *arg)
         if (err.code != SBX_E_CONFLICT)
             sbx_log_err(SBX_WARN, "cleanup will be tried again", &err, "what", j->what, "sandbox",
                         j->row.id, NULL);
-    } else {
+    } else if (j->fn != sbx_sandbox_adopt) {
         sbx_metrics_add(j->r->c.metrics, SBX_M_REAPED, j->what, 1);
     }
     sbx_sandbox_row_done(&j->row);

@@ -19,11 +19,9 @@
     "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.worker"                             \
     " AND w.heartbeat_at > now() - interval '10 seconds')"
 
-#define STILL_READABLE                                                                             \
-    "(state <> 'deleted' OR state_changed_at > now() - interval '1 day')"
+#define STILL_READABLE "(state <> 'deleted' OR state_changed_at > now() - interval '1 day')"
 
-#define TRANSITIONAL                                                                               \
-    "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
+#define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
 /* The event of the rows in `u`, whose former state is the column or expression `was`. */
 #define EVENT_OF_CHANGE(was)                                                                       \

@@ -120,7 +120,14 @@ class Engine:
             conn.sendall(answer(200, {"Version": "99.1\x1b[31m", "ApiVersion": self.args.api,
                                       "MinAPIVersion": self.args.min_api}))
             return True
+        if url.path == "/_ping":
+            conn.sendall(answer(200, b"OK", ["Api-Version: " + self.args.api]))
+            return True
         parts = url.path.split("/")
+        if int(parts[1][3:]) < int(self.args.min_api[2:]):
+            conn.sendall(answer(400, {"message": f"client version {parts[1][1:]} is too old. Minimum "
+                                                 f"supported API version is {self.args.min_api}"}))
+            return True
         if parts[2] == "volumes":
             conn.sendall(answer(201, {}))
             return True

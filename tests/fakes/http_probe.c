@@ -175,9 +175,10 @@ static int stats(void *app, const sbx_request *r, sbx_err *err)
 
 typedef struct task {
     sbx_reply *reply;
+    sbx_timer *timer; /* NULL once it fired */
     int64_t ms, left, sent;
-    bool sse, stopped, ws;
-    atomic_int refs; /* the watcher's callbacks and STREAM's own */
+    bool stopped;    /* STREAM: the reply was let go */
+    atomic_int refs; /* the watcher's callbacks, STREAM's own, and messages on their way */
 } task;
 
 static void task_drop(task *t)
@@ -186,29 +187,55 @@ static void task_drop(task *t)
         free(t);
 }
 
+static void task_post(task *t, sbx_msg_fn fn)
+{
+    atomic_fetch_add(&t->refs, 1);
+    sbx_stream_post(probe.stream, fn, t);
+}
+
+/* On STREAM: no more is done for this reply. */
+static void task_stop(task *t)
+{
+    if (t->stopped)
+        return;
+    t->stopped = true;
+    if (t->timer)
+        sbx_timer_free(t->timer);
+    sbx_reply_unref(t->reply);
+    task_drop(t);
+}
+
 static void park_done(void *arg)
 {
     task *t = arg;
     sbx_buf b = SBX_BUF_INIT(1024);
 
+    t->timer = NULL;
     sbx_buf_adds(&b, "{\"parked\":true}");
     sbx_reply_json(t->reply, 200, &b);
     sbx_buf_done(&b);
-    sbx_reply_unref(t->reply);
-    task_drop(t);
+    task_stop(t);
 }
 
 static void park_begin(void *arg)
 {
     task *t = arg;
 
-    sbx_timer_new(probe.stream, t->ms, park_done, t); /* frees itself when it fires */
+    if (!t->stopped)
+        t->timer = sbx_timer_new(probe.stream, t->ms, park_done, t);
+    task_drop(t);
+}
+
+static void task_cancel(void *arg)
+{
+    task_stop(arg);
+    task_drop(arg);
 }
 
 static void task_closed(void *arg)
 {
     atomic_fetch_add(&probe.closed, 1);
-    task_drop(arg);
+    sbx_stream_post(probe.stream, task_cancel, arg);
 }
 
 static task *task_new(const sbx_request *r, sbx_reply_events events)
@@ -228,7 +255,8 @@ static int park(void *app, const sbx_request *r, sbx_err *err)
 {
     (void)app;
     (void)err;
-    sbx_stream_post(probe.stream, park_begin, task_new(r, (sbx_reply_events){0}));
+    task *t = task_new(r, (sbx_reply_events){0});
+    task_post(t, park_begin);
     return 0;
 }
 
@@ -237,9 +265,7 @@ static int park(void *app, const sbx_request *r, sbx_err *err)
 static void stream_end(task *t)
 {
     sbx_reply_end(t->reply);
-    sbx_reply_unref(t->reply);
-    t->stopped = true;
-    task_drop(t);
+    task_stop(t);
 }
 
 static void flood_more(void *arg)
@@ -268,8 +294,7 @@ static void flood_ready(void *arg)
     task *t = arg;
 
     atomic_fetch_add(&probe.ready, 1);
-    atomic_fetch_add(&t->refs, 1);
-    sbx_stream_post(probe.stream, flood_more, t);
+    task_post(t, flood_more);
 }
 
 static int flood(void *app, const sbx_request *r, sbx_err *err)
@@ -280,8 +305,7 @@ static int flood(void *app, const sbx_request *r, sbx_err *err)
     (void)err;
     t->left = query_number(r, "bytes", MIB);
     sbx_reply_begin(r->reply, 200, "application/octet-stream");
-    atomic_fetch_add(&t->refs, 1);
-    sbx_stream_post(probe.stream, flood_more, t);
+    task_post(t, flood_more);
     return 0;
 }
 
@@ -291,6 +315,7 @@ static void event_tick(void *arg)
     char text[64];
     sbx_push p = SBX_PUSH_OK;
 
+    t->timer = NULL;
     if (t->left-- > 0) {
         int n = snprintf(text, sizeof(text), "id: %lld\ndata: {\"n\":%lld}\n\n",
                          (long long)(t->sent + 1), (long long)(t->sent + 1));
@@ -300,7 +325,16 @@ static void event_tick(void *arg)
     if (p == SBX_PUSH_GONE || t->left <= 0)
         stream_end(t);
     else
-        sbx_timer_new(probe.stream, t->ms, event_tick, t);
+        t->timer = sbx_timer_new(probe.stream, t->ms, event_tick, t);
+}
+
+static void event_begin(void *arg)
+{
+    task *t = arg;
+
+    if (!t->stopped)
+        event_tick(t);
+    task_drop(t);
 }
 
 static int events(void *app, const sbx_request *r, sbx_err *err)
@@ -310,7 +344,7 @@ static int events(void *app, const sbx_request *r, sbx_err *err)
     task *t = task_new(r, (sbx_reply_events){0});
     t->left = query_number(r, "count", 3);
     sbx_reply_begin(r->reply, 200, "text/event-stream");
-    sbx_stream_post(probe.stream, event_tick, t);
+    task_post(t, event_begin);
     return 0;
 }
 
@@ -347,31 +381,13 @@ static void ws_message(void *arg, const char *data, size_t len, bool binary)
     }
 }
 
-static void ws_drop(void *arg)
-{
-    task *t = arg;
-
-    sbx_reply_unref(t->reply);
-    task_drop(t);
-}
-
-static void ws_closed(void *arg)
-{
-    sbx_stream_post(probe.stream, ws_drop, arg);
-    task_closed(arg);
-}
-
 static int ws_open(void *app, const sbx_request *r, sbx_err *err)
 {
     if (r->accept != SBX_ACCEPT_WS)
         return hello(app, r, err);
     if (sbx_request_query(r, "refuse"))
         return sbx_fail(err, SBX_E_NOT_FOUND, "refused before the upgrade");
-    task *t = sbx_alloc(sizeof(*t));
-    t->reply = sbx_reply_ref(r->reply);
-    atomic_init(&t->refs, 2);
-    sbx_reply_watch(r->reply,
-                    &(sbx_reply_events){.message = ws_message, .closed = ws_closed, .arg = t});
+    task_new(r, (sbx_reply_events){.message = ws_message});
     sbx_reply_begin(r->reply, 200, NULL);
     return 0;
 }

@@ -98,16 +98,39 @@ static void setup(void)
     close(lock);
 }
 
+/* Volumes of a test that failed before it dropped them. */
+static void drop_volumes(void)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path),
+             "/volumes?filters=%%7B%%22label%%22%%3A%%5B%%22sandboxd.cluster%%3D%s%%22%%5D%%7D",
+             cluster);
+    SBX_CLEANUP(sbx_json_free) sbx_json *all = ask(path);
+
+    for (const sbx_json *v = sbx_json_first(sbx_json_get(all, "Volumes")); v;
+         v = sbx_json_next(v)) {
+        snprintf(path, sizeof(path), "/volumes/%s?force=1", docker_str(sbx_json_get(v, "Name")));
+        order("DELETE", path, NULL);
+    }
+}
+
 static void teardown(void)
 {
-    sbx_container_info *all = NULL;
-    size_t count = 0;
+    static const char *const labels[] = {"sandboxd.id", "sandboxd.role=seed"};
     sbx_err err = {0};
 
-    if (engine->ops->list(engine, cluster, &all, &count, &err) == 0)
-        for (size_t i = 0; i < count; i++)
-            engine->ops->remove(engine, all[i].id, &err);
-    free(all);
+    sbx_job_scope(0, NULL);
+    for (size_t l = 0; l < ARRAY_LEN(labels); l++) {
+        sbx_container_info *all = NULL;
+        size_t count = 0;
+
+        if (docker_list_label((sbx_docker *)engine, cluster, labels[l], &all, &count, &err) == 0)
+            for (size_t i = 0; i < count; i++)
+                engine->ops->remove(engine, all[i].id, &err);
+        free(all);
+    }
+    drop_volumes();
     engine->ops->free(engine);
 }
 

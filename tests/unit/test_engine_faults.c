@@ -312,6 +312,35 @@ Test(engine_faults, an_engine_that_restarts_with_another_version_is_found_again)
     cr_expect_str_eq(info.name, "v1.45-box");
 }
 
+Test(engine_faults, an_engine_replaced_between_two_calls_is_asked_again)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(256);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf later = SBX_BUF_INIT(256);
+    sbx_container_info info;
+    sbx_err err = {0};
+    char path[100];
+    const char *args[] = {"--socket", path, "--api", "1.60", "--min-api", "1.44", NULL};
+
+    start_with(NULL, 5000);
+    snprintf(path, sizeof(path), "%s/s", folder);
+    for (int i = 0; i < 2; i++) { /* the second is answered by the engine's ping */
+        sbx_buf_reset(&text);
+        cr_assert_eq(engine->ops->ping(engine, &text, &err), 0, "%s", err.msg);
+        cr_expect_str_eq(text.data, "Docker Engine 99.1 [31m, API 1.41");
+    }
+    fake_stop(&the_fake);
+    unlink(path);
+    the_fake = fake_start(args);
+    cr_assert_eq(engine->ops->inspect(engine, "box", &info, &err), 0, "%s", err.msg);
+    cr_expect_str_eq(info.name, "v1.51-box");
+    fake_stop(&the_fake);
+    unlink(path);
+    args[3] = "1.50";
+    the_fake = fake_start(args);
+    cr_assert_eq(engine->ops->ping(engine, &later, &err), 0, "%s", err.msg);
+    cr_expect_str_eq(later.data, "Docker Engine 99.1 [31m, API 1.50");
+}
+
 /* --- jobs --- */
 
 static void *raise_later(void *flag)

@@ -5,10 +5,10 @@
 #ifndef SBX_EXEC_EXEC_H
 #define SBX_EXEC_EXEC_H
 
-#include "sbx/exec/ledger.h"
 #include "sbx/http/http.h"
 #include "sbx/metrics/metrics.h"
 #include "sbx/sandbox/channel.h"
+#include "sbx/sandbox/ledger.h"
 #include "sbx/store/sandboxes.h"
 
 typedef struct sbx_execs sbx_execs;

@@ -6,8 +6,8 @@
 #ifndef SBX_REAPER_REAPER_H
 #define SBX_REAPER_REAPER_H
 
-#include "sbx/exec/ledger.h"
 #include "sbx/run/keeper.h"
+#include "sbx/sandbox/ledger.h"
 #include "sbx/sandbox/sandboxes.h"
 
 typedef struct sbx_reaper sbx_reaper;

@@ -7,27 +7,27 @@
 #include "sbx/store/store.h"
 
 typedef struct sbx_sandbox_row {
-    char       id[SBX_ID_LEN + 1];
-    char       owner[SBX_ID_LEN + 1];  /* user id */
-    char       worker[SBX_ID_LEN + 1]; /* who holds the channel; "" none */
-    char      *name, *template_name, *image; /* owned; name may be NULL */
-    char       state[12];                    /* wire name */
-    char      *reason;                       /* stateReason as JSON text, or NULL; owned */
-    char       size[8];
-    int64_t    cpu_milli, memory_mb, pids, disk_mb; /* disk_mb 0: not set */
-    char       network[12];
-    char      *metadata;  /* JSON object text; owned */
-    char      *env_names; /* JSON array text; owned */
-    char      *command;   /* main process as JSON array text, or NULL; owned */
-    int64_t    timeout_s, idle_timeout_s;
-    char       on_timeout[8], on_idle[8];
-    int64_t    created_ms, started_ms, last_active_ms, expires_ms, state_changed_ms; /* 0: NULL */
-    char       container_id[65]; /* "" until known */
-    unsigned char token[16];     /* the agent channel's secret */
-    uint64_t   epoch;            /* of the last greeting */
-    char      *image_user;       /* owned */
-    char       runtime[32], host[64];
-    uint64_t   event_seq; /* of the event that the statement wrote; 0 if it wrote none */
+    char id[SBX_ID_LEN + 1];
+    char owner[SBX_ID_LEN + 1];         /* user id */
+    char worker[SBX_ID_LEN + 1];        /* who holds the channel; "" none */
+    char *name, *template_name, *image; /* owned; name may be NULL */
+    char state[12];                     /* wire name */
+    char *reason;                       /* stateReason as JSON text, or NULL; owned */
+    char size[8];
+    int64_t cpu_milli, memory_mb, pids, disk_mb; /* disk_mb 0: not set */
+    char network[12];
+    char *metadata;  /* JSON object text; owned */
+    char *env_names; /* JSON array text; owned */
+    char *command;   /* main process as JSON array text, or NULL; owned */
+    int64_t timeout_s, idle_timeout_s;
+    char on_timeout[8], on_idle[8];
+    int64_t created_ms, started_ms, last_active_ms, expires_ms, state_changed_ms; /* 0: NULL */
+    char container_id[65];   /* "" until known */
+    unsigned char token[16]; /* the agent channel's secret */
+    uint64_t epoch;          /* of the last greeting */
+    char *image_user;        /* owned */
+    char runtime[32], host[64];
+    uint64_t event_seq; /* of the event that the statement wrote; 0 if it wrote none */
 } sbx_sandbox_row;
 
 void sbx_sandbox_row_done(sbx_sandbox_row *r);
@@ -36,8 +36,8 @@ void sbx_sandbox_row_done(sbx_sandbox_row *r);
  * last_active_at and state_changed_at are now(). Fills those times and event_seq of `r`. `env`
  * (may be NULL) is sealed here. Every string but name, command, reason, metadata ("{}"),
  * env_names ("[]") and image_user is required. A lost answer is found out by id and token. */
-int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env,
-                             int deadline_s, sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env, int deadline_s,
+                             sbx_err *err) SBX_MUST_CHECK;
 
 /** By id; `owner` NULL means any (administrators and the system). Rows `deleted` for more than a
  * day are NOT_FOUND. */
@@ -45,21 +45,21 @@ int sbx_store_sandbox_get(sbx_store *s, const char *owner, const char *id, sbx_s
                           sbx_err *err) SBX_MUST_CHECK;
 
 /** Values of env, unsealed. NOT_FOUND once the sandbox is deleted: they are removed then. */
-int sbx_store_sandbox_env(sbx_store *s, const char *id, sbx_pairs *ret, sbx_err *err)
-    SBX_MUST_CHECK;
+int sbx_store_sandbox_env(sbx_store *s, const char *id, sbx_pairs *ret,
+                          sbx_err *err) SBX_MUST_CHECK;
 
 typedef struct sbx_sandbox_filter {
     const char *owner, *state, *template_name, *name; /* NULL: any; state NULL excludes deleted */
-    const char *metadata;   /* JSON object that must be contained, or NULL */
-    int64_t     before_us;  /* cursor: created_at in microseconds, 0: from the newest */
-    const char *before_id;  /* tie-break of the cursor */
-    int         limit;      /* 1..SBX_MAX_LIST_ITEMS + 1 */
+    const char *metadata;  /* JSON object that must be contained, or NULL */
+    int64_t before_us;     /* cursor: created_at in microseconds, 0: from the newest */
+    const char *before_id; /* tie-break of the cursor */
+    int limit;             /* 1..SBX_MAX_LIST_ITEMS + 1 */
 } sbx_sandbox_filter;
 
 typedef struct sbx_sandbox_list {
     sbx_sandbox_row *items;
-    int64_t         *created_us; /* for the next cursor */
-    size_t           count;
+    int64_t *created_us; /* for the next cursor */
+    size_t count;
 } sbx_sandbox_list;
 void sbx_sandbox_list_done(sbx_sandbox_list *l);
 
@@ -78,8 +78,8 @@ typedef struct sbx_state_change {
     const char *worker;       /* new holder; NULL keeps, "" clears */
     const char *container_id; /* NULL keeps */
     const char *image_user;   /* NULL keeps */
-    int         deadline_s;   /* of a transitional state; 0: none (keeps it if from equals to) */
-    bool        started;      /* set started_at = last_active_at = now(), expires_at = now() + timeout */
+    int deadline_s;           /* of a transitional state; 0: none (keeps it if from equals to) */
+    bool started; /* set started_at = last_active_at = now(), expires_at = now() + timeout */
 } sbx_state_change;
 int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_sandbox_row *ret,
                                 sbx_err *err) SBX_MUST_CHECK;
@@ -95,16 +95,16 @@ int sbx_store_sandbox_renew(sbx_store *s, const char *owner, const char *id, sbx
                             sbx_err *err) SBX_MUST_CHECK;
 
 /** Set last_active_at = now() for many ids in one statement. */
-int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count, sbx_err *err)
-    SBX_MUST_CHECK;
+int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count,
+                            sbx_err *err) SBX_MUST_CHECK;
 
 /** Claim for deletion (FOR UPDATE SKIP LOCKED), at most `max` rows of state running or paused
  * that have expired or idled out with on_timeout/on_idle "delete": state becomes `deleting` with
  * the reason {"code":"expired"|"idle",...}, worker = `worker`, deadline 60 s. `busy` are ids that
  * are active in this worker now and must not be idled out. Returns the rows. */
 int sbx_store_sandbox_reap(sbx_store *s, const char *worker, const char *const *busy,
-                           size_t busy_count, int max, sbx_sandbox_list *ret, sbx_err *err)
-    SBX_MUST_CHECK;
+                           size_t busy_count, int max, sbx_sandbox_list *ret,
+                           sbx_err *err) SBX_MUST_CHECK;
 
 /** Claim rows in a transitional state whose deadline has passed or whose worker is not alive:
  * worker = `worker`, a new deadline of 60 s. Returns the rows, state unchanged. */

@@ -25,8 +25,8 @@ typedef struct sbx_store sbx_store;
  *        nothing is prepared on `url` (PgBouncer in transaction mode).
  * @param crypt  borrowed; seals env values; NULL if only migrations run.
  * @return 0, or -1 with INVALID (not a URL; the message never quotes it). */
-int  sbx_store_new(const char *url, const char *direct_url, const sbx_crypt *crypt,
-                   sbx_store **ret, sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_new(const char *url, const char *direct_url, const sbx_crypt *crypt, sbx_store **ret,
+                  sbx_err *err) SBX_MUST_CHECK;
 void sbx_store_free(sbx_store *s); /* after the worker threads have ended */
 SBX_DEFINE_CLEANUP(sbx_store, sbx_store_free)
 
@@ -50,8 +50,8 @@ int sbx_store_cluster(sbx_store *s, sbx_id *out, sbx_err *err) SBX_MUST_CHECK;
  * this process must end; STORE_UNAVAILABLE: try again). Call it every 3 s; a worker whose
  * heartbeat is older than 10 s counts as dead. join() waits up to 3 s for a killed predecessor's
  * lock. sbx_store_leave() gives it all up at once. Any WORKER; the three exclude each other. */
-int  sbx_store_join(sbx_store *s, bool alone, sbx_id *ret_worker, sbx_err *err) SBX_MUST_CHECK;
-int  sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_join(sbx_store *s, bool alone, sbx_id *ret_worker, sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_err *err) SBX_MUST_CHECK;
 void sbx_store_leave(sbx_store *s, const char *worker);
 
 #endif

@@ -5,10 +5,10 @@
 #include "sbx/store/store.h"
 
 typedef struct sbx_key_row {
-    char  id[SBX_ID_LEN + 1], user[SBX_ID_LEN + 1];
-    char  role[8];    /* user, admin */
-    char *scopes;     /* space-separated; "*" all; owned */
-    bool  expired, revoked;
+    char id[SBX_ID_LEN + 1], user[SBX_ID_LEN + 1];
+    char role[8]; /* user, admin */
+    char *scopes; /* space-separated; "*" all; owned */
+    bool expired, revoked;
 } sbx_key_row;
 void sbx_key_row_done(sbx_key_row *r);
 
@@ -21,7 +21,7 @@ int sbx_store_key_insert(sbx_store *s, const char *user, const char *name, const
                          const unsigned char hash[SBX_HASH_BYTES], const char *scopes, sbx_id *ret,
                          sbx_err *err) SBX_MUST_CHECK;
 /** NOT_FOUND if there is none; expired and revoked ones (also: user disabled) are returned. */
-int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES],
-                          sbx_key_row *ret, sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES], sbx_key_row *ret,
+                          sbx_err *err) SBX_MUST_CHECK;
 
 #endif

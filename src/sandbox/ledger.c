@@ -1,5 +1,5 @@
 /* Two tables under one mutex: waiting records, and sandboxes with their activity. */
-#include "sbx/exec/ledger.h"
+#include "sbx/sandbox/ledger.h"
 
 #include "sbx/core/log.h"
 #include "sbx/store/sandboxes.h"

@@ -1,8 +1,8 @@
 /* What is written in batches: records of finished commands, and when sandboxes were last active.
  *
  * A crash loses at most one batch interval (500 ms) of either. Threads: any; flush on WORKER. */
-#ifndef SBX_EXEC_LEDGER_H
-#define SBX_EXEC_LEDGER_H
+#ifndef SBX_SANDBOX_LEDGER_H
+#define SBX_SANDBOX_LEDGER_H
 
 #include "sbx/store/records.h"
 

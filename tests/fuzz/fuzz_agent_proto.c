@@ -1,0 +1,61 @@
+/* Feeds bytes to the codec of the agent protocol, in each of its readings, and checks that what
+ * it accepts is within the input and can be written again. */
+#include "sbx/core/agent_proto.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void must(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
+static void read_fields(const unsigned char *data, size_t size)
+{
+    sbx_fields f;
+    sbx_field at;
+    unsigned char again[4096];
+
+    sbx_fields_init(&f, data, size);
+    while (sbx_fields_next(&f, &at) > 0) {
+        must((const unsigned char *)at.data + at.len <= data + size);
+        if (at.len <= 4000)
+            must(sbx_field_put(again, sizeof again, at.tag, at.data, at.len) == at.len + 6u);
+    }
+}
+
+static void read_entries(const unsigned char *data, size_t size)
+{
+    static unsigned char again[SBX_PROTO_MAX_FROM_AGENT];
+    sbx_fields f;
+    sbx_log_entry e;
+    const unsigned char *before = data;
+
+    sbx_fields_init(&f, data, size);
+    while (sbx_log_entry_take(&f, &e) > 0) {
+        size_t len = sbx_log_entry_put(again, sizeof again, &e);
+
+        must(len == (size_t)(f.at - before) && memcmp(again, before, len) == 0);
+        before = f.at;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    sbx_frame f;
+    long took;
+    size_t at = 0;
+
+    while ((took = sbx_frame_take(data + at, size - at, SBX_PROTO_MAX_FROM_AGENT, &f)) > 0) {
+        must((size_t)took <= size - at && f.payload + f.len == data + at + took);
+        read_fields(f.payload, f.len);
+        read_entries(f.payload, f.len);
+        at += (size_t)took;
+    }
+    read_fields(data, size);
+    read_entries(data, size);
+    return 0;
+}
