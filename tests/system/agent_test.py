@@ -1,5 +1,8 @@
 #!/usr/bin/python3
-"""The real sbx-agent, as PID 1 of a PID namespace, driven over pipes."""
+"""The real sbx-agent, as PID 1 of a PID namespace, driven over pipes.
+
+Nothing here limits how many processes a command makes, so nothing here may fork without an end:
+fork bombs belong to agent_container_test.py, behind the engine's limit of processes."""
 import os
 import re
 import signal
@@ -554,14 +557,6 @@ class KillTest(AgentCase):
             self.assertEqual(got.exit[P.T_SIGNAL], 9)
             self.assertEqual(got.frames, [P.STARTED, P.EXIT])
         self.until_quiet()
-
-    def test_a_fork_bomb_is_killed(self):
-        # the limit is the user's, and the user exists on this machine too: one of its own
-        req = self.agent.start("ulimit -p 300; b() { b | b & b; }; b", user="61234:61234")
-        wait_for(lambda: self.others() > 200, 20, "the bomb")
-        self.agent.send(P.KILL, req)
-        self.assertEqual(self.agent.wait(req, 30).exit[P.T_SIGNAL], 9)
-        self.until_quiet(20)
 
     def test_a_signal_reaches_the_process_or_the_tree(self):
         a = self.agent
