@@ -866,6 +866,15 @@ class WebSockets(Shared):
             self.assertEqual(c.head()[0], 101)
             self.assertEqual(self.read_frame(c), (0x81, b"early"))
 
+    def test_a_fault_that_comes_with_the_handshake_ends_only_its_connection(self):
+        with self.probe.connect() as c:
+            one = (b"GET /wsopen HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                   b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+            c.send(one * 3)
+            self.assertEqual(c.head()[0], 101)
+            self.closes_with(c, 1002)
+        self.assertEqual(self.probe.get("/hello").status, 200)
+
     def test_pings_go_out_and_a_silent_peer_is_dropped(self):
         with self.opened() as c:
             self.assertEqual(self.read_frame(c, pings=True), (0x89, b""))
