@@ -295,8 +295,10 @@ static void close_all(sbx_app *app)
         sbx_log_err(SBX_WARN, "the last records were lost", &err, NULL);
     if (app->http)
         sbx_http_free(app->http);
-    if (app->logs)
+    if (app->logs) {
+        sbx_logs_stop(app->logs);
         sbx_logs_free(app->logs);
+    }
     sbx_stream_free(app->stream);
     sbx_lanes_free(app->lanes);
     sbx_keeper_free(app->keeper);

@@ -220,8 +220,8 @@ class Lab:
             "filters": json.dumps({"label": [f"{CLUSTER_LABEL}={self.cluster}"]})})
         return len(told["Volumes"] or [] if kind == "volumes" else told)
 
-    def rows(self, condition="state <> 'deleted'"):
-        return int(psql(self.database_url, f"SELECT count(*) FROM sandboxes WHERE {condition}"))
+    def count(self, table, condition="true"):
+        return int(psql(self.database_url, f"SELECT count(*) FROM {table} WHERE {condition}"))
 
     # ---- the end ------------------------------------------------------------------------------
 

@@ -283,7 +283,7 @@ def idle(bench):
 def holdings(lab):
     return {"descriptors": lab.descriptors(), "threads": lab.threads(),
             "containers": lab.containers(), "volumes": lab.labelled("volumes"),
-            "networks": lab.labelled("networks"), "rows not deleted": lab.rows()}
+            "networks": lab.labelled("networks"), "rows not deleted": lab.count("sandboxes", "state <> 'deleted'")}
 
 
 def growth(bench):

@@ -99,6 +99,12 @@ class ContainerTest(unittest.TestCase):
         self.attach.stdin.close()
         self.attach.stdout.close()
 
+    def need_limit(self):
+        """A fork bomb is only safe where the kernel enforces the limit: look at it from inside."""
+        got = self.agent.run("cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null")
+        self.assertEqual(got.stdout.split(), [b"%d" % (PIDS + RESERVE)],
+                         "no limit of processes is enforced; refusing to run a fork bomb")
+
     def pids(self):
         return len(docker("top", self.name, "-eo", "pid").split()) - 1
 
@@ -120,6 +126,7 @@ class ContainerTest(unittest.TestCase):
 
     def test_a_sandbox_full_of_processes_runs_one_more_and_is_cleared(self):
         a = self.agent
+        self.need_limit()
         bomb = a.start("for i in 1 2 3; do awk 'BEGIN { while (1) system(\"sleep 1000 & :\") }' & "
                        "done; exec sleep 1000")
         wait_for(lambda: self.pids() >= PIDS, what="the bomb to fill the sandbox")
@@ -134,6 +141,7 @@ class ContainerTest(unittest.TestCase):
 
     def test_without_a_process_left_a_command_fails_and_the_agent_lives(self):
         a = self.agent
+        self.need_limit()
         full = a.start("while :; do sleep 1000 & done")
         wait_for(lambda: self.pids() >= PIDS + RESERVE - 2, what="the sandbox to be full")
         failed = None

@@ -1,5 +1,8 @@
 #!/usr/bin/python3
-"""The real sbx-agent, as PID 1 of a PID namespace, driven over pipes."""
+"""The real sbx-agent, as PID 1 of a PID namespace, driven over pipes.
+
+Nothing here limits how many processes a command makes, so nothing here may fork without an end:
+fork bombs belong to agent_container_test.py, behind the engine's limit of processes."""
 import os
 import re
 import signal
@@ -555,14 +558,6 @@ class KillTest(AgentCase):
             self.assertEqual(got.frames, [P.STARTED, P.EXIT])
         self.until_quiet()
 
-    def test_a_fork_bomb_is_killed(self):
-        # the limit is the user's, and the user exists on this machine too: one of its own
-        req = self.agent.start("ulimit -p 300; b() { b | b & b; }; b", user="61234:61234")
-        wait_for(lambda: self.others() > 200, 20, "the bomb")
-        self.agent.send(P.KILL, req)
-        self.assertEqual(self.agent.wait(req, 30).exit[P.T_SIGNAL], 9)
-        self.until_quiet(20)
-
     def test_a_signal_reaches_the_process_or_the_tree(self):
         a = self.agent
         script = "trap 'echo got; exit 7' USR1; sh -c 'trap \"echo child; exit\" USR1; " \
@@ -601,12 +596,10 @@ class KillTest(AgentCase):
     def test_a_killed_supervisor_costs_its_command_and_nothing_else(self):
         other = self.agent.start(["sleep", "1000"])
         self.agent.until(lambda: self.agent.commands[other].started, what="STARTED")
-        before = set(descendants(self.pid))
         req = self.hard()
-        mine = {p for p in set(descendants(self.pid)) - before if proc_stat(p)[1] == self.pid}
-        spare_or_mine = sorted(mine)
-        victim = [p for p in spare_or_mine if len(descendants(p)) > 2] or \
-                 [p for p in before if len(descendants(p)) > 2]
+        victim = [p for p in descendants(self.pid)
+                  if proc_stat(p)[1] == self.pid and len(descendants(p)) > 2]
+        self.assertEqual(len(victim), 1)
         os.kill(victim[0], signal.SIGKILL)
         got = self.agent.wait(req)
         self.assertEqual((got.exit[P.T_EXIT_CODE], got.exit[P.T_SIGNAL]), (137, 9))

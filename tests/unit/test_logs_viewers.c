@@ -415,7 +415,7 @@ Test(logs_viewers, one_that_leaves_is_removed_at_once)
 
 Test(logs_viewers, the_end_comes_behind_the_last_entry)
 {
-    hub *h = hub_new(100);
+    hub *h = hub_new(1500);
     sbx_reply *ws = view(h, query(-1), true), *sse = view(h, query(-1), false), *late;
     sbx_err err;
     uint64_t last = 0;

@@ -28,6 +28,6 @@ void sbx_watch_free(sbx_watch *w); /* also from within its own callback */
 
 /** Call fn(arg) once, after `ms`. */
 sbx_timer *sbx_timer_new(sbx_stream *s, int64_t ms, void (*fn)(void *arg), void *arg);
-void sbx_timer_free(sbx_timer *t); /* before it fires, or from within its callback */
+void sbx_timer_free(sbx_timer *t); /* only before it fires */
 
 #endif

@@ -1,0 +1,121 @@
+"""How many engine calls and SQL statements each request costs: speed that no loaded machine blurs.
+
+Proxies between the server and its engine and database count. What the server does by itself, at
+its own times (heartbeat, reaper, batches), is told apart by the statements' names.
+"""
+
+import os
+import pathlib
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+from lab import DEFAULT_HOST, Lab, wait_for  # noqa: E402
+from taps import DatabaseTap, EngineTap  # noqa: E402
+
+QUICK = True
+
+# Not for a request: each comes once per tick or batch, however many requests there are. The
+# heartbeat is not among them: its connection prepares nothing, so its text is seen.
+BY_ITSELF = {"SANDBOX_REAP", "SANDBOX_OVERDUE", "SANDBOX_ADOPTABLE", "SANDBOX_ALL",
+             "SANDBOX_COUNTS", "SANDBOX_PURGE", "SANDBOX_TOUCH", "EXEC_INSERT",
+             "SANDBOX_GET"}  # the last after the engine's events about an end
+# A key is looked up again after a second; see auth.c.
+KEY = "KEY_BY_HASH"
+# The sweep's, and the stream of events.
+ENGINE_BY_ITSELF = {"GET /containers/json", "GET /events"}
+
+CREATE_CALLS = ["GET /images/{name}/json", "POST /containers/create",
+                "POST /containers/{id}/attach", "POST /containers/{id}/start"]
+DELETE_CALLS = ["DELETE /containers/{id}"]
+
+
+class Counts(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.taps = [EngineTap(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)]
+
+        def wrap(url):
+            cls.taps.append(DatabaseTap(url))
+            return cls.taps[1].url
+        for tap in cls.taps:
+            cls.addClassCleanup(tap.close)
+        cls.lab = Lab(engine_host=cls.taps[0].url, wrap_database=wrap)
+        cls.addClassCleanup(cls.lab.close)
+        cls.addClassCleanup(cls.taps[1].close)
+        cls.image = cls.lab.image()
+        cls.wire = cls.lab.wire()
+        # What only the first request of its kind does (the agent's volume) is not counted.
+        cls.sandbox = cls.lab.create(cls.wire, cls.image)["id"]
+        cls.lab.exec(cls.wire, cls.sandbox, ["true"])
+
+    def counted(self, work):
+        """(engine calls, statements) of a request."""
+        engine, database = self.taps
+        engine.take()
+        database.take()
+        work()
+        calls = [c for c in engine.take() if c not in ENGINE_BY_ITSELF]
+        statements = [s for s in database.take()
+                      if s not in BY_ITSELF and "public.workers" not in s]
+        return calls, statements
+
+    def without_key(self, statements):
+        self.assertLessEqual(statements.count(KEY), 1)
+        return [s for s in statements if s != KEY]
+
+    def test_a_read_is_one_statement_and_no_engine_call(self):
+        def many():
+            for _ in range(50):
+                self.lab.call(self.wire, "GET", f"/sandboxes/{self.sandbox}")
+        calls, statements = self.counted(many)
+        self.assertEqual((calls, len([s for s in statements if s != KEY])), ([], 50))
+        self.assertEqual(set(statements) - {KEY}, {"SANDBOX_GET_OWNED"})
+        self.assertLess(statements.count(KEY), 25, "the key is looked up nearly every time")
+
+    def test_an_exec_is_one_statement_and_no_engine_call(self):
+        calls, statements = self.counted(
+            lambda: self.lab.exec(self.wire, self.sandbox, ["true"]))
+        self.assertEqual((calls, self.without_key(statements)), ([], ["SANDBOX_GET_OWNED"]))
+
+    def test_a_hundred_execs_are_recorded_in_batches(self):
+        def many():
+            for _ in range(100):
+                self.lab.exec(self.wire, self.sandbox, ["true"])
+            wait_for(lambda: self.lab.count("sandbox_executions") >= before + 100, "the records")
+        before = self.lab.count("sandbox_executions")
+        self.taps[1].take()
+        many()
+        statements = self.taps[1].take()
+        self.assertLess(statements.count("EXEC_INSERT"), 30)
+        self.assertLess(statements.count("SANDBOX_TOUCH"), 30)
+
+    def test_a_create_is_four_engine_calls_and_two_statements(self):
+        made = {}
+        calls, statements = self.counted(
+            lambda: made.update(self.lab.create(self.wire, self.image)))
+        self.addCleanup(self.lab.delete, self.wire, made["id"])
+        self.assertEqual(calls, CREATE_CALLS)
+        self.assertEqual(self.without_key(statements), ["SANDBOX_INSERT", "SANDBOX_SET_STATE"])
+
+    def test_a_delete_is_one_engine_call_and_three_statements(self):
+        made = self.lab.create(self.wire, self.image)
+        calls, statements = self.counted(lambda: self.lab.delete(self.wire, made["id"]))
+        self.assertEqual(calls, DELETE_CALLS)
+        self.assertEqual(self.without_key(statements),
+                         ["SANDBOX_GET_OWNED", "SANDBOX_SET_STATE", "SANDBOX_SET_STATE"])
+
+    def test_an_idle_server_asks_the_database_a_few_times_a_second(self):
+        began, seen = time.monotonic(), []
+
+        def beats():  # of the heart: what happens between two, however long that is
+            seen.extend(self.taps[1].take())
+            return sum("public.workers" in s for s in seen) >= 3
+        self.taps[1].take()
+        wait_for(beats, "three heartbeats", timeout=60)
+        self.assertLess(len(seen) / (time.monotonic() - began), 6, seen)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,167 @@
+/* Small parsers of the agent: users, process states, the kernel's counter, EXEC requests. */
+#include "launch.h"
+#include "oom.h"
+#include "tree.h"
+#include "users.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char root[] = "/tmp/sbx-users-XXXXXX";
+
+static void put(const char *path, const char *text)
+{
+    char full[256];
+    FILE *f;
+
+    (void)snprintf(full, sizeof full, "%s%s", root, path);
+    f = fopen(full, "w");
+    cr_assert_not_null(f);
+    (void)fputs(text, f);
+    fclose(f);
+}
+
+static void setup(void)
+{
+    char etc[256];
+
+    cr_assert_not_null(mkdtemp(root));
+    (void)snprintf(etc, sizeof etc, "%s/etc", root);
+    cr_assert_eq(mkdir(etc, 0755), 0);
+    put("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"
+                       "# comment:x:5:5::/:\n\n"
+                       "web:x:33:34::/var/www:/bin/sh\n"
+                       "relative:x:40:40::home:/bin/sh\n"
+                       "huge:x:99999999999:1::/:\n"
+                       "negative:x:-1:1::/:\n"
+                       "noid:x::1::/:\n"
+                       "last:x:50:51::/last");
+    put("/etc/group", "root:x:0:\nstaff:x:60:web,root\nother:x:61:webmaster\nmore:x:62:,web\n");
+}
+
+static void teardown(void)
+{
+    char path[300];
+
+    (void)snprintf(path, sizeof path, "%s/etc/passwd", root);
+    (void)unlink(path);
+    (void)snprintf(path, sizeof path, "%s/etc/group", root);
+    (void)unlink(path);
+    (void)snprintf(path, sizeof path, "%s/etc", root);
+    (void)rmdir(path);
+    (void)rmdir(root);
+}
+
+TestSuite(agent_users, .init = setup, .fini = teardown);
+
+Test(agent_users, specs_are_resolved)
+{
+    static const struct {
+        const char *spec;
+        int ok;
+        uint32_t uid, gid;
+        size_t ngroups;
+        const char *home;
+    } cases[] = {
+        {"root", 0, 0, 0, 2, "/root"},      {"web", 0, 33, 34, 3, "/var/www"},
+        {"33", 0, 33, 34, 3, "/var/www"},   {"web:staff", 0, 33, 60, 1, "/var/www"},
+        {"web:7", 0, 33, 7, 1, "/var/www"}, {"relative", 0, 40, 40, 1, "/"},
+        {"last", 0, 50, 51, 1, "/last"},    {"777", 0, 777, 0, 1, "/"},
+        {"777:778", 0, 777, 778, 1, "/"},   {"", -1, 0, 0, 0, ""},
+        {"nobody", -1, 0, 0, 0, ""},        {"web:none", -1, 0, 0, 0, ""},
+        {"web:", -1, 0, 0, 0, ""},          {":60", -1, 0, 0, 0, ""},
+        {"huge", -1, 0, 0, 0, ""},          {"negative", -1, 0, 0, 0, ""},
+        {"noid", -1, 0, 0, 0, ""},          {"4294967295", -1, 0, 0, 0, ""},
+        {"# comment", -1, 0, 0, 0, ""},     {"+0", -1, 0, 0, 0, ""},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        agent_user u = {0};
+        int rc = agent_user_resolve(root, cases[i].spec, &u);
+
+        cr_expect_eq(rc, cases[i].ok, "%s", cases[i].spec);
+        if (rc < 0)
+            continue;
+        cr_expect(u.uid == cases[i].uid && u.gid == cases[i].gid, "%s", cases[i].spec);
+        cr_expect_eq(u.ngroups, cases[i].ngroups, "%s", cases[i].spec);
+        cr_expect_str_eq(u.home, cases[i].home, "%s", cases[i].spec);
+    }
+}
+
+Test(agent_users, files_of_any_content_are_read_within_bounds)
+{
+    static char text[AGENT_USERS_MAX_BYTES + 5000];
+    agent_user u;
+
+    memset(text, ':', sizeof text - 1);
+    put("/etc/passwd", text);
+    cr_expect_eq(agent_user_resolve(root, "web", &u), -1);
+    memset(text, 'a', sizeof text - 1);
+    put("/etc/passwd", text);
+    cr_expect_eq(agent_user_resolve(root, "web", &u), -1);
+    put("/etc/passwd", "");
+    cr_expect_eq(agent_user_resolve(root, "web", &u), -1);
+}
+
+Test(agent_tree, the_state_line_is_parsed_whatever_the_name)
+{
+    static const struct {
+        const char *text;
+        bool ok;
+        pid_t ppid;
+        char state;
+    } cases[] = {
+        {"12 (sh) S 1 12 12 0", true, 1, 'S'},
+        {"12 (a) Z 99) T 4194303 1 1", true, 4194303, 'T'},
+        {"1 (init) R 0 1 1", true, 0, 'R'},
+        {"12 (sh) S", false, 0, 0},
+        {"12 (sh)", false, 0, 0},
+        {"", false, 0, 0},
+        {"12 (sh) S x 1", false, 0, 0},
+        {"12 (sh) S -1 1", false, 0, 0},
+        {"12 (sh) S 99999999999999999999 1", false, 0, 0},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pid_t ppid = -7;
+        char state = 0;
+        bool ok = agent_tree_parse_stat(cases[i].text, &ppid, &state);
+
+        cr_expect_eq(ok, cases[i].ok, "%s", cases[i].text);
+        if (ok)
+            cr_expect(ppid == cases[i].ppid && state == cases[i].state, "%s", cases[i].text);
+    }
+}
+
+Test(agent_oom, the_counter_is_found_in_both_formats)
+{
+    cr_expect_eq(agent_oom_parse("low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"), 2);
+    cr_expect_eq(agent_oom_parse("oom_kill_disable 1\nunder_oom 1\noom_kill 15\n"), 15);
+    cr_expect_eq(agent_oom_parse("oom_kill_disable 1\nunder_oom 0\n"), 0);
+    cr_expect_eq(agent_oom_parse(""), 0);
+}
+
+Test(agent_launch, malformed_records_end_the_channel_and_odd_ones_are_refused)
+{
+    unsigned char buf[256];
+    size_t len = sbx_field_put(buf, sizeof buf, SBX_T_ARG, "ls", 2);
+    sbx_frame f = {.payload = buf, .len = (uint32_t)len, .type = SBX_F_EXEC};
+    agent_request r;
+    const char *why = NULL;
+
+    cr_expect_eq(agent_request_parse(&f, &r, &why), 1);
+    f.len--;
+    cr_expect_eq(agent_request_parse(&f, &r, &why), -1);
+    f.len = (uint32_t)(len + sbx_field_put(buf + len, sizeof buf - len, SBX_T_FLAGS, "1234", 4));
+    cr_expect_eq(agent_request_parse(&f, &r, &why), -1);
+    f.len = (uint32_t)(len + sbx_field_put(buf + len, sizeof buf - len, SBX_T_ENV, "A", 1));
+    cr_expect_eq(agent_request_parse(&f, &r, &why), 0);
+    cr_expect_not_null(why);
+    f.len = (uint32_t)(len + sbx_field_put(buf + len, sizeof buf - len, 999, "?", 1));
+    cr_expect_eq(agent_request_parse(&f, &r, &why), 1);
+}
