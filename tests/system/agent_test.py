@@ -598,7 +598,7 @@ class KillTest(AgentCase):
         self.agent.until(lambda: self.agent.commands[other].started, what="STARTED")
         req = self.hard()
         victim = [p for p in descendants(self.pid)
-                  if proc_stat(p)[1] == self.pid and len(descendants(p)) > 2]
+                  if (proc_stat(p) or (0, 0))[1] == self.pid and len(descendants(p)) > 2]
         self.assertEqual(len(victim), 1)
         os.kill(victim[0], signal.SIGKILL)
         got = self.agent.wait(req)
@@ -609,7 +609,8 @@ class KillTest(AgentCase):
     def test_a_killed_spare_is_replaced(self):
         for which in (0, 1):
             wait_for(lambda: self.others() == 0, what="the spare")
-            supervisor = [p for p in descendants(self.pid) if proc_stat(p)[1] == self.pid][0]
+            supervisor = [p for p in descendants(self.pid)
+                          if (proc_stat(p) or (0, 0))[1] == self.pid][0]
             child = list(descendants(supervisor))[0]
             os.kill((supervisor, child)[which], signal.SIGKILL)
             wait_for(lambda: self.others() == 0 and not proc_stat((supervisor, child)[which]),
