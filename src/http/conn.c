@@ -400,8 +400,10 @@ static bool begin_stream(conn *c, sbx_buf *head)
     c->keep_alive = c->keep_alive && !c->reply->http10;
     conn_queue_out(c, head, &none);
     c->state = C_STREAM;
-    if (c->reply->ws)
+    if (c->reply->ws) {
+        set_muted(c, false);
         ws_begin(c);
+    }
     if (c->http->draining_on_loop)
         conn_end_for_drain(c);
     return true;
@@ -492,13 +494,14 @@ void conn_flush(conn *c)
 
 static void ping(conn *c)
 {
+    conn_set_timer(c, T_PING); /* first, so that it stands behind the others whatever happens */
+    if (c->muted)
+        conn_check_muted(c);
     if (c->state == C_WS)
         ws_ping(c);
-    else if (c->sse && !c->reply->head_only)
+    else if (c->state == C_STREAM && c->sse && !c->reply->head_only)
         conn_append_out(c, c->reply->http10 ? ": ping\n\n" : "8\r\n: ping\n\n\r\n",
                         c->reply->http10 ? 8 : 13);
-    if (c->state == C_WS || c->state == C_STREAM)
-        conn_set_timer(c, c->blocked ? T_STALL : T_PING);
 }
 
 void conn_expired(conn *c)

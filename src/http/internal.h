@@ -193,6 +193,7 @@ void conn_problem(conn *c, const sbx_err *err, const char *allow);
 /* reply.c */
 sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head);
 void reply_drop(sbx_reply *r);      /* the connection's or a message's reference */
+void reply_void(sbx_reply *r);      /* nobody waits for an answer: dropping it sends none */
 void reply_cut(sbx_reply *r);       /* ends a stream from this side */
 void reply_abandoned(sbx_reply *r); /* LOOP has no more to do with it */
 /* What LOOP found in a reply. */

@@ -277,6 +277,13 @@ sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len)
     return push(r, data, len, true);
 }
 
+void reply_void(sbx_reply *r)
+{
+    pthread_mutex_lock(&r->mu);
+    r->phase = R_SENT;
+    pthread_mutex_unlock(&r->mu);
+}
+
 void reply_cut(sbx_reply *r)
 {
     pthread_mutex_lock(&r->mu);

@@ -70,6 +70,7 @@ void request_discard(conn *c)
         return;
     sbx_reply *user = b->request.reply;
     request_free(b);
+    reply_void(user);
     sbx_reply_unref(user);
 }
 

@@ -875,6 +875,18 @@ class WebSockets(Shared):
             self.closes_with(c, 1002)
         self.assertEqual(self.probe.get("/hello").status, 200)
 
+    def test_much_input_before_the_upgrade_does_not_mute_the_connection(self):
+        with self.probe.connect() as c:
+            c.send(b"GET /park?ms=200 HTTP/1.1\r\nHost: x\r\n\r\n"
+                   b"GET /wsopen HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                   b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" +
+                   frame(2, b"e" * 40000))
+            self.assertEqual(c.response().body, b'{"parked":true}')
+            self.assertEqual(c.head()[0], 101)
+            self.assertEqual(self.read_frame(c), (0x82, b"e" * 40000))
+            c.send(frame(1, b"more"))
+            self.assertEqual(self.read_frame(c), (0x81, b"more"))
+
     def test_pings_go_out_and_a_silent_peer_is_dropped(self):
         with self.opened() as c:
             self.assertEqual(self.read_frame(c, pings=True), (0x89, b""))
