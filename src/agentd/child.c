@@ -24,7 +24,7 @@
 #include "launch.h"
 #include "notes.h"
 
-#define OOM_SCORE         "500"
+#define OOM_SCORE         "1000"
 #define CAPABILITY_V3     0x20080522u /* _LINUX_CAPABILITY_VERSION_3 */
 #define SECUREBITS_NOROOT 0x03u       /* SECBIT_NOROOT, locked */
 #define EXIT_NOT_FOUND    127

@@ -402,6 +402,8 @@ static bool begin_stream(conn *c, sbx_buf *head)
     c->state = C_STREAM;
     if (c->reply->ws)
         ws_begin(c);
+    if (c->http->draining_on_loop)
+        conn_end_for_drain(c);
     return true;
 }
 

@@ -100,14 +100,11 @@ static void name_peer(conn *c, const struct sockaddr_storage *sa)
 
 static void adopt(sbx_http *h, int fd, const struct sockaddr_storage *sa)
 {
-    int one = 1;
-
     if (!h->free_count) {
         close(fd);
         return;
     }
     bool over = atomic_load(&h->count) >= (size_t)h->config.max_connections;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     conn *c = conn_new(h, fd);
     name_peer(c, sa);
     lws_adopt_desc_t d = {.vh = h->vhost,
@@ -276,6 +273,24 @@ static int split_listen(const char *text, char host[64], char port[8], sbx_err *
     return 0;
 }
 
+/* What each accepted socket inherits. A peer that vanished without a word is found in a minute,
+ * also behind a parked request, on which nothing is sent. */
+static bool set_options(int fd)
+{
+    static const struct {
+        int level, name, value;
+    } options[] = {
+        {SOL_SOCKET, SO_REUSEADDR, 1},    {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_NODELAY, 1},    {IPPROTO_TCP, TCP_KEEPIDLE, 30},
+        {IPPROTO_TCP, TCP_KEEPINTVL, 10}, {IPPROTO_TCP, TCP_KEEPCNT, 3},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(options); i++)
+        if (setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(int)))
+            return false;
+    return true;
+}
+
 static int open_listener(const char *listen_text, int *ret_fd, int *ret_port, sbx_err *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
@@ -284,7 +299,6 @@ static int open_listener(const char *listen_text, int *ret_fd, int *ret_port, sb
     struct sockaddr_storage bound;
     socklen_t len = sizeof(bound);
     char host[64], port[8];
-    int one = 1;
 
     if (split_listen(listen_text, host, port, err))
         return -1;
@@ -292,9 +306,8 @@ static int open_listener(const char *listen_text, int *ret_fd, int *ret_port, sb
     if (rc)
         return sbx_fail(err, SBX_E_INVALID, "listen address %s: %s", listen_text, gai_strerror(rc));
     int fd = socket(list->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    bool ok = fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) &&
-              !bind(fd, list->ai_addr, list->ai_addrlen) && !listen(fd, BACKLOG) &&
-              !getsockname(fd, (struct sockaddr *)&bound, &len);
+    bool ok = fd >= 0 && set_options(fd) && !bind(fd, list->ai_addr, list->ai_addrlen) &&
+              !listen(fd, BACKLOG) && !getsockname(fd, (struct sockaddr *)&bound, &len);
     int saved = errno;
     freeaddrinfo(list);
     if (!ok) {

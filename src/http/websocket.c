@@ -267,7 +267,10 @@ void ws_input(conn *c, const char *data, size_t len)
     ws_in *w = c->ws;
 
     w->last_rx_ms = c->http->now_ms;
-    while ((c->state == C_WS || c->state == C_WS_CLOSE) && (len || (w->in_payload && !w->left))) {
+    /* After a fault or the peer's close nothing more is read, though our answer may still be on
+     * its way out. */
+    while (!c->hang_up && (c->state == C_WS || c->state == C_WS_CLOSE) &&
+           (len || (w->in_payload && !w->left))) {
         if (!w->in_payload) {
             size_t n = take_header(c, p, len);
             p += n;

@@ -330,31 +330,12 @@ static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
                     "sandbox", row->id, NULL);
 }
 
-/* Somebody removed the agent's volume, and the engine made an empty one for the container. */
-static bool agent_missing(const sbx_err *err)
-{
-    return err->code == SBX_E_ENGINE && strstr(err->msg, AGENT_DIR "/sbx-agent") &&
-           strstr(err->msg, "no such file");
-}
-
-static int start_with_agent(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row,
-                            sbx_err *err)
-{
-    if (sbx_sandboxes_prepare(s, err))
-        return -1;
-    if (start_container(s, row, &spec->env, err) == 0)
-        return 0;
-    if (!agent_missing(err) || sandbox_remove_container(s, row->id, err))
-        return -1;
-    s->c.engine->ops->volume_forget(s->c.engine, s->volume);
-    return sbx_sandboxes_prepare(s, err) || start_container(s, row, &spec->env, err) ? -1 : 0;
-}
-
 static int run_create(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row, sbx_err *err)
 {
     move running = {.to = SBX_S_RUNNING, .why.exit_code = -1, .started = true};
 
-    if (ensure_image(s, row->image, &row->image_user, err) || start_with_agent(s, spec, row, err))
+    if (ensure_image(s, row->image, &row->image_user, err) || sbx_sandboxes_prepare(s, err) ||
+        start_container(s, row, &spec->env, err))
         return -1;
     running.container_id = row->container_id;
     running.image_user = row->image_user;

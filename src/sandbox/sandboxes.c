@@ -57,7 +57,8 @@ static int read_agent(sbx_sandboxes *s, const char *path, sbx_err *err)
     char hex[2 * 8 + 1];
     sbx_sha256(s->agent, s->agent_len, hash);
     sbx_hex(hash, 8, hex);
-    snprintf(s->volume, sizeof(s->volume), "sandboxd-agent-%s", hex);
+    /* the cluster in the name: another installation that is purged must not take it along */
+    snprintf(s->volume, sizeof(s->volume), "sandboxd-agent-%s-%s", hex, s->c.cluster);
     return 0;
 }
 

@@ -244,7 +244,7 @@ static task *task_new(const sbx_request *r, sbx_reply_events events)
 
     t->reply = sbx_reply_ref(r->reply);
     t->ms = query_number(r, "ms", 100);
-    atomic_init(&t->refs, 2);
+    atomic_init(&t->refs, 3); /* the handler's too: `closed` may come at any moment */
     events.closed = task_closed;
     events.arg = t;
     sbx_reply_watch(r->reply, &events);
@@ -257,6 +257,7 @@ static int park(void *app, const sbx_request *r, sbx_err *err)
     (void)err;
     task *t = task_new(r, (sbx_reply_events){0});
     task_post(t, park_begin);
+    task_drop(t);
     return 0;
 }
 
@@ -306,6 +307,7 @@ static int flood(void *app, const sbx_request *r, sbx_err *err)
     t->left = query_number(r, "bytes", MIB);
     sbx_reply_begin(r->reply, 200, "application/octet-stream");
     task_post(t, flood_more);
+    task_drop(t);
     return 0;
 }
 
@@ -345,6 +347,7 @@ static int events(void *app, const sbx_request *r, sbx_err *err)
     t->left = query_number(r, "count", 3);
     sbx_reply_begin(r->reply, 200, "text/event-stream");
     task_post(t, event_begin);
+    task_drop(t);
     return 0;
 }
 
@@ -387,7 +390,7 @@ static int ws_open(void *app, const sbx_request *r, sbx_err *err)
         return hello(app, r, err);
     if (sbx_request_query(r, "refuse"))
         return sbx_fail(err, SBX_E_NOT_FOUND, "refused before the upgrade");
-    task_new(r, (sbx_reply_events){.message = ws_message});
+    task_drop(task_new(r, (sbx_reply_events){.message = ws_message}));
     sbx_reply_begin(r->reply, 200, NULL);
     return 0;
 }

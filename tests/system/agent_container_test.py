@@ -144,17 +144,20 @@ class ContainerTest(unittest.TestCase):
         self.need_limit()
         full = a.start("while :; do sleep 1000 & done")
         wait_for(lambda: self.pids() >= PIDS + RESERVE - 2, what="the sandbox to be full")
-        failed = None
-        for _ in range(50):
-            got = a.wait(a.start(["sleep", "1000"], timeout_ms=3000))
-            if got.fail:
-                failed = got
-                break
+        failed, running = None, []
+        while failed is None and len(running) < PIDS:
+            req = a.start(["sleep", "1000"])
+            a.until(lambda: a.commands[req].started or a.commands[req].over, what="an answer")
+            if a.commands[req].fail:
+                failed = a.commands[req]
+            else:
+                running.append(req)
         self.assertIsNotNone(failed)
         self.assertEqual(failed.fail[P.T_CODE], P.SPAWN)
         self.assertTrue(failed.fail[P.T_MESSAGE])
-        a.send(P.KILL, full)
-        a.wait(full, 30)
+        for req in running + [full]:
+            a.send(P.KILL, req)
+            a.wait(req, 30)
         wait_for(lambda: self.pids() == 3, what="an empty sandbox")
         self.assertEqual(a.run(["echo", "ok"]).stdout, b"ok\n")
 

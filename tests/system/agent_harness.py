@@ -115,7 +115,7 @@ class AgentCase(unittest.TestCase):
     def end(self):
         self.process.kill()
         self.process.wait()
-        wait_for(lambda: proc_stat(self.pid) is None, what="the agent's end")
+        wait_for(lambda: (proc_stat(self.pid) or "Z")[0] == "Z", what="the agent's end")
         self.agent.reading.set()
         self.agent.thread.join(5)
         for fd in (self.to_fd, self.from_fd):

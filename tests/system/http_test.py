@@ -866,6 +866,15 @@ class WebSockets(Shared):
             self.assertEqual(c.head()[0], 101)
             self.assertEqual(self.read_frame(c), (0x81, b"early"))
 
+    def test_a_fault_that_comes_with_the_handshake_ends_only_its_connection(self):
+        with self.probe.connect() as c:
+            one = (b"GET /wsopen HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                   b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+            c.send(one * 3)
+            self.assertEqual(c.head()[0], 101)
+            self.closes_with(c, 1002)
+        self.assertEqual(self.probe.get("/hello").status, 200)
+
     def test_pings_go_out_and_a_silent_peer_is_dropped(self):
         with self.opened() as c:
             self.assertEqual(self.read_frame(c, pings=True), (0x89, b""))
@@ -1061,6 +1070,55 @@ class Limits(unittest.TestCase):
             if old:
                 os.environ["HTTP_PROBE"] = old
         self.assertEqual(p.get("/hello").status, 200)
+
+
+class Noise(Shared):
+    """Mutated requests and frames, the same in each run. The server must go on, and leak nothing
+    (the address sanitizer's build tells more)."""
+    flags = ("--header=1", "--body=1")
+    SEEDS = (
+        b"GET /echo/a?b=c HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"GET /events?ms=1 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n",
+        b"GET /flood?bytes=70000 HTTP/1.0\r\n\r\n", b"HEAD /cut HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /park?ms=3 HTTP/1.1\r\nHost: x\r\n\r\nOPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /wsopen HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" +
+        frame(1, b"hello") + frame(9, b"p") + frame(2, b"x" * 200, fin=False) + frame(0, b"y") + frame(8, b"\x03\xe8"))
+
+    def mutate(self, rng):
+        data = bytearray(rng.choice(self.SEEDS))
+        for _ in range(rng.choice((0, 0, 1, 1, 2, 5))):
+            at = rng.randrange(len(data))
+            kind = rng.randrange(4)
+            if kind == 0:
+                data[at] = rng.randrange(256)
+            elif kind == 1:
+                del data[at:at + rng.randrange(1, 8)]
+            elif kind == 2:
+                data[at:at] = data[:rng.randrange(len(data))]
+            else:
+                data[at:at] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 9)))
+            if not data:
+                data = bytearray(b"G")
+        return bytes(data)
+
+    def test_mutated_input_does_no_harm(self):
+        import random
+        rng = random.Random(20240229)
+        for i in range(3000):
+            with self.probe.connect(0.05) as c, contextlib.suppress(OSError, EOFError):
+                for _ in range(rng.choice((1, 1, 3))):
+                    data = self.mutate(rng)
+                    cut = rng.randrange(len(data) + 1)
+                    c.send(data[:cut])
+                    c.send(data[cut:])
+                if rng.randrange(3):
+                    c.fill()
+            if i % 500 == 0:
+                self.assertEqual(self.probe.get("/hello").status, 200)
+        wait_for("all are gone", lambda: self.probe.stats()["connections"] == 1)
 
 
 class Drain(unittest.TestCase):

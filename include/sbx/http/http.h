@@ -1,8 +1,10 @@
 /* The HTTP and WebSocket server: connections, parsing, limits, routing, responses.
  *
- * libwebsockets (libev loop) runs on LOOP and is seen by nobody else. A request is parsed,
- * routed and checked there, then copied into an sbx_request and handed to a worker lane; the
- * connection is parked. Whoever finishes it, on any thread, does so through its sbx_reply.
+ * libwebsockets (libev loop) carries the connections on LOOP and is seen by nobody else; HTTP and
+ * WebSocket are spoken by this layer itself (src/http/server.c says why). A request is parsed,
+ * routed and checked on LOOP, then copied into an sbx_request and handed to a worker lane; the
+ * connection is parked. Whoever finishes it, on any thread, does so through its sbx_reply. A client
+ * that closes its sending side counts as gone.
  *
  * Knows no sandbox: routes, authentication and handlers are given by the caller. */
 #ifndef SBX_HTTP_HTTP_H
@@ -111,9 +113,10 @@ int sbx_http_new(const sbx_http_config *c, sbx_http **ret, sbx_err *err) SBX_MUS
 int sbx_http_port(const sbx_http *h);
 /** Serve; the calling thread becomes LOOP. Returns after sbx_http_drain() has finished. */
 void sbx_http_run(sbx_http *h);
-/** Graceful end, from any thread or a signal handler: stop accepting, tell new requests on open
- * connections `Connection: close`, let running ones finish up to `ms`, close streams (WebSocket
- * 1001), return from sbx_http_run(). A second call ends at once. */
+/** Graceful end, from any thread or a signal handler: stop accepting, close idle connections, tell
+ * new requests on open ones `Connection: close`, let running ones finish up to `ms`. Streams that a
+ * client can take up again are ended at once: WebSockets (1001) and event streams of GETs; other
+ * streams count as running. Then sbx_http_run() returns. A second call ends at once. */
 void sbx_http_drain(sbx_http *h, int64_t ms);
 bool sbx_http_draining(const sbx_http *h);
 size_t sbx_http_connections(const sbx_http *h); /* any thread */
@@ -123,7 +126,9 @@ SBX_DEFINE_CLEANUP(sbx_http, sbx_http_free)
 /* --- replies: any thread --- */
 
 sbx_reply *sbx_reply_ref(sbx_reply *r);
-void sbx_reply_unref(sbx_reply *r); /* the last one without an answer sends a 500 problem */
+/** Let go. The last one sends a 500 problem if nothing was answered, and cuts a stream that was
+ * begun and not ended so that the client sees it (no last chunk; WebSocket 1011). NULL: no-op. */
+void sbx_reply_unref(sbx_reply *r);
 
 typedef struct sbx_header {
     const char *name, *value; /* lower-case name without colon */
@@ -137,12 +142,14 @@ void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body); /* application/jso
 /** Finish with application/problem+json; Retry-After where the code wants one. */
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err);
 
-/* Streams. For SBX_ACCEPT_WS begin() completes the upgrade, each write is one text message and
- * end() closes with 1000; problems before begin() are plain HTTP answers to the upgrade request. */
+/* Streams. Whoever writes to an event stream writes whole events, because pings (": ping") are put
+ * between writes. For SBX_ACCEPT_WS begin() completes the upgrade, each write is one text message
+ * and end() closes with 1000; problems before begin() are plain HTTP answers to the upgrade
+ * request. */
 typedef enum sbx_push { SBX_PUSH_OK, SBX_PUSH_FULL, SBX_PUSH_GONE } sbx_push;
 
-/** Start a streamed response: chunked HTTP/1.1 (SSE: with cache-control: no-store,
- * x-accel-buffering: no). */
+/** Start a streamed response: chunked HTTP/1.1, to HTTP/1.0 ended by the close (SSE: with
+ * cache-control: no-store, x-accel-buffering: no). */
 void sbx_reply_begin(sbx_reply *r, int status, const char *content_type);
 
 /** Queue bytes (HTTP) or one message (WebSocket). FULL: nothing was taken, more than
@@ -152,11 +159,14 @@ sbx_push sbx_reply_write(sbx_reply *r, const void *data, size_t len);
 sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len); /* WebSocket */
 void sbx_reply_end(sbx_reply *r); /* after all that was queued */
 
-/** Be told, on LOOP, when a full box has room (SBX_PUSH_OK) or the client left (SBX_PUSH_GONE,
- * once, also when it has left already). The function must only post to another thread, and holds
- * no lock of the reply. `message` (may be NULL) receives WebSocket messages of the client, whole,
- * at most 64 KiB. The callbacks hold a reference until GONE or the end was delivered:
- * `closed` is called exactly once after which no callback comes. */
+/** Be told, on LOOP, when a full box has room (`ready`), a WebSocket message of the client arrived
+ * (`message`: whole, at most 64 KiB, text is valid UTF-8), and when it is over (`closed`: the
+ * client left, or the response went out whole; sbx_reply_gone() tells which). Any may be NULL. They
+ * must only post to another thread, or call sbx_reply_*().
+ *
+ * Once per reply, and before sbx_reply_begin() where messages matter. `closed` comes exactly once
+ * and nothing after it; it may come at any moment, also before this function returns, so `arg`
+ * needs a reference of its own for it. Until then the callbacks hold a reference of the reply. */
 typedef struct sbx_reply_events {
     void (*ready)(void *arg);
     void (*message)(void *arg, const char *data, size_t len, bool binary);
