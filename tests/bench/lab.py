@@ -176,14 +176,19 @@ class Lab:
         return self.images[-1].name
 
     def wire(self):
-        """A new kept connection to the server, closed with the lab."""
+        """A new kept connection to the server, for close_wires()."""
         self._open.append(Wire(self.url))
         return self._open[-1]
 
     def engine_wire(self):
-        """A new kept connection to the engine itself, closed with the lab."""
+        """A new kept connection to the engine itself, for close_wires()."""
         self._open.append(Wire(self.engine_host))
         return self._open[-1]
+
+    def close_wires(self):
+        for wire in self._open:
+            wire.close()
+        self._open.clear()
 
     # ---- what a client does -------------------------------------------------------------------
 
@@ -235,8 +240,7 @@ class Lab:
                 self.process.wait()
 
     def close(self):
-        for wire in self._open:
-            wire.close()
+        self.close_wires()
         self._stop()
         if self.cluster:
             subprocess.run([sys.executable, REPO / "deploy/lib/engine.py", "remove-cluster",

@@ -73,10 +73,13 @@ def client_floor(bench):
 
 # ---- cold create ------------------------------------------------------------------------------
 
-def raw_body(engine, container):
-    """What to send to the engine for a container like this one, with labels that are the bench's:
-    the server would look for the row of one with its own."""
-    told = engine.call("GET", f"/containers/{container}/json")
+def raw_body(bench):
+    """What to send to the engine for a container like a sandbox's, with labels that are the
+    bench's: the server would look for the row of one with its own."""
+    lab, wire = bench.lab, bench.lab.wire()
+    sandbox = lab.create(wire, bench.image)["id"]
+    told = lab.engine.call("GET", f"/containers/sbx-{sandbox}/json")
+    lab.delete(wire, sandbox)
     config = {**told["Config"], "Labels": {BENCH_LABEL: "raw"}}
     return {**config, "HostConfig": told["HostConfig"]}
 
@@ -118,9 +121,7 @@ def settle(bench):
 def cold_create(bench):
     lab, wire = bench.lab, bench.lab.wire()
     data = request("POST", "/sandboxes", {"image": bench.image}, lab.auth)
-    first = lab.create(wire, bench.image)  # also makes ready what only the first one needs
-    raw = Raw(lab, raw_body(lab.engine, "sbx-" + first["id"]))
-    lab.delete(wire, first["id"])
+    raw = Raw(lab, raw_body(bench))
 
     def ours():
         took, (status, text) = clocked(lambda: wire.exchange(data))
@@ -196,6 +197,17 @@ def exec_true(bench):
 
 # ---- many at once -----------------------------------------------------------------------------
 
+def raw_at_once(bench, count):
+    """Milliseconds until the engine alone has made that many, asked for all at once."""
+    body = raw_body(bench)
+    raws = [Raw(bench.lab, body) for _ in range(count)]
+    whole, results = clocked(lambda: at_once(count, lambda i: raws[i].create()))
+    at_once(count, lambda i: raws[i].id and raws[i].remove())
+    for failure in (r for r in results if isinstance(r, Exception)):
+        print(f"    the engine's create failed: {failure}", flush=True)
+    return whole
+
+
 def creates_at_once(bench):
     lab, count = bench.lab, bench.count(50, 8)
     data = request("POST", "/sandboxes", {"image": bench.image}, lab.auth)
@@ -216,11 +228,15 @@ def creates_at_once(bench):
     usable = sum(code == 0 for code in commands)
     for failure in (r for r in commands + deleted if isinstance(r, Exception)):
         print(f"    afterwards: {failure}", flush=True)
+    raw_whole = raw_at_once(bench, count)
     return [
         Row(f"{count} creates at once: succeeded", len(good), "", count, at_least=True,
             note=f"{usable} ran a command, {sum(d is None for d in deleted)} deleted"),
         Row(f"{count} creates at once: slowest", max((t for t, _ in good), default=0) / 1000, "s",
-            note=f"{len(good) / whole * 1000:.1f} creates/s"),
+            note=f"{len(good) / whole * 1000:.1f} creates/s; all: {whole / raw_whole:.2f} times the "
+                 "engine's"),
+        Row(f"engine's create + start, {count} at once", raw_whole / 1000, "s",
+            note=f"{count / raw_whole * 1000:.1f} creates/s"),
         Row(f"{count} deletes at once: all", removal / 1000, "s"),
     ]
 
