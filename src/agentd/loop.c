@@ -39,6 +39,7 @@ int agent_source_open(agent_loop *l, agent_source *s, int fd)
     int saved;
 
     s->fd = fd;
+    s->epoll = l->epoll;
     s->ready = 0;
     if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &ev) == 0)
         return 0;
@@ -48,10 +49,14 @@ int agent_source_open(agent_loop *l, agent_source *s, int fd)
     return -1;
 }
 
+/* Closing alone does not end the watch: a supervisor that was forked a moment ago still has a copy
+ * of the descriptor, and the next event would name a source that is gone. */
 void agent_source_close(agent_source *s)
 {
-    if (s->fd >= 0)
+    if (s->fd >= 0) {
+        (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, s->fd, NULL);
         close(s->fd);
+    }
     s->fd = -1;
     s->ready = 0;
 }

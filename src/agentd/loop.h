@@ -19,6 +19,7 @@
 
 typedef struct agent_source {
     int fd;         /* -1: closed */
+    int epoll;      /* the loop's, while open */
     uint32_t ready; /* epoll bits seen since they were last cleared */
 } agent_source;
 
