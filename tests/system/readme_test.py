@@ -1,0 +1,50 @@
+"""The tour of the README works as printed: every block is run by a shell, in order."""
+import re
+import subprocess
+import unittest
+
+import sandboxd
+from sandboxd import SystemCase
+
+QUICK = True
+
+service = api = None
+
+
+def setUpModule():
+    global service, api
+    service, api = sandboxd.module_service()
+
+
+class TourTest(SystemCase):
+    def test_every_block_of_the_tour_works_as_printed(self):
+        text = (sandboxd.REPO / "README.md").read_text()
+        tour = text.split("## A tour in five minutes")[1].split("\n## ")[0]
+        blocks = re.findall(r"```sh\n(.*?)```", tour, re.S)
+        self.assertEqual(len(blocks), 7)
+        # Only where the server is and how the key is read differ from an installation.
+        first = re.sub(r"SBX_URL=\S+\nSBX_KEY_FILE=\S+\n", "", blocks[0])
+        first = first.replace("sudo cat", "cat")
+        self.assertNotEqual(first, blocks[0])
+        key = service.folder / "tour-key"
+        key.write_text(api.key)
+        script = "set -eu\n" + "\necho; echo =====\n".join([first, *blocks[1:]])
+        got = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60,
+                             env={"PATH": "/usr/bin:/bin", "SBX_KEY_FILE": str(key),
+                                  "SBX_URL": f"http://127.0.0.1:{api.server.port}"})
+        self.assertEqual(got.returncode, 0, got.stderr)
+        _, create, run, stream, limits, log, delete = got.stdout.split("=====")
+        self.assertIn('"state":"running"', create)
+        self.assertIn('"name":"tour"', create)
+        self.assertIn('"stdout":"hello from user\\n"', run)
+        for line in ('{"type":"stdout","data":"0\\n"}', '"data":"2\\n"', '"type":"exit"'):
+            self.assertIn(line, stream)
+        self.assertIn('"timedOut":true', limits)
+        self.assertIn('"signal":"KILL"', limits)
+        self.assertIn('"data":"hello from user"', log)
+        self.assertEqual(delete.strip(), "")
+        self.assertEqual(api.every(), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
