@@ -152,6 +152,7 @@ class DatabaseTap(Tap):
             while len(data) < end:
                 data += yield
             kind, body, data = b"" if first else data[:1], data[head:end], data[end:]
+            # libpq asks for no encryption on a unix socket, so the first is always the start-up.
             first = False
             if kind == b"P":  # Parse: name, text
                 name, text = body.split(b"\0", 2)[:2]
