@@ -25,18 +25,16 @@ static void on_signal(int sig)
 
 static void on_log(void *arg, const char *sandbox, const sbx_log_entry *entries, size_t count)
 {
-    sbx_app *app = arg;
-
-    sbx_metrics_add(app->metrics, SBX_M_LOG_LINES, NULL, count);
-    sbx_logs_append(app->logs, sandbox, entries, count);
+    sbx_logs_append(((sbx_app *)arg)->logs, sandbox, entries, count);
 }
 
-static void on_lost(void *arg, const char *sandbox)
+static void on_lost(void *arg, const char *sandbox, bool broken)
 {
     sbx_app *app = arg;
 
     sbx_logs_release(app->logs, sandbox);
-    sbx_reaper_look_at(app->reaper, sandbox);
+    if (!broken) /* otherwise the adopt tick sets the pace */
+        sbx_reaper_look_at(app->reaper, sandbox);
 }
 
 static void on_acked(void *arg, const char *sandbox, uint64_t seq)
