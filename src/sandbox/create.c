@@ -217,7 +217,7 @@ static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *en
         err->code = SBX_E_ENGINE;
         return 1;
     }
-    if (sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(GREETING_MS), GREETING_MS), err)) {
+    if (sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(SBX_GREETING_MS), SBX_GREETING_MS), err)) {
         explain_dead(s, row, err);
         return -1;
     }
