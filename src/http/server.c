@@ -259,9 +259,11 @@ static int split_listen(const char *text, char host[64], char port[8], sbx_err *
 {
     const char *colon = strrchr(text, ':');
     size_t n = colon ? (size_t)(colon - text) : 0;
+    int64_t number;
 
-    if (!colon || n >= 64 || strlen(colon + 1) > 5 || !colon[1] ||
-        colon[1 + strspn(colon + 1, "0123456789")])
+    /* getaddrinfo() takes 99999 as well, and means 34463 */
+    if (!colon || n >= 64 || strlen(colon + 1) > 5 ||
+        !sbx_parse_i64(colon + 1, 0, UINT16_MAX, &number))
         return sbx_fail(err, SBX_E_INVALID, "listen address %s is not ADDRESS:PORT", text);
     if (n >= 2 && text[0] == '[' && text[n - 1] == ']') {
         text++;

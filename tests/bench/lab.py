@@ -246,6 +246,8 @@ class Lab:
             subprocess.run([sys.executable, REPO / "deploy/lib/engine.py", "remove-cluster",
                             self.cluster], env={**os.environ, "DOCKER_HOST": self.engine_host},
                            check=False, stdout=subprocess.DEVNULL, timeout=300)
+        for container in self.engine.containers(f"{BENCH_LABEL}={self.database}"):
+            self.engine.remove_container(container["Id"])  # of an interrupted comparison
         for image in self.images:
             try:
                 image.remove()

@@ -80,7 +80,7 @@ def raw_body(bench):
     sandbox = lab.create(wire, bench.image)["id"]
     told = lab.engine.call("GET", f"/containers/sbx-{sandbox}/json")
     lab.delete(wire, sandbox)
-    config = {**told["Config"], "Labels": {BENCH_LABEL: "raw"}}
+    config = {**told["Config"], "Labels": {BENCH_LABEL: lab.database}}
     return {**config, "HostConfig": told["HostConfig"]}
 
 

@@ -360,7 +360,7 @@ class RightsTest(AgentCase):
                 self.assertRegex(got, name + r":\s+0000000000000000")
             self.assertRegex(got, r"NoNewPrivs:\s+1")
             fds, oom, group, pid = got.split("\n")[-5:-1]
-            self.assertEqual((fds.strip(), oom), ("4", "500"))
+            self.assertEqual((fds.strip(), oom), ("4", "1000"))
             self.assertEqual(group, "%s %s" % (pid, pid))
         self.assertNotEqual(self.agent.run("kill -9 1; echo x >/etc/passwd").exit[P.T_EXIT_CODE], 0)
         self.assertNotEqual(self.agent.run(["chown", "1:1", "/etc"], user="root").exit[P.T_EXIT_CODE], 0)

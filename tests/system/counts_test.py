@@ -69,10 +69,11 @@ class Counts(unittest.TestCase):
         def many():
             for _ in range(50):
                 self.lab.call(self.wire, "GET", f"/sandboxes/{self.sandbox}")
+        began = time.monotonic()
         calls, statements = self.counted(many)
         self.assertEqual((calls, len([s for s in statements if s != KEY])), ([], 50))
         self.assertEqual(set(statements) - {KEY}, {"SANDBOX_GET_OWNED"})
-        self.assertLess(statements.count(KEY), 25, "the key is looked up nearly every time")
+        self.assertLessEqual(statements.count(KEY), time.monotonic() - began + 1)
 
     def test_an_exec_is_one_statement_and_no_engine_call(self):
         calls, statements = self.counted(
@@ -86,10 +87,13 @@ class Counts(unittest.TestCase):
             wait_for(lambda: self.lab.count("sandbox_executions") >= before + 100, "the records")
         before = self.lab.count("sandbox_executions")
         self.taps[1].take()
+        began = time.monotonic()
         many()
         statements = self.taps[1].take()
-        self.assertLess(statements.count("EXEC_INSERT"), 30)
-        self.assertLess(statements.count("SANDBOX_TOUCH"), 30)
+        batches = (time.monotonic() - began) / 0.5 + 2  # one per half a second
+        self.assertLessEqual(statements.count("EXEC_INSERT"), batches)
+        self.assertLessEqual(statements.count("SANDBOX_TOUCH"), batches)
+        self.assertLess(statements.count("EXEC_INSERT"), 100)
 
     def test_a_create_is_four_engine_calls_and_two_statements(self):
         made = {}

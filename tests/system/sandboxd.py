@@ -513,12 +513,11 @@ class Service:
             print("\n".join(server.log_text().splitlines()[-lines:]))
 
     def destroy(self):
-        """Takes down without asking the server. The agent's volume may serve others."""
+        """Takes down without asking the server."""
         self.tail()
         for server in self.servers:
             server.kill()
-        for container in self.containers():
-            engine.remove_container(container["Id"])
+        engine.remove_cluster(self.cluster)
         self.psql(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)", self.admin_url)
         shutil.rmtree(self.folder, ignore_errors=True)
 
