@@ -234,7 +234,7 @@ Test(exec, single_bytes_for_a_client_that_is_behind_are_not_lost, .init = make, 
     cr_assert(EVENTUALLY(reply.begun));
     reply.full = true;
     for (size_t i = 0; i < bytes; i++)
-        agent_output(&box, req, "z", 1);
+        agent_output(&box, req, "Z", 1);
     cr_assert(EVENTUALLY(all_read()));
     sbx_stream_sync(stream);
     reply.full = false;
@@ -242,7 +242,7 @@ Test(exec, single_bytes_for_a_client_that_is_behind_are_not_lost, .init = make, 
     cr_expect_eq(granted(bytes), bytes);
     agent_num(&box, SBX_F_EXIT, req, SBX_T_EXIT_CODE, 0);
     cr_expect(EVENTUALLY(reply.ended));
-    cr_expect_eq(count_of(reply.text.data, "z"), bytes);
+    cr_expect_eq(count_of(reply.text.data, "Z"), bytes);
     cr_expect_eq(count_of(reply.text.data, "\n\n"), count_of(reply.text.data, "id: "));
     cr_expect_eq(count_of(reply.text.data, "\"type\":\"exit\""), 1);
 }
