@@ -56,14 +56,17 @@ int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_
     }
 }
 
+/* The state first: whoever is still at the row, slow but alive, then finds that it is not his any
+ * more, and never reports a sandbox as running whose container is removed here. A container that
+ * stays is found by the sweep. */
 static int fail_row(sbx_sandboxes *s, sbx_sandbox_row *row, const reason *why, sbx_err *err)
 {
     move failed = {.to = SBX_S_FAILED, .worker = "", .why = *why};
 
-    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
-    if (sandbox_remove_container(s, row->id, err))
+    if (sandbox_set_state(s, row, &failed, err))
         return -1;
-    return sandbox_set_state(s, row, &failed, err);
+    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+    return sandbox_remove_container(s, row->id, err);
 }
 
 int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
