@@ -25,18 +25,16 @@ static void on_signal(int sig)
 
 static void on_log(void *arg, const char *sandbox, const sbx_log_entry *entries, size_t count)
 {
-    sbx_app *app = arg;
-
-    sbx_metrics_add(app->metrics, SBX_M_LOG_LINES, NULL, count);
-    sbx_logs_append(app->logs, sandbox, entries, count);
+    sbx_logs_append(((sbx_app *)arg)->logs, sandbox, entries, count);
 }
 
-static void on_lost(void *arg, const char *sandbox)
+static void on_lost(void *arg, const char *sandbox, bool broken)
 {
     sbx_app *app = arg;
 
     sbx_logs_release(app->logs, sandbox);
-    sbx_reaper_look_at(app->reaper, sandbox);
+    if (!broken) /* otherwise the adopt tick sets the pace */
+        sbx_reaper_look_at(app->reaper, sandbox);
 }
 
 static void on_acked(void *arg, const char *sandbox, uint64_t seq)
@@ -287,19 +285,20 @@ static void close_all(sbx_app *app)
         sbx_reaper_stop(app->reaper);
     if (app->lanes)
         sbx_lanes_stop(app->lanes);
+    if (app->http)
+        sbx_http_settle(app->http); /* the last that it tells STREAM */
     if (app->channels) {
         sbx_channels_shutdown(app->channels);
         sbx_stream_sync(app->stream);
     }
     if (app->ledger && sbx_ledger_flush(app->ledger, &err))
         sbx_log_err(SBX_WARN, "the last records were lost", &err, NULL);
-    if (app->http)
-        sbx_http_free(app->http);
     if (app->logs) {
         sbx_logs_stop(app->logs);
         sbx_logs_free(app->logs);
     }
     sbx_stream_free(app->stream);
+    sbx_http_free(app->http); /* after all who hold replies */
     sbx_lanes_free(app->lanes);
     sbx_keeper_free(app->keeper);
     sbx_reaper_free(app->reaper);

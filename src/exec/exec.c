@@ -2,8 +2,9 @@
  * forwards (streaming) the output, and writes the record at the end.
  *
  * Back-pressure of a stream: the agent may send only what was granted. What the client's box does
- * not take waits in `pending`, and nothing more is granted until that is empty, so `pending` never
- * holds more than one window. */
+ * not take waits in `pending`, what comes behind it in `held`, and nothing more is granted until
+ * both are empty. `held` keeps the bytes as they came and becomes one event of each stream: of a
+ * program that writes single bytes, the events would take fifty times the window. */
 #include "sbx/exec/exec.h"
 
 #include "sbx/core/clock.h"
@@ -48,6 +49,7 @@ typedef struct exec {
     sbx_buf output[2]; /* waiting: stdout, stderr */
     bool truncated;
     sbx_buf pending; /* streaming: events that the client's box did not take */
+    sbx_buf held[2]; /* streaming: output that came meanwhile; at most a window in all */
     int64_t to_grant;
     uint64_t next_event;
     char carry[2][UTF8_CARRY]; /* streaming: a character that is not complete yet */
@@ -101,25 +103,13 @@ static void exec_unref(exec *x)
     sbx_buf_done(&x->output[0]);
     sbx_buf_done(&x->output[1]);
     sbx_buf_done(&x->pending);
+    sbx_buf_done(&x->held[0]);
+    sbx_buf_done(&x->held[1]);
     sbx_command_spec_done(&x->spec);
     free(x);
 }
 
 /* --- the stream of events --- */
-
-static void flush_pending(exec *x)
-{
-    if (x->pending.len) {
-        if (sbx_reply_write(x->reply, x->pending.data, x->pending.len) == SBX_PUSH_FULL)
-            return;
-        sbx_buf_done(&x->pending);
-    }
-    if (x->command && x->to_grant)
-        sbx_command_grant(x->command, x->to_grant);
-    x->to_grant = 0;
-    if (x->finished)
-        sbx_reply_end(x->reply);
-}
 
 static void event_begin(exec *x, sbx_jw *w, const char *type)
 {
@@ -179,11 +169,48 @@ static void forward(exec *x, int stream, const char *data, size_t len)
         data_event(x, stream, data, len - tail);
 }
 
-static void forward_carried(exec *x)
+static void release_held(exec *x)
 {
+    for (int stream = 0; stream < 2; stream++) {
+        sbx_buf *b = &x->held[stream];
+
+        if (b->len)
+            forward(x, stream, b->data, b->len);
+        sbx_buf_done(b);
+    }
+}
+
+/* Everything that the client is still to see, as events. */
+static void forward_rest(exec *x)
+{
+    release_held(x);
     for (int stream = 0; stream < 2; stream++)
         if (x->carried[stream])
             data_event(x, stream, x->carry[stream], x->carried[stream]);
+}
+
+/* False: the client's box is full; client_ready() goes on. */
+static bool push_pending(exec *x)
+{
+    if (x->pending.len &&
+        sbx_reply_write(x->reply, x->pending.data, x->pending.len) == SBX_PUSH_FULL)
+        return false;
+    sbx_buf_done(&x->pending);
+    return true;
+}
+
+static void flush_pending(exec *x)
+{
+    if (!push_pending(x))
+        return;
+    release_held(x);
+    if (!push_pending(x))
+        return;
+    if (x->command && x->to_grant)
+        sbx_command_grant(x->command, x->to_grant);
+    x->to_grant = 0;
+    if (x->finished)
+        sbx_reply_end(x->reply);
 }
 
 /* --- callbacks of the command, on STREAM --- */
@@ -216,7 +243,10 @@ static void command_output(void *arg, sbx_command *c, bool is_stderr, const char
 
     x->command = c;
     if (x->streaming) {
-        forward(x, is_stderr, data, len);
+        if (x->pending.len) /* the client is behind */
+            sbx_buf_add(&x->held[is_stderr], data, len);
+        else
+            forward(x, is_stderr, data, len);
         x->to_grant += (int64_t)len;
         flush_pending(x);
         return;
@@ -246,12 +276,9 @@ static void exit_fields(sbx_jw *w, const sbx_command_exit *e)
     }
 }
 
-static void answer(exec *x, const sbx_command_exit *e)
+static void result_json(const exec *x, const sbx_command_exit *e, bool text, sbx_buf *body)
 {
-    sbx_buf body = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
-    sbx_jw w = SBX_JW(&body);
-    bool text = sbx_utf8_valid(x->output[0].data, x->output[0].len) &&
-                sbx_utf8_valid(x->output[1].data, x->output[1].len);
+    sbx_jw w = SBX_JW(body);
 
     sbx_jw_obj(&w, NULL);
     sbx_jw_str(&w, "execId", x->record.id);
@@ -266,6 +293,19 @@ static void answer(exec *x, const sbx_command_exit *e)
     sbx_jw_bool(&w, "oomKilled", e->oom_killed);
     sbx_jw_bool(&w, "truncated", e->truncated || x->truncated);
     sbx_jw_obj_end(&w);
+}
+
+static void answer(exec *x, const sbx_command_exit *e)
+{
+    sbx_buf body = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    bool text = sbx_utf8_valid(x->output[0].data, x->output[0].len) &&
+                sbx_utf8_valid(x->output[1].data, x->output[1].len);
+
+    result_json(x, e, text, &body);
+    if (sbx_buf_failed(&body) && text) { /* escapes took six bytes for one: base64 is shorter */
+        sbx_buf_reset(&body);
+        result_json(x, e, false, &body);
+    }
     sbx_reply_json(x->reply, 200, &body);
     sbx_buf_done(&body);
 }
@@ -274,7 +314,7 @@ static void exit_event(exec *x, const sbx_command_exit *e)
 {
     sbx_jw w;
 
-    forward_carried(x);
+    forward_rest(x);
     event_begin(x, &w, "exit");
     exit_fields(&w, e);
     sbx_jw_int(&w, "durationMs", e->duration_ms);
@@ -333,6 +373,7 @@ static void command_failed(void *arg, const sbx_err *err)
         told.retry_after_s = 1;
     }
     if (x->streaming && x->next_event) {
+        forward_rest(x);
         event_begin(x, &w, "error");
         sbx_jw_str(&w, "code", sbx_code_wire(told.code));
         sbx_jw_str(&w, "message", told.msg);
@@ -423,6 +464,8 @@ static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, cons
     sbx_buf_init(&x->output[1], (size_t)body->max_output);
     /* JSON takes at most six bytes for one of output */
     sbx_buf_init(&x->pending, 8 * SBX_EXEC_WINDOW_BYTES);
+    sbx_buf_init(&x->held[0], SBX_EXEC_WINDOW_BYTES);
+    sbx_buf_init(&x->held[1], SBX_EXEC_WINDOW_BYTES);
     x->spec = (sbx_command_spec){
         .argv = body->command,
         .env = body->env,

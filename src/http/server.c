@@ -463,6 +463,12 @@ size_t sbx_http_connections(const sbx_http *h)
     return atomic_load(&h->count);
 }
 
+void sbx_http_settle(sbx_http *h)
+{
+    while (sbx_mailbox_drain(h->mailbox))
+        ;
+}
+
 static void stop_loop(sbx_http *h)
 {
     for (size_t i = 0; i < h->slot_count; i++)

@@ -36,8 +36,7 @@ static void run_row(void *arg)
     free(j);
 }
 
-/* Takes the rows of the list. A row whose job finds no room keeps its deadline and is claimed
- * again when that has passed. */
+/* Takes the rows of the list. What finds no room in the lane is worked off at once. */
 static void submit_rows(sbx_reaper *r, sbx_sandbox_list *l, const char *what,
                         int (*fn)(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err))
 {
@@ -102,7 +101,7 @@ static void adopt(void *arg)
         return;
     }
     for (size_t i = 0; i < list.count; i++) {
-        if (sbx_channels_has(r->c.channels, list.items[i].id)) {
+        if (sbx_channels_holds(r->c.channels, list.items[i].id)) {
             sbx_sandbox_row_done(&list.items[i]);
             continue;
         }

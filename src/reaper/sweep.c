@@ -48,16 +48,22 @@ static const sbx_container_info *container_of(const sweep *s, const char *id)
     return s->count ? bsearch(&key, s->containers, s->count, sizeof(key), by_sandbox) : NULL;
 }
 
+static bool over_grace(const sweep *s, int64_t since_ms)
+{
+    return sbx_wall_ms() - since_ms > s->r->c.orphan_grace_s * 1000;
+}
+
 static bool is_orphan(const sweep *s, const sbx_container_info *c)
 {
-    const sbx_sandbox_row *row = row_of(s, c->sandbox_id);
-    int64_t age = sbx_wall_ms() - c->created_at_ms;
-    int64_t still_ms;
+    return !row_of(s, c->sandbox_id) && over_grace(s, c->created_at_ms);
+}
 
-    if (!row)
-        return age > s->r->c.orphan_grace_s * 1000;
-    still_ms = sbx_wall_ms() - row->state_changed_ms;
-    return strcmp(row->state, "failed") == 0 && still_ms > s->r->c.orphan_grace_s * 1000;
+/* Its row says `failed`, but removing it failed then: no doubt here, whatever their number. */
+static bool is_left_over(const sweep *s, const sbx_container_info *c)
+{
+    const sbx_sandbox_row *row = row_of(s, c->sandbox_id);
+
+    return row && strcmp(row->state, "failed") == 0 && over_grace(s, row->state_changed_ms);
 }
 
 static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
@@ -83,8 +89,11 @@ static void remove_orphans(const sweep *s)
 {
     size_t orphans = 0;
 
-    for (size_t i = 0; i < s->count; i++)
+    for (size_t i = 0; i < s->count; i++) {
         orphans += is_orphan(s, &s->containers[i]);
+        if (is_left_over(s, &s->containers[i]))
+            remove_orphan(s->r, &s->containers[i]);
+    }
     if (orphans > MAX_ORPHANS && orphans * 5 > s->count) {
         sbx_metrics_add(s->r->c.metrics, SBX_M_REAPED, "refused", 1);
         sbx_log(SBX_ERROR,

@@ -120,19 +120,30 @@ void sbx_timer_free(sbx_timer *t)
     free(t);
 }
 
+static void fire_first(sbx_stream *s)
+{
+    sbx_timer *t = s->heap[0];
+    void (*fn)(void *) = t->fn;
+    void *arg = t->arg;
+
+    unheap(t);
+    free(t);
+    fn(arg);
+}
+
 static void run_timers(sbx_stream *s)
 {
     int64_t now = sbx_now_ms();
 
-    while (s->timers && s->heap[0]->at_ms <= now) {
-        sbx_timer *t = s->heap[0];
-        void (*fn)(void *) = t->fn;
-        void *arg = t->arg;
+    while (s->timers && s->heap[0]->at_ms <= now)
+        fire_first(s);
+}
 
-        unheap(t);
-        free(t);
-        fn(arg);
-    }
+/* Whoever waits by a timer hears now that all is over, and lets go of what he holds. */
+static void run_last_timers(sbx_stream *s)
+{
+    for (size_t n = s->timers; n && s->timers; n--)
+        fire_first(s);
 }
 
 /* --- watches --- */
@@ -213,6 +224,7 @@ static void *loop(void *arg)
         bury(s);
     }
     sbx_mailbox_drain(s->box);
+    run_last_timers(s);
     bury(s);
     return NULL;
 }

@@ -66,7 +66,9 @@ channel *channel_find(sbx_channels *c, const char *id)
     return ch;
 }
 
-static void channel_end(channel *ch, sbx_code why, const char *text, bool tell)
+typedef enum told { TELL_NOBODY, TELL_LOST, TELL_BROKEN } told;
+
+static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
 {
     sbx_channels *c = ch->set;
 
@@ -77,10 +79,11 @@ static void channel_end(channel *ch, sbx_code why, const char *text, bool tell)
     ch->ready = false;
     greeting_answer(ch, false, text);
     commands_fail(ch, why, text);
+    sbx_timer_free(ch->late);
     sbx_watch_free(ch->watch);
     sbx_engine_conn_close(ch->conn);
-    if (tell && was_ready && c->events.lost)
-        c->events.lost(c->events.arg, ch->id);
+    if (tell != TELL_NOBODY && was_ready && c->events.lost)
+        c->events.lost(c->events.arg, ch->id, tell == TELL_BROKEN);
     sbx_pairs_done(&ch->env);
     sbx_buf_done(&ch->in);
     sbx_buf_done(&ch->out);
@@ -90,7 +93,13 @@ static void channel_end(channel *ch, sbx_code why, const char *text, bool tell)
 static void channel_lost(channel *ch, const char *text)
 {
     sbx_log(SBX_DEBUG, "channel ended", "sandbox", ch->id, "why", text, NULL);
-    channel_end(ch, SBX_E_ENGINE, text, true);
+    channel_end(ch, SBX_E_ENGINE, text, TELL_LOST);
+}
+
+static void channel_broken(channel *ch, const char *text)
+{
+    sbx_log(SBX_WARN, "channel ended", "sandbox", ch->id, "why", text, NULL);
+    channel_end(ch, SBX_E_ENGINE, text, TELL_BROKEN);
 }
 
 /* --- sending --- */
@@ -180,6 +189,7 @@ static bool take_welcome(channel *ch, const sbx_frame *f)
     pthread_mutex_lock(&ch->set->mu);
     ch->ready = true;
     pthread_mutex_unlock(&ch->set->mu);
+    sbx_timer_free(sbx_steal(ch->late));
     sbx_fields_init(&fields, f->payload, f->len);
     while ((more = sbx_fields_next(&fields, &field)) == 1)
         if (field.tag == SBX_T_EXEC_ID && field.len <= SBX_ID_LEN)
@@ -309,13 +319,21 @@ static void on_socket(void *arg, uint32_t events)
         sbx_buf_add(&ch->in, ch->set->scratch, (size_t)n);
         const char *wrong = sbx_buf_failed(&ch->in) ? "too many bytes" : take_frames(ch);
         if (wrong) {
-            channel_lost(ch, wrong);
+            channel_broken(ch, wrong);
             return;
         }
     }
 }
 
 /* --- opening --- */
+
+static void on_late(void *arg)
+{
+    channel *ch = arg;
+
+    ch->late = NULL;
+    channel_lost(ch, "the sandbox's agent did not answer");
+}
 
 typedef struct opening {
     sbx_channels *set;
@@ -331,7 +349,7 @@ static void open_on_stream(void *arg)
     sbx_channels *c = o->set;
 
     if (old)
-        channel_end(old, SBX_E_ENGINE, "the channel was opened anew", false);
+        channel_end(old, SBX_E_ENGINE, "the channel was opened anew", TELL_NOBODY);
     pthread_mutex_lock(&c->mu);
     HASH_ADD_STR(c->all, id, ch);
     pthread_mutex_unlock(&c->mu);
@@ -340,7 +358,7 @@ static void open_on_stream(void *arg)
     send_hello(ch, &o->hello);
     channel_flush(ch);
     if (c->closed)
-        channel_end(ch, SBX_E_CAPACITY, "the server is stopping", false);
+        channel_end(ch, SBX_E_CAPACITY, "the server is stopping", TELL_NOBODY);
     free(o->image_user);
     free(o);
 }
@@ -436,13 +454,30 @@ static void close_on_stream(void *arg)
     if (ch)
         channel_end(ch, m->why,
                     m->why == SBX_E_GONE ? "the sandbox was deleted" : "the channel was closed",
-                    false);
+                    TELL_NOBODY);
     free(m);
 }
 
 void sbx_channels_close(sbx_channels *c, const char *sandbox, sbx_code why)
 {
     post(c, sandbox, why, NULL, close_on_stream);
+}
+
+static void expect_on_stream(void *arg)
+{
+    message *m = arg;
+    channel *ch = channel_find(m->set, m->sandbox);
+
+    if (ch && !ch->ready && !ch->late)
+        ch->late = sbx_timer_new(m->set->stream, SBX_GREETING_MS, on_late, ch);
+    free(m);
+}
+
+/* Who waits has a time-out of its own, which begins after the container was started. */
+void sbx_greeting_forget(sbx_greeting *g)
+{
+    post(g->set, g->sandbox, SBX_OK, NULL, expect_on_stream);
+    greeting_unref(g);
 }
 
 static void note_on_stream(void *arg)
@@ -480,6 +515,16 @@ bool sbx_channels_has(sbx_channels *c, const char *sandbox)
     bool ready = ch && ch->ready;
     pthread_mutex_unlock(&c->mu);
     return ready;
+}
+
+bool sbx_channels_holds(sbx_channels *c, const char *sandbox)
+{
+    channel *ch;
+
+    pthread_mutex_lock(&c->mu);
+    HASH_FIND_STR(c->all, sandbox, ch);
+    pthread_mutex_unlock(&c->mu);
+    return ch != NULL;
 }
 
 size_t sbx_channels_count(sbx_channels *c)
@@ -536,7 +581,7 @@ static void shutdown_on_stream(void *arg)
 
     c->closed = true;
     while (c->all)
-        channel_end(c->all, SBX_E_CAPACITY, "the server is stopping", false);
+        channel_end(c->all, SBX_E_CAPACITY, "the server is stopping", TELL_NOBODY);
     sbx_timer_free(sbx_steal(c->ping));
 }
 

@@ -18,7 +18,7 @@ struct sbx_command {
     const sbx_command_events *events; /* NULL: a command of an earlier owner, only logged */
     void *arg;
     int64_t granted; /* bytes of output the agent may still send */
-    bool detached;
+    bool detached, started;
     UT_hash_handle hh;
 };
 
@@ -36,6 +36,7 @@ struct channel {
     bool ready;  /* the greeting was answered */
     sbx_buf in, out;
     sbx_greeting *greeting; /* until answered */
+    sbx_timer *late;        /* until answered: ends a channel whose agent is silent */
     sbx_command *commands;  /* hash by req */
     uint32_t next_req;
     UT_hash_handle hh;

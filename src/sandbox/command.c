@@ -301,8 +301,9 @@ bool command_frame(channel *ch, const sbx_frame *f)
         return ch->ready && f->type >= SBX_F_STARTED; /* of a command that is over */
     switch (f->type) {
     case SBX_F_STARTED:
-        if (!read_nums(f, n, ARRAY_LEN(n)))
+        if (c->started || !read_nums(f, n, ARRAY_LEN(n)))
             return false;
+        c->started = true;
         if (c->events && !c->detached)
             c->events->started(c->arg, c, (int64_t)(n[SBX_T_PID] & INT32_MAX));
         return true;

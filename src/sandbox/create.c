@@ -217,7 +217,7 @@ static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *en
         err->code = SBX_E_ENGINE;
         return 1;
     }
-    if (sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(GREETING_MS), GREETING_MS), err)) {
+    if (sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(SBX_GREETING_MS), SBX_GREETING_MS), err)) {
         explain_dead(s, row, err);
         return -1;
     }
@@ -312,12 +312,23 @@ static void start_main(sbx_sandboxes *s, const sbx_spec *spec, const sbx_sandbox
 
 /* --- the whole --- */
 
+/* What a record may tell its owner: addresses and statements of the store are for the log. */
+static const char *public_reason(const sbx_err *err, const char *id)
+{
+    if (err->code != SBX_E_STORE_UNAVAILABLE && err->code != SBX_E_INTERNAL)
+        return err->msg;
+    sbx_log_err(SBX_WARN, "create failed", err, "sandbox", id, NULL);
+    return err->code == SBX_E_INTERNAL ? "internal error; the server's log tells more"
+                                       : "the database could not be reached";
+}
+
 /* Undoing must not be stopped by what stopped the create. */
 static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     sbx_err later;
-    move failed = {
-        .to = SBX_S_FAILED, .worker = "", .why = {sbx_code_wire(err->code), err->msg, -1, false}};
+    move failed = {.to = SBX_S_FAILED,
+                   .worker = "",
+                   .why = {sbx_code_wire(err->code), public_reason(err, row->id), -1, false}};
 
     sbx_job_scope(0, NULL);
     sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
@@ -325,7 +336,8 @@ static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     if (sandbox_remove_container(s, row->id, &later))
         sbx_log_err(SBX_WARN, "container of a failed create stays until the next sweep", &later,
                     "sandbox", row->id, NULL);
-    if (sandbox_set_state(s, row, &failed, &later))
+    /* CONFLICT: it was deleted or settled meanwhile */
+    if (sandbox_set_state(s, row, &failed, &later) && later.code != SBX_E_CONFLICT)
         sbx_log_err(SBX_WARN, "state of a failed create stays until its deadline", &later,
                     "sandbox", row->id, NULL);
 }

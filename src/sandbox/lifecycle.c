@@ -56,14 +56,17 @@ int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_
     }
 }
 
+/* The state first: whoever is still at the row, slow but alive, then finds that it is not his any
+ * more, and never reports a sandbox as running whose container is removed here. A container that
+ * stays is found by the sweep. */
 static int fail_row(sbx_sandboxes *s, sbx_sandbox_row *row, const reason *why, sbx_err *err)
 {
     move failed = {.to = SBX_S_FAILED, .worker = "", .why = *why};
 
-    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
-    if (sandbox_remove_container(s, row->id, err))
+    if (sandbox_set_state(s, row, &failed, err))
         return -1;
-    return sandbox_set_state(s, row, &failed, err);
+    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+    return sandbox_remove_container(s, row->id, err);
 }
 
 int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
@@ -118,7 +121,11 @@ static int connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
         last = 0; /* the agent sends all it has; what is known already is dropped */
     int rc = sandbox_connect(s, row, &env, last ? last + 1 : 0, &g, err);
     sbx_pairs_done(&env);
-    return rc ? rc : sbx_greeting_wait(g, GREETING_MS, err);
+    if (rc)
+        return rc;
+    /* Not waited for: a few agents that answer late would keep all threads of the cleanup. */
+    sbx_greeting_forget(g);
+    return 0;
 }
 
 /* Ends a row whose container does not live. @return 1 if it lives (info is set), 0 if the row was
@@ -140,7 +147,7 @@ int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     sbx_container_info info;
 
-    if (sbx_channels_has(s->c.channels, row->id))
+    if (sbx_channels_holds(s->c.channels, row->id))
         return 0;
     int alive = still_alive(s, row, &info, err);
     if (alive != 1)

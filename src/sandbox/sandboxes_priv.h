@@ -6,7 +6,6 @@
 #include "sbx/sandbox/sandboxes.h"
 
 #define MAX_TEMPLATES     32
-#define GREETING_MS       10000
 #define DELETE_DEADLINE_S 60
 
 typedef struct template_row {

@@ -1,4 +1,5 @@
 """The tour of the README works as printed: every block is run by a shell, in order."""
+import json
 import re
 import subprocess
 import unittest
@@ -37,8 +38,9 @@ class TourTest(SystemCase):
         self.assertIn('"state":"running"', create)
         self.assertIn('"name":"tour"', create)
         self.assertIn('"stdout":"hello from user\\n"', run)
-        for line in ('{"type":"stdout","data":"0\\n"}', '"data":"2\\n"', '"type":"exit"'):
-            self.assertIn(line, stream)
+        events = [json.loads(line) for line in re.findall(r"^data: (.*)$", stream, re.M)]
+        self.assertEqual("".join(e["data"] for e in events if e["type"] == "stdout"), "0\n1\n2\n")
+        self.assertEqual((events[0]["type"], events[-1]["type"]), ("start", "exit"))
         self.assertIn('"timedOut":true', limits)
         self.assertIn('"signal":"KILL"', limits)
         self.assertIn('"data":"hello from user"', log)

@@ -120,6 +120,8 @@ void sbx_http_run(sbx_http *h);
 void sbx_http_drain(sbx_http *h, int64_t ms);
 bool sbx_http_draining(const sbx_http *h);
 size_t sbx_http_connections(const sbx_http *h); /* any thread */
+/** After run returned and no worker runs any more: tell the watchers of replies that it is over. */
+void sbx_http_settle(sbx_http *h);
 void sbx_http_free(sbx_http *h); /* after run returned and all replies were dropped */
 SBX_DEFINE_CLEANUP(sbx_http, sbx_http_free)
 

@@ -12,7 +12,9 @@ typedef struct sbx_watch sbx_watch;
 typedef struct sbx_timer sbx_timer;
 
 sbx_stream *sbx_stream_new(sbx_err *err); /* starts the thread; NULL on failure */
-void sbx_stream_free(sbx_stream *s);      /* runs what was posted, stops, joins */
+/** Runs what was posted, fires the timers that are left (a new one that these make does not fire),
+ * stops, joins. */
+void sbx_stream_free(sbx_stream *s);
 
 void sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg);
 

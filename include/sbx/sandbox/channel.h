@@ -19,8 +19,9 @@ typedef struct sbx_command sbx_command; /* one command of a channel; STREAM */
 /* Callbacks of the whole set, on STREAM. */
 typedef struct sbx_channel_events {
     void (*log)(void *arg, const char *sandbox, const sbx_log_entry *entries, size_t count);
-    /* The channel ended without sbx_channels_close(). */
-    void (*lost)(void *arg, const char *sandbox);
+    /* An answered channel ended without sbx_channels_close(). `broken`: the agent broke the protocol,
+     * and would again, so there is no hurry to come back. */
+    void (*lost)(void *arg, const char *sandbox, bool broken);
     void *arg;
 } sbx_channel_events;
 
@@ -30,6 +31,8 @@ void sbx_channels_watch(sbx_channels *c, const sbx_channel_events *events);
 /** Close all; the agents and their commands live on. After this STREAM may be freed. */
 void sbx_channels_shutdown(sbx_channels *c);
 void sbx_channels_free(sbx_channels *c); /* after STREAM has ended */
+
+#define SBX_GREETING_MS 10000 /* for the agent's answer; then the channel ends */
 
 typedef struct sbx_channel_hello {
     char sandbox[SBX_ID_LEN + 1];
@@ -49,12 +52,17 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
 /** Wait (WORKER) for the agent's answer, up to `ms`, and release the greeting. On failure the
  * channel is closed. @return 0, or -1 with ENGINE or TIMEOUT. */
 int sbx_greeting_wait(sbx_greeting *g, int64_t ms, sbx_err *err) SBX_MUST_CHECK;
+/** Release the greeting without waiting: the channel is there once the agent has answered, and ends
+ * by itself if that takes longer than SBX_GREETING_MS. Any thread. */
+void sbx_greeting_forget(sbx_greeting *g);
 
 /** End a channel; its commands are told `why`. Any thread. */
 void sbx_channels_close(sbx_channels *c, const char *sandbox, sbx_code why);
 
 /** Is there an answered channel? Any thread. */
 bool sbx_channels_has(sbx_channels *c, const char *sandbox);
+/** Is there a channel, answered or not yet? Any thread. */
+bool sbx_channels_holds(sbx_channels *c, const char *sandbox);
 size_t sbx_channels_count(sbx_channels *c);
 
 /** Have the agent number and journal a line of source "system". Any thread. */

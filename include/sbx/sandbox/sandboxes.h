@@ -61,7 +61,7 @@ int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *e
 int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 
 /** Open the channel of a running sandbox again, if its container lives; otherwise record why it
- * failed. CONFLICT if another live worker holds it. */
+ * failed. Does not wait for the agent's answer. CONFLICT if another live worker holds it. */
 int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 
 /** The channel broke or the engine reported an end: adopt again or fail. By id. */
