@@ -15,8 +15,7 @@
 #include "sbx/sandbox/state.h"
 #include <stdio.h>
 
-#define MAX_RECORDED_COMMAND (4 * KIB)
-#define UTF8_CARRY           3
+#define UTF8_CARRY 3
 
 #define RETRY_MS       50
 #define WAIT_CREATE_MS 120000 /* for a sandbox that is being created */
@@ -429,7 +428,7 @@ static void client_closed(void *arg)
 
 static char *command_json(const sbx_strs *argv)
 {
-    sbx_buf b = SBX_BUF_INIT(MAX_RECORDED_COMMAND);
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RECORDED_COMMAND);
     sbx_jw w = SBX_JW(&b);
 
     sbx_jw_arr(&w, NULL);
