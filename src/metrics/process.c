@@ -101,7 +101,7 @@ void metrics_process_text(sbx_buf *out)
 
     if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu) == 0)
         add(out, "process_cpu_seconds_total", "counter", "User and system processor time",
-            (double)cpu.tv_sec + (double)(cpu.tv_nsec / 1000) / 1e6);
+            (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9);
     if (read_stat(field)) {
         add(out, "process_resident_memory_bytes", "gauge", "Resident memory",
             (double)field[STAT_RSS] * (double)sysconf(_SC_PAGESIZE));

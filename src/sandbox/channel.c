@@ -355,7 +355,6 @@ static void open_on_stream(void *arg)
     pthread_mutex_unlock(&c->mu);
     ch->watch = sbx_stream_watch(c->stream, sbx_engine_conn_fd(ch->conn), EPOLLIN, on_socket, ch);
     o->hello.image_user = o->image_user;
-    ch->late = sbx_timer_new(c->stream, SBX_GREETING_MS, on_late, ch);
     send_hello(ch, &o->hello);
     channel_flush(ch);
     if (c->closed)
@@ -428,11 +427,6 @@ int sbx_greeting_wait(sbx_greeting *g, int64_t ms, sbx_err *err)
     return ok ? 0 : -1;
 }
 
-void sbx_greeting_forget(sbx_greeting *g)
-{
-    greeting_unref(g);
-}
-
 /* --- messages to STREAM --- */
 
 typedef struct message {
@@ -467,6 +461,23 @@ static void close_on_stream(void *arg)
 void sbx_channels_close(sbx_channels *c, const char *sandbox, sbx_code why)
 {
     post(c, sandbox, why, NULL, close_on_stream);
+}
+
+static void expect_on_stream(void *arg)
+{
+    message *m = arg;
+    channel *ch = channel_find(m->set, m->sandbox);
+
+    if (ch && !ch->ready && !ch->late)
+        ch->late = sbx_timer_new(m->set->stream, SBX_GREETING_MS, on_late, ch);
+    free(m);
+}
+
+/* Who waits has a time-out of its own, which begins after the container was started. */
+void sbx_greeting_forget(sbx_greeting *g)
+{
+    post(g->set, g->sandbox, SBX_OK, NULL, expect_on_stream);
+    greeting_unref(g);
 }
 
 static void note_on_stream(void *arg)
