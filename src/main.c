@@ -55,29 +55,6 @@ static void on_changed(void *arg, const sbx_sandbox_row *row, const char *json)
     app->bus->ops->publish(app->bus, topic, &item, 1);
 }
 
-static void on_main_ended(void *arg, const char *sandbox, const char *owner, const char *exec_id,
-                          int64_t started_ms, const char *command, const sbx_command_exit *e)
-{
-    sbx_app *app = arg;
-    sbx_exec_record r = {.started_ms = started_ms,
-                         .command = sbx_strdup(command),
-                         .exit_code = e ? e->exit_code : -1};
-
-    sbx_copy(r.id, sizeof(r.id), exec_id);
-    sbx_copy(r.sandbox, sizeof(r.sandbox), sandbox);
-    sbx_copy(r.owner, sizeof(r.owner), owner);
-    sbx_copy(r.kind, sizeof(r.kind), "main");
-    if (e) {
-        r.duration_ms = e->duration_ms;
-        r.signal = e->signal;
-        r.timed_out = e->timed_out;
-        r.oom_killed = e->oom_killed;
-    } else {
-        sbx_copy(r.error, sizeof(r.error), "not_started");
-    }
-    sbx_ledger_record(app->ledger, &r);
-}
-
 static void on_replaced(void *arg)
 {
     sbx_log(SBX_ERROR, "another worker holds this one's place in the database: ending", NULL);
@@ -170,7 +147,6 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .agent_path = agent,
                                       .pull_timeout_s = o->pull_timeout_s,
                                       .changed = on_changed,
-                                      .main_ended = on_main_ended,
                                       .arg = app};
     sbx_logs_config logs = {.stream = app->stream,
                             .lanes = app->lanes,
@@ -183,6 +159,7 @@ static int make_services(sbx_app *app, sbx_err *err)
     app->logs = sbx_logs_new(&logs);
     app->ledger = sbx_ledger_new(app->store);
     sandboxes.channels = app->channels;
+    sandboxes.ledger = app->ledger;
     int rc = sbx_sandboxes_new(&sandboxes, &app->sandboxes, err);
     free(agent);
     if (rc)

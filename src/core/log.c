@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define MAX_LINE 4096
+#define MAX_VALUE 1024       /* bytes of one value; the rest is cut */
+#define MAX_LINE  (64 * KIB) /* ten values of nothing but escapes */
 
 static _Atomic int min_level = SBX_INFO;
 
@@ -43,7 +44,7 @@ static void emit(sbx_log_level level, const char *msg, const sbx_err *err, va_li
         const char *value = va_arg(ap, const char *);
 
         if (value)
-            sbx_jw_strn(&w, name, value, strnlen(value, 1024));
+            sbx_jw_strn(&w, name, value, strnlen(value, MAX_VALUE));
     }
     if (err) {
         sbx_jw_str(&w, "code", sbx_code_wire(err->code));

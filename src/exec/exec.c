@@ -15,10 +15,10 @@
 #include "sbx/sandbox/state.h"
 #include <stdio.h>
 
-#define MAX_RECORDED_COMMAND (4 * KIB)
-#define UTF8_CARRY           3
+#define UTF8_CARRY 3
 
-#define RETRY_MS       50
+#define RETRY_MS       50   /* at first; then an eighth of what was waited already */
+#define MAX_RETRY_MS   1000
 #define WAIT_CREATE_MS 120000 /* for a sandbox that is being created */
 #define WAIT_ADOPT_MS  5000   /* for the channel of a running one, after a restart */
 
@@ -429,7 +429,7 @@ static void client_closed(void *arg)
 
 static char *command_json(const sbx_strs *argv)
 {
-    sbx_buf b = SBX_BUF_INIT(MAX_RECORDED_COMMAND);
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RECORDED_COMMAND);
     sbx_jw w = SBX_JW(&b);
 
     sbx_jw_arr(&w, NULL);
@@ -486,9 +486,11 @@ static void submit_attempt(void *arg);
 static void wait_on_stream(void *arg)
 {
     exec *x = arg;
+    int64_t waited_ms = (sbx_now_us() - x->from_us) / 1000;
+    int64_t ms = SBX_MIN(SBX_MAX(waited_ms / 8, RETRY_MS), MAX_RETRY_MS);
 
     /* a timer's handle is not kept: the wait ends by itself */
-    (void)sbx_timer_new(x->e->c.stream, RETRY_MS, submit_attempt, x);
+    (void)sbx_timer_new(x->e->c.stream, ms, submit_attempt, x);
 }
 
 /* Decides by the state: 1 post it now, 0 wait, -1 answer the error. */

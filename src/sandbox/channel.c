@@ -220,6 +220,8 @@ static bool take_log(channel *ch, const sbx_frame *f)
 
 static bool take_frame(channel *ch, const sbx_frame *f)
 {
+    if (!ch->ready && f->type != SBX_F_WELCOME)
+        return false;
     switch (f->type) {
     case SBX_F_WELCOME:
         return take_welcome(ch, f);

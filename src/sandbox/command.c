@@ -298,7 +298,7 @@ bool command_frame(channel *ch, const sbx_frame *f)
 
     HASH_FIND_INT(ch->commands, &f->req, c);
     if (!c)
-        return ch->ready && f->type >= SBX_F_STARTED; /* of a command that is over */
+        return f->type >= SBX_F_STARTED; /* of a command that is over */
     switch (f->type) {
     case SBX_F_STARTED:
         if (c->started || !read_nums(f, n, ARRAY_LEN(n)))

@@ -244,39 +244,45 @@ static int start_container(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pai
 
 typedef struct main_process {
     sbx_sandboxes *s;
-    char sandbox[SBX_ID_LEN + 1], owner[SBX_ID_LEN + 1], exec_id[SBX_ID_LEN + 1];
-    char *command;
-    int64_t started_ms;
+    sbx_exec_record record;
 } main_process;
 
-static void main_over(main_process *m, const sbx_command_exit *e, const char *text)
+static void main_over(main_process *m, const char *text)
 {
-    if (m->s->c.main_ended)
-        m->s->c.main_ended(m->s->c.arg, m->sandbox, m->owner, m->exec_id, m->started_ms, m->command,
-                           e);
-    sbx_channels_note(m->s->c.channels, m->sandbox, text);
-    free(m->command);
+    sbx_channels_note(m->s->c.channels, m->record.sandbox, text);
+    sbx_ledger_record(m->s->c.ledger, &m->record);
     free(m);
 }
 
 static void main_exit(void *arg, const sbx_command_exit *e)
 {
+    main_process *m = arg;
     char text[128];
 
+    m->record.duration_ms = e->duration_ms;
+    m->record.exit_code = e->exit_code;
+    m->record.signal = e->signal;
+    m->record.timed_out = e->timed_out;
+    m->record.oom_killed = e->oom_killed;
     if (e->signal)
         snprintf(text, sizeof(text), "main process ended by signal %d%s", e->signal,
                  e->oom_killed ? ": out of memory" : "");
     else
         snprintf(text, sizeof(text), "main process ended with exit code %d", e->exit_code);
-    main_over(arg, e, text);
+    main_over(m, text);
 }
 
+/* It did not start; or it did and was lost sight of, and then nobody hears the note. */
 static void main_failed(void *arg, const sbx_err *err)
 {
+    main_process *m = arg;
     char text[480];
 
+    m->record.exit_code = -1;
+    m->record.duration_ms = SBX_MAX(sbx_wall_ms() - m->record.started_ms, 0);
+    sbx_copy(m->record.error, sizeof(m->record.error), sbx_code_wire(err->code));
     snprintf(text, sizeof(text), "main process did not start: %s", err->msg);
-    main_over(arg, NULL, text);
+    main_over(m, text);
 }
 
 static void main_started(void *arg, sbx_command *c, int64_t pid)
@@ -298,11 +304,14 @@ static void start_main(sbx_sandboxes *s, const sbx_spec *spec, const sbx_sandbox
     sbx_id id = sbx_id_new();
 
     m->s = s;
-    m->command = sbx_strdup(row->command);
-    m->started_ms = sbx_wall_ms();
-    memcpy(m->sandbox, row->id, sizeof(m->sandbox));
-    memcpy(m->owner, row->owner, sizeof(m->owner));
-    sbx_copy(m->exec_id, sizeof(m->exec_id), id.s);
+    /* as with other commands, one that is too long is not kept */
+    bool kept = strlen(row->command) <= SBX_MAX_RECORDED_COMMAND;
+    m->record.command = sbx_strdup(kept ? row->command : "[]");
+    m->record.started_ms = sbx_wall_ms();
+    memcpy(m->record.sandbox, row->id, sizeof(m->record.sandbox));
+    memcpy(m->record.owner, row->owner, sizeof(m->record.owner));
+    sbx_copy(m->record.kind, sizeof(m->record.kind), "main");
+    sbx_copy(m->record.id, sizeof(m->record.id), id.s);
     sbx_copy(exec.exec_id, sizeof(exec.exec_id), id.s);
     exec.argv.items = sbx_alloc((spec->command.count + 1) * sizeof(char *));
     for (; exec.argv.count < spec->command.count; exec.argv.count++)

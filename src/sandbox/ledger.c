@@ -116,6 +116,13 @@ size_t sbx_ledger_busy(sbx_ledger *l, char ***ret)
     return n;
 }
 
+/* Records that the store will never take must not stand before all that come after them. */
+static bool worth_repeating(const sbx_err *err)
+{
+    return err->code == SBX_E_STORE_UNAVAILABLE || err->code == SBX_E_TIMEOUT ||
+           err->code == SBX_E_CANCELLED;
+}
+
 static int flush_records(sbx_ledger *l, sbx_err *err)
 {
     sbx_exec_record batch[BATCH];
@@ -136,8 +143,12 @@ static int flush_records(sbx_ledger *l, sbx_err *err)
         if (!n)
             return 0;
         int rc = sbx_store_exec_insert(l->store, batch, n, err);
+        bool again = rc && worth_repeating(err);
+        if (rc && !again)
+            sbx_log_err(SBX_ERROR, "records of commands were refused", err, "count", SBX_NUM(n),
+                        NULL);
         for (size_t i = 0; i < n; i++) {
-            if (rc)
+            if (again)
                 sbx_ledger_record(l, &batch[i]);
             else
                 sbx_exec_record_done(&batch[i]);

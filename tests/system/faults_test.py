@@ -261,6 +261,16 @@ class ImageTest(SystemCase):
         self.assertEqual(api.state(box), "running")
 
 
+    def test_a_main_process_that_ended_with_its_sandbox_did_start(self):
+        box = api.create(command=["sleep", "1000"])["id"]
+        wait_for(lambda: "sleep" in api.exec(box, "ps")["stdout"], what="the main process")
+        self.assertEqual(api.delete(f"/sandboxes/{box}").status, 204)
+        told = wait_for(lambda: service.psql(
+            f"SELECT error FROM sandbox_executions WHERE sandbox = '{box}' AND kind = 'main'"),
+            what="the record")
+        self.assertEqual(told, "gone")
+
+
 class LoadTest(SystemCase):
     def test_50_creates_at_once_all_succeed(self):
         got = all_at_once(lambda i: api.post("/sandboxes", {"template": "box", "size": "nano"},

@@ -161,6 +161,22 @@ class OrphanTest(SystemCase):
                 engine.remove_container(container)
 
 
+class LeftOverTest(SystemCase):
+    def test_containers_of_many_failed_sandboxes_are_removed(self):
+        """They counted as containers without a row, and a sweep refuses to remove many of those."""
+        other = sandboxd.Service(env=QUICK_SWEEPS)
+        self.addCleanup(other.close)
+        server = other.start()
+        client = sandboxd.Client(server, other.key())
+        boxes = [b["id"] for b in all_at_once(lambda _: client.create(), range(12), 6)]
+        server.kill()
+        other.psql("UPDATE sandboxes SET state = 'failed', worker = NULL,"
+                   " state_changed_at = now() - interval '1 minute'")
+        server = other.start()
+        wait_for(lambda: not any(other.container_exists(b) for b in boxes), 30, "their end", 0.2)
+        self.assertNotIn("sweep refused", server.log_text())
+
+
 class RestartTest(SystemCase):
     def setUp(self):
         self.service = sandboxd.Service(env=QUICK_SWEEPS)

@@ -308,6 +308,21 @@ Test(channel, whoever_breaks_the_protocol_loses_the_channel_alone, .init = make,
     }
 }
 
+Test(channel, nothing_is_heard_before_the_welcome, .init = make, .fini = unmake, .timeout = 60)
+{
+    unsigned char log[64];
+    sbx_log_entry e = {.seq = 1, .len = 2, .data = "hi"};
+    sbx_err err = {0};
+    sbx_greeting *g = channel_open(set, BOX, 1, &box);
+
+    cr_assert(agent_hello(&box));
+    agent_marker(&box, 1);
+    agent_frame(&box, SBX_F_LOG, 0, log, sbx_log_entry_put(log, sizeof(log), &e));
+    cr_expect_eq(sbx_greeting_wait(g, WAIT_MS, &err), -1);
+    cr_expect_eq(err.code, SBX_E_ENGINE);
+    cr_expect_eq(lines, 0);
+}
+
 Test(channel, a_frame_over_the_limit_ends_the_channel, .init = make, .fini = unmake, .timeout = 60)
 {
     unsigned char head[SBX_PROTO_HEADER_BYTES];

@@ -3,7 +3,10 @@
 #include "sbx/core/clock.h"
 #include "sbx/core/error.h"
 #include "sbx/core/id.h"
+#include "sbx/core/json.h"
+#include "sbx/core/log.h"
 #include <criterion/criterion.h>
+#include <unistd.h>
 
 Test(buf, grows_to_its_ceiling_and_then_fails_for_good)
 {
@@ -134,4 +137,49 @@ Test(copy, cuts_and_terminates)
     cr_expect(sbx_copy(small, sizeof(small), "abc"));
     cr_expect(!sbx_copy(small, sizeof(small), "abcd"));
     cr_expect_str_eq(small, "abc");
+}
+
+/* Half a character in a reason was refused by the database, and in an answer by strict clients. */
+Test(error, texts_that_are_cut_stay_utf8)
+{
+    char long_text[1001], name[128];
+    sbx_err err;
+
+    for (size_t offset = 0; offset < 4; offset++) {
+        memset(long_text, 'x', offset);
+        for (size_t i = offset; i + 4 <= 1000; i += 4)
+            memcpy(long_text + i, "\xf0\x9f\x98\x80", 5);
+        sbx_copy(name, sizeof(name), long_text);
+        (void)sbx_fail_field(&err, name, "%s: \"%.41s\" in %s", "env", long_text, long_text);
+        cr_expect(sbx_utf8_valid(err.field, strlen(err.field)), "%zu", offset);
+        cr_expect(sbx_utf8_valid(err.msg, strlen(err.msg)), "%zu", offset);
+        (void)sbx_wrap(&err, "a%s", "b");
+        cr_expect(sbx_utf8_valid(err.msg, strlen(err.msg)), "%zu", offset);
+        cr_expect(strstr(err.msg, "\xf0\x9f\x98\x80") != NULL, "whole characters stay");
+    }
+    (void)sbx_fail(&err, SBX_E_ENGINE, "%s", "\xff\xfe ok \xc3\xa4 \xc3");
+    cr_expect_str_eq(err.msg, "?? ok \xc3\xa4 ?");
+}
+
+/* A line with many escapes was dropped without a word. */
+Test(log, a_line_of_nothing_but_escapes_is_written)
+{
+    char value[2000];
+    char got[40000];
+    size_t have = 0;
+    ssize_t n;
+    int fds[2], kept = dup(STDERR_FILENO);
+
+    memset(value, '\x01', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    cr_assert_eq(pipe(fds), 0);
+    dup2(fds[1], STDERR_FILENO);
+    sbx_log(SBX_ERROR, "escapes", "a", value, "b", value, "c", value, NULL);
+    dup2(kept, STDERR_FILENO);
+    close(fds[1]);
+    while ((n = read(fds[0], got + have, sizeof(got) - have - 1)) > 0)
+        have += (size_t)n;
+    got[have] = '\0';
+    cr_expect(strstr(got, "\"msg\":\"escapes\"") != NULL);
+    cr_expect_eq(have > 3 * 6 * 1024, true);
 }

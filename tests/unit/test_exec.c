@@ -185,8 +185,12 @@ static uint32_t start_on_agent(const char *body, sbx_accept accept)
     cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0, "%s", err.msg);
     start(body, accept);
     cr_assert(agent_read_until(&box, SBX_F_EXEC));
-    agent_num(&box, SBX_F_STARTED, box.frame.req, SBX_T_PID, 77);
     return box.frame.req;
+}
+
+static void tell_started(uint32_t req)
+{
+    agent_num(&box, SBX_F_STARTED, req, SBX_T_PID, 77);
 }
 
 static size_t count_of(const char *text, const char *what)
@@ -231,6 +235,7 @@ Test(exec, single_bytes_for_a_client_that_is_behind_are_not_lost, .init = make, 
     const size_t bytes = 100000;
     uint32_t req = start_on_agent("{\"command\":\"x\"}", SBX_ACCEPT_SSE);
 
+    tell_started(req);
     cr_assert(EVENTUALLY(reply.begun));
     reply.full = true;
     for (size_t i = 0; i < bytes; i++)
@@ -251,6 +256,7 @@ Test(exec, what_was_held_back_comes_before_the_exit, .init = make, .fini = unmak
 {
     uint32_t req = start_on_agent("{\"command\":\"x\"}", SBX_ACCEPT_SSE);
 
+    tell_started(req);
     cr_assert(EVENTUALLY(reply.begun));
     reply.full = true;
     agent_output(&box, req, "first", 5);
@@ -277,6 +283,7 @@ Test(exec, output_that_escapes_make_too_long_is_answered_in_base64, .init = make
     uint32_t req =
         start_on_agent("{\"command\":\"x\",\"maxOutputBytes\":16777216}", SBX_ACCEPT_JSON);
 
+    tell_started(req);
     for (size_t sent = 0; sent < SBX_MAX_OUTPUT_BYTES; sent += sizeof(zeros)) {
         agent_output(&box, req, zeros, sizeof(zeros));
         cr_assert_eq(granted(sizeof(zeros)), sizeof(zeros));
@@ -307,22 +314,24 @@ Test(exec, one_that_waits_for_a_create_is_answered_at_the_end, .init = make, .fi
     set = sbx_channels_new(stream);
 }
 
-Test(exec, a_client_that_left_before_the_start_lets_the_command_go_on, .init = make, .fini = unmake,
-     .timeout = 60)
+/* A command whose client leaves between EXEC and STARTED. */
+static uint32_t start_and_leave(const char *body, sbx_accept accept)
 {
-    sbx_err err = {0};
-    sbx_greeting *g = channel_open(set, BOX, 1, &box);
+    uint32_t req = start_on_agent(body, accept);
 
-    cr_assert(agent_hello(&box));
-    agent_welcome(&box, 1);
-    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0, "%s", err.msg);
-    start("{\"command\":\"x\"}", SBX_ACCEPT_JSON);
-    cr_assert(agent_read_until(&box, SBX_F_EXEC));
-    uint32_t req = box.frame.req;
+    cr_assert(reply.events.closed != NULL);
     reply.events.closed(reply.events.arg);
     reply.events.closed = NULL;
     sbx_stream_sync(stream);
-    agent_num(&box, SBX_F_STARTED, req, SBX_T_PID, 77);
+    tell_started(req);
+    return req;
+}
+
+Test(exec, a_client_that_left_before_the_start_lets_the_command_go_on, .init = make, .fini = unmake,
+     .timeout = 60)
+{
+    uint32_t req = start_and_leave("{\"command\":\"x\"}", SBX_ACCEPT_JSON);
+
     cr_expect(agent_read_until(&box, SBX_F_DETACH));
     agent_num(&box, SBX_F_EXIT, req, SBX_T_EXIT_CODE, 0);
     cr_expect(EVENTUALLY(records == 1));
@@ -331,19 +340,8 @@ Test(exec, a_client_that_left_before_the_start_lets_the_command_go_on, .init = m
 Test(exec, kill_on_disconnect_kills_one_that_had_not_started_too, .init = make, .fini = unmake,
      .timeout = 60)
 {
-    sbx_err err = {0};
-    sbx_greeting *g = channel_open(set, BOX, 1, &box);
+    uint32_t req = start_and_leave("{\"command\":\"x\",\"killOnDisconnect\":true}", SBX_ACCEPT_SSE);
 
-    cr_assert(agent_hello(&box));
-    agent_welcome(&box, 1);
-    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0, "%s", err.msg);
-    start("{\"command\":\"x\",\"killOnDisconnect\":true}", SBX_ACCEPT_SSE);
-    cr_assert(agent_read_until(&box, SBX_F_EXEC));
-    uint32_t req = box.frame.req;
-    reply.events.closed(reply.events.arg);
-    reply.events.closed = NULL;
-    sbx_stream_sync(stream);
-    agent_num(&box, SBX_F_STARTED, req, SBX_T_PID, 77);
     cr_expect(agent_read_until(&box, SBX_F_KILL));
     agent_num(&box, SBX_F_EXIT, req, SBX_T_EXIT_CODE, 137);
     cr_expect(EVENTUALLY(records == 1));

@@ -22,7 +22,8 @@ void sbx_ledger_end(sbx_ledger *l, const char *sandbox);
 /** Ids of the busy sandboxes. @param ret  owned by the caller: free each, then the array. */
 size_t sbx_ledger_busy(sbx_ledger *l, char ***ret);
 
-/** Write what waits. On failure it stays for the next time. */
+/** Write what waits. On failure it stays for the next time, but for records that the store refused
+ * (STORE_UNAVAILABLE, TIMEOUT and CANCELLED are no refusals): those are dropped, and logged. */
 int sbx_ledger_flush(sbx_ledger *l, sbx_err *err) SBX_MUST_CHECK;
 
 #endif

@@ -9,6 +9,7 @@
 #include "sbx/engine/engine.h"
 #include "sbx/metrics/metrics.h"
 #include "sbx/sandbox/channel.h"
+#include "sbx/sandbox/ledger.h"
 #include "sbx/sandbox/spec.h"
 #include "sbx/sandbox/state.h"
 #include "sbx/store/sandboxes.h"
@@ -21,6 +22,7 @@ typedef struct sbx_sandboxes_config {
     sbx_channels *channels;
     sbx_bus *bus;
     sbx_metrics *metrics;
+    sbx_ledger *ledger; /* takes the records of main processes */
     const char *cluster, *worker; /* ids; borrowed */
     const char *templates;        /* "python=image,node=image" */
     const char *runtime;
@@ -28,9 +30,6 @@ typedef struct sbx_sandboxes_config {
     int64_t pull_timeout_s;
     /* After each change of state, on the worker that made it. `json` is the sandbox. */
     void (*changed)(void *arg, const sbx_sandbox_row *row, const char *json);
-    /* The main process of a sandbox ended; on STREAM. `e` is NULL if it never started. */
-    void (*main_ended)(void *arg, const char *sandbox, const char *owner, const char *exec_id,
-                       int64_t started_ms, const char *command, const sbx_command_exit *e);
     void *arg;
 } sbx_sandboxes_config;
 

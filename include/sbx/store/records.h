@@ -4,10 +4,12 @@
 
 #include "sbx/store/store.h"
 
+#define SBX_MAX_RECORDED_COMMAND (4 * KIB)
+
 typedef struct sbx_exec_record {
     char id[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1], owner[SBX_ID_LEN + 1];
     char kind[8];       /* exec, run, main */
-    char *command;      /* JSON array text, at most 4 KiB; owned */
+    char *command;      /* JSON array text, at most SBX_MAX_RECORDED_COMMAND; owned */
     int64_t started_ms; /* wall clock */
     int64_t duration_ms;
     int exit_code, signal; /* -1 and 0 if it has none */

@@ -1,0 +1,98 @@
+/* The ledger, with the test in the place of the store. */
+#include "sbx/sandbox/ledger.h"
+#include "sbx/store/sandboxes.h"
+
+#include <criterion/criterion.h>
+
+static sbx_code answer;
+static size_t written, touched;
+
+void sbx_exec_record_done(sbx_exec_record *r)
+{
+    free(r->command);
+    *r = (sbx_exec_record){0};
+}
+
+int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count, sbx_err *err)
+{
+    (void)s, (void)r;
+    if (answer)
+        return sbx_fail(err, answer, "no");
+    written += count;
+    return 0;
+}
+
+int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count, sbx_err *err)
+{
+    (void)s, (void)ids;
+    if (answer)
+        return sbx_fail(err, answer, "no");
+    touched += count;
+    return 0;
+}
+
+static void add(sbx_ledger *l, size_t count)
+{
+    while (count--) {
+        sbx_exec_record r = {.command = sbx_strdup("[]")};
+
+        sbx_ledger_record(l, &r);
+        cr_assert_null(r.command);
+    }
+}
+
+Test(ledger, what_the_store_cannot_take_now_is_kept)
+{
+    sbx_ledger *l = sbx_ledger_new(NULL);
+    sbx_err err;
+
+    add(l, 1200);
+    answer = SBX_E_STORE_UNAVAILABLE;
+    cr_expect_eq(sbx_ledger_flush(l, &err), -1);
+    answer = SBX_OK;
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    cr_expect_eq(written, 1200);
+    sbx_ledger_free(l);
+}
+
+/* It was put back and tried again for ever, and no record of anybody was written any more. */
+Test(ledger, what_the_store_refuses_does_not_stop_what_comes_after_it)
+{
+    sbx_ledger *l = sbx_ledger_new(NULL);
+    sbx_err err;
+
+    add(l, 3);
+    answer = SBX_E_INTERNAL;
+    cr_expect_eq(sbx_ledger_flush(l, &err), -1);
+    answer = SBX_OK;
+    add(l, 2);
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    cr_expect_eq(written, 2);
+    sbx_ledger_free(l);
+}
+
+Test(ledger, a_sandbox_is_busy_while_a_command_runs_and_until_that_is_written)
+{
+    sbx_ledger *l = sbx_ledger_new(NULL);
+    char **busy;
+    sbx_err err;
+
+    sbx_ledger_begin(l, "a");
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    cr_expect_eq(touched, 1);
+    cr_expect_eq(sbx_ledger_busy(l, &busy), 1);
+    cr_expect_str_eq(busy[0], "a");
+    free(busy[0]);
+    free(busy);
+    sbx_ledger_end(l, "a");
+    answer = SBX_E_STORE_UNAVAILABLE;
+    cr_expect_eq(sbx_ledger_flush(l, &err), -1);
+    cr_expect_eq(sbx_ledger_busy(l, &busy), 1);
+    free(busy[0]);
+    free(busy);
+    answer = SBX_OK;
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    cr_expect_eq(sbx_ledger_busy(l, &busy), 0);
+    free(busy);
+    sbx_ledger_free(l);
+}
