@@ -48,8 +48,9 @@ take_lock() {
 as_user() { # USER COMMAND...
     local user=$1
     shift
+    # From /, since the user may not be allowed to enter the current folder.
     setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs \
-        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@" 9>&-
+        env -C / -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@" 9>&-
 }
 
 config_get() { # KEY

@@ -5,9 +5,6 @@ import unittest
 import sandboxd
 from sandboxd import Client, SystemCase, wait_for
 
-QUICK = True
-TIMEOUT_S = 300
-
 service = api = None
 
 

@@ -71,6 +71,9 @@ def box_files():
     return files
 
 
+made_images = set()
+
+
 def make_image(name, files, changes=()):
     """Imports an image: folders by mode, files by bytes, symbolic links by target."""
     packed = io.BytesIO()
@@ -91,7 +94,14 @@ def make_image(name, files, changes=()):
     errors = [line["error"] for line in told if "error" in line]
     if errors:
         raise AssertionError(f"image {name}: {errors}")
+    made_images.add(name)
     return name
+
+
+def remove_images():
+    """Those that this process made, but for the tiny one, which the next program uses again."""
+    for name in made_images - {BOX_IMAGE}:
+        engine.remove_image(name)
 
 
 def box_image():
@@ -524,6 +534,7 @@ class Service:
 
 def module_service(**options):
     """For setUpModule: a service whose end belongs to the module's; with a server and a client."""
+    unittest.addModuleCleanup(remove_images)
     service = Service(**options)
     unittest.addModuleCleanup(service.close)
     server = service.start()
