@@ -80,6 +80,7 @@ static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
     greeting_answer(ch, false, text);
     commands_fail(ch, why, text);
     sbx_timer_free(ch->late);
+    sbx_timer_free(ch->again);
     sbx_watch_free(ch->watch);
     sbx_engine_conn_close(ch->conn);
     if (tell != TELL_NOBODY && was_ready && c->events.lost)
@@ -297,6 +298,16 @@ static void log_agent_stderr(channel *ch, const char *data, ssize_t n)
     }
 }
 
+static void on_socket(void *arg, uint32_t events);
+
+static void on_again(void *arg)
+{
+    channel *ch = arg;
+
+    ch->again = NULL;
+    on_socket(ch, EPOLLIN);
+}
+
 static void on_socket(void *arg, uint32_t events)
 {
     channel *ch = arg;
@@ -325,6 +336,9 @@ static void on_socket(void *arg, uint32_t events)
             return;
         }
     }
+    /* With TLS what is left may stand in the library's buffer, of which no event tells. */
+    if (!ch->again)
+        ch->again = sbx_timer_new(ch->set->stream, 0, on_again, ch);
 }
 
 /* --- opening --- */

@@ -37,6 +37,7 @@ struct channel {
     sbx_buf in, out;
     sbx_greeting *greeting; /* until answered */
     sbx_timer *late;        /* until answered: ends a channel whose agent is silent */
+    sbx_timer *again;       /* more may be there that the socket does not tell of */
     sbx_command *commands;  /* hash by req */
     uint32_t next_req;
     UT_hash_handle hh;

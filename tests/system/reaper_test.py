@@ -147,6 +147,7 @@ class OrphanTest(SystemCase):
         orphans = [bare_container({"sandboxd.id": random_id(), "sandboxd.cluster": other.cluster})
                    for _ in range(11)]
         try:
+            time.sleep(1.1)  # all of them are over the grace before the first sweep
             server = other.start()
             wait_for(lambda: "sweep refused" in server.log_text(), 15, "the refusal", 0.1)
             refusal = [line for line in server.log() if line["msg"].startswith("sweep refused")][0]

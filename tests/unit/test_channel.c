@@ -545,6 +545,24 @@ Test(channel, log_entries_are_delivered_and_acknowledged, .init = make, .fini = 
     cr_expect_eq(lost, 0);
 }
 
+/* What a TLS library had read already waited for the next event of the socket. */
+Test(channel, what_the_connection_has_buffered_is_read_without_an_event, .init = make,
+     .fini = unmake, .timeout = 60)
+{
+    unsigned char log[SBX_PROTO_MAX_FROM_AGENT];
+    size_t n = 0;
+
+    open_box();
+    conns_buffer = true;
+    for (uint64_t seq = 1; seq <= 1500; seq++) {
+        sbx_log_entry e = {.seq = seq, .len = 2, .data = "hi"};
+
+        n += sbx_log_entry_put(log + n, sizeof(log) - n, &e);
+    }
+    agent_frame(&box, SBX_F_LOG, 0, log, n);
+    cr_expect(EVENTUALLY(lines == 1500));
+}
+
 Test(channel, a_note_reaches_the_agent, .init = make, .fini = unmake, .timeout = 60)
 {
     open_box();
