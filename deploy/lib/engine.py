@@ -10,6 +10,7 @@ As a program: engine.py version | remove-cluster ID | count-cluster ID | foreign
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import sys
@@ -149,8 +150,11 @@ class Engine:
         for container in self.containers(label):
             self.remove_container(container["Id"])
             removed += 1
-        for volume in (self.call("GET", "/volumes", filters) or {}).get("Volumes") or []:
-            removed += self._remove_if_unused(f"/volumes/{volume['Name']}")
+        # A volume that the engine made anew after a prune has the name but not the label.
+        for volume in (self.call("GET", "/volumes") or {}).get("Volumes") or []:
+            if ((volume.get("Labels") or {}).get(CLUSTER_LABEL) == cluster
+                    or re.fullmatch(f"sandboxd-agent-[0-9a-f]+-{cluster}", volume["Name"])):
+                removed += self._remove_if_unused(f"/volumes/{volume['Name']}")
         for network in self.call("GET", "/networks", filters) or []:
             removed += self._remove_if_unused(f"/networks/{network['Id']}")
         return removed
