@@ -528,6 +528,9 @@ class Service:
         for server in self.servers:
             server.kill()
         engine.remove_cluster(self.cluster)
+        for volume in engine.call("GET", "/volumes")["Volumes"] or []:
+            if volume["Name"].endswith("-" + self.cluster):  # made again by the engine: no label
+                engine.call("DELETE", f"/volumes/{volume['Name']}")
         self.psql(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)", self.admin_url)
         shutil.rmtree(self.folder, ignore_errors=True)
 
