@@ -17,7 +17,7 @@
 
 #define UTF8_CARRY 3
 
-#define RETRY_MS       50   /* at first; then an eighth of what was waited already */
+#define RETRY_MS       50 /* at first; then an eighth of what was waited already */
 #define MAX_RETRY_MS   1000
 #define WAIT_CREATE_MS 120000 /* for a sandbox that is being created */
 #define WAIT_ADOPT_MS  5000   /* for the channel of a running one, after a restart */

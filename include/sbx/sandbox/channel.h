@@ -19,8 +19,8 @@ typedef struct sbx_command sbx_command; /* one command of a channel; STREAM */
 /* Callbacks of the whole set, on STREAM. */
 typedef struct sbx_channel_events {
     void (*log)(void *arg, const char *sandbox, const sbx_log_entry *entries, size_t count);
-    /* An answered channel ended without sbx_channels_close(). `broken`: the agent broke the protocol,
-     * and would again, so there is no hurry to come back. */
+    /* An answered channel ended without sbx_channels_close(). `broken`: the agent broke the
+     * protocol, and would again, so there is no hurry to come back. */
     void (*lost)(void *arg, const char *sandbox, bool broken);
     void *arg;
 } sbx_channel_events;

@@ -22,7 +22,7 @@ typedef struct sbx_sandboxes_config {
     sbx_channels *channels;
     sbx_bus *bus;
     sbx_metrics *metrics;
-    sbx_ledger *ledger; /* takes the records of main processes */
+    sbx_ledger *ledger;           /* takes the records of main processes */
     const char *cluster, *worker; /* ids; borrowed */
     const char *templates;        /* "python=image,node=image" */
     const char *runtime;
