@@ -33,7 +33,7 @@ static const struct {
      "\"resuming\",\"stopping\",\"stopped\",\"starting\",\"deleting\",\"deleted\",\"failed\"]},"
      "\"stateReason\":{\"type\":[\"object\",\"null\"],\"properties\":{\"code\":{\"type\":"
      "\"string\"},\"message\":{\"type\":\"string\"},\"exitCode\":{\"type\":\"integer\"},"
-     "\"signal\":{\"type\":\"integer\"},\"oomKilled\":{\"type\":\"boolean\"}}},"
+     "\"signal\":{\"type\":\"string\"},\"oomKilled\":{\"type\":\"boolean\"}}},"
      "\"stateChangedAt\":{\"type\":\"string\",\"format\":\"date-time\"},\"limits\":{\"type\":"
      "\"object\",\"properties\":{\"cpus\":{\"type\":\"number\"},\"memoryMb\":{\"type\":"
      "\"integer\"},\"pids\":{\"type\":\"integer\"},\"diskMb\":{\"type\":[\"integer\",\"null\"]}}}"

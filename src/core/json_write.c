@@ -141,6 +141,15 @@ void sbx_jw_time(sbx_jw *w, const char *name, int64_t ms)
     sbx_jw_str(w, name, text);
 }
 
+void sbx_jw_signal(sbx_jw *w, const char *name, int signal)
+{
+    const char *abbrev = signal ? sigabbrev_np(signal) : NULL;
+    char number[12];
+
+    snprintf(number, sizeof(number), "%d", signal);
+    sbx_jw_str(w, name, !signal ? NULL : abbrev ? abbrev : number);
+}
+
 void sbx_base64_add(sbx_buf *b, const void *data, size_t len)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -263,17 +263,8 @@ static void command_output(void *arg, sbx_command *c, bool is_stderr, const char
 
 static void exit_fields(sbx_jw *w, const sbx_command_exit *e)
 {
-    char name[8];
-
     sbx_jw_int(w, "exitCode", e->exit_code);
-    if (e->signal) {
-        const char *abbrev = sigabbrev_np(e->signal);
-
-        snprintf(name, sizeof(name), "%d", e->signal);
-        sbx_jw_str(w, "signal", abbrev ? abbrev : name);
-    } else {
-        sbx_jw_null(w, "signal");
-    }
+    sbx_jw_signal(w, "signal", e->signal);
 }
 
 static void result_json(const exec *x, const sbx_command_exit *e, bool text, sbx_buf *body)

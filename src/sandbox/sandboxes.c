@@ -114,7 +114,7 @@ static void reason_json(const reason *r, sbx_buf *b)
     if (r->exit_code >= 0)
         sbx_jw_int(&w, "exitCode", r->exit_code);
     if (r->exit_code > 128 && r->exit_code <= 192)
-        sbx_jw_int(&w, "signal", r->exit_code - 128);
+        sbx_jw_signal(&w, "signal", r->exit_code - 128);
     if (r->oom_killed)
         sbx_jw_bool(&w, "oomKilled", true);
     sbx_jw_obj_end(&w);

@@ -136,7 +136,7 @@
     X(SANDBOX_COUNTS, 1, SYSTEM,                                                                   \
       "SELECT state, count(*) FROM public.sandboxes WHERE state = ANY ($1::text[]) GROUP BY 1")    \
     X(SANDBOX_PURGE, 1, SYSTEM,                                                                    \
-      "WITH old AS (SELECT id AS old_id FROM public.sandboxes WHERE state = 'deleted'"             \
+      "WITH old AS (SELECT id AS old_id FROM public.sandboxes WHERE state IN ('deleted', 'failed')"\
       " AND state_changed_at <= now() - interval '1 day'"                                          \
       " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
       " s AS (DELETE FROM public.sandboxes USING old WHERE id = old_id RETURNING id),"             \

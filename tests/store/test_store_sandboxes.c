@@ -203,6 +203,20 @@ Test(store_sandboxes, deletion_removes_env_and_reads_for_a_day)
                  0);
 }
 
+Test(store_sandboxes, failed_records_go_after_a_day)
+{
+    sbx_id id = make_sandbox("failed");
+    sbx_sandbox_row o = {0};
+    int n = -1;
+
+    OK(sbx_store_sandbox_purge(store, &n, &err));
+    cr_expect_eq(n, 0);
+    sql("UPDATE sandboxes SET state_changed_at = now() - interval '25 hours'");
+    OK(sbx_store_sandbox_purge(store, &n, &err));
+    cr_expect_eq(n, 1);
+    FAILS(sbx_store_sandbox_get(store, owner.s, id.s, &o, &err), NOT_FOUND);
+}
+
 Test(store_sandboxes, lists_page_through_all_newest_first)
 {
     enum { N = 25 };

@@ -223,9 +223,13 @@ Test(json_write, escapes_and_places_commas)
     sbx_jw_milli(&w, "k", 2000);
     sbx_jw_milli(&w, "s", -20);
     sbx_jw_time(&w, "t", 0);
+    sbx_jw_signal(&w, "kill", 9);
+    sbx_jw_signal(&w, "rt", 40);
+    sbx_jw_signal(&w, "none", 0);
     sbx_jw_obj_end(&w);
     cr_expect_str_eq(b.data, "{\"a\\\"\":\"x\\n\\\\\\u0001\x7f\",\"n\":null,\"list\":[-5,true],"
-                             "\"m\":1.5,\"k\":2,\"s\":-0.02,\"t\":null}");
+                             "\"m\":1.5,\"k\":2,\"s\":-0.02,\"t\":null,\"kill\":\"KILL\","
+                             "\"rt\":\"40\",\"none\":null}");
 }
 
 Test(json_write, base64_of_every_remainder)

@@ -111,6 +111,9 @@ void sbx_jw_null(sbx_jw *w, const char *name);
 void sbx_jw_raw(sbx_jw *w, const char *name, const char *json); /* already JSON */
 void sbx_jw_time(sbx_jw *w, const char *name, int64_t ms);      /* RFC 3339; 0 -> null */
 
+/** A signal by its name without SIG ("KILL"), or by its number if it has none; 0 -> null. */
+void sbx_jw_signal(sbx_jw *w, const char *name, int signal);
+
 /** Bytes of unknown encoding: "NAME":"text", or base64 with "encoding":"base64" beside it. When
  * several such fields stand in one object, pass all_utf8 = false if any of them is not UTF-8. */
 void sbx_jw_bytes(sbx_jw *w, const char *name, const char *data, size_t len, bool as_base64);
