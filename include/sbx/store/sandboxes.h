@@ -124,8 +124,8 @@ int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err) SBX
 int sbx_store_sandbox_counts(sbx_store *s, const char *const *names, size_t count, int64_t *ret,
                              sbx_err *err) SBX_MUST_CHECK;
 
-/** Remove rows deleted or failed for more than a day, with their executions and events, and workers that
- * have been dead for a day; at most 1,000 sandboxes at once. */
+/** Remove rows deleted or failed for more than a day, with their executions and events, and workers
+ * that have been dead for a day; at most 1,000 sandboxes at once. */
 int sbx_store_sandbox_purge(sbx_store *s, int *ret_count, sbx_err *err) SBX_MUST_CHECK;
 
 #endif
