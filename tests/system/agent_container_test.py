@@ -42,7 +42,8 @@ def make_image():
 class Engine(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect("/var/run/docker.sock")
+        host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        self.sock.connect(host.removeprefix("unix://"))
 
 
 class ContainerTest(unittest.TestCase):
