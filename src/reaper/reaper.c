@@ -138,12 +138,14 @@ static void purge(void *arg)
 {
     sbx_reaper *r = arg;
     sbx_err err;
-    int count = 0;
+    int sandboxes = 0, events = 0;
 
-    if (sbx_store_sandbox_purge(r->c.store, &count, &err))
+    if (sbx_store_sandbox_purge(r->c.store, &sandboxes, &err) ||
+        sbx_store_event_purge(r->c.store, &events, &err))
         complain("purge", &err);
-    else if (count)
-        sbx_log(SBX_INFO, "old records removed", "count", SBX_NUM(count), NULL);
+    if (sandboxes || events)
+        sbx_log(SBX_INFO, "old records removed", "sandboxes", SBX_NUM(sandboxes), "events",
+                SBX_NUM(events), NULL);
 }
 
 /* --- one sandbox whose channel broke or whose container ended --- */

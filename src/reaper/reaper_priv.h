@@ -3,6 +3,7 @@
 #define SBX_REAPER_REAPER_PRIV_H
 
 #include "sbx/reaper/reaper.h"
+#include "sbx/store/events.h"
 #include <pthread.h>
 #include <stdatomic.h>
 

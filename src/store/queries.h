@@ -23,11 +23,27 @@
 
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
-/* The event of the rows in `u`, whose former state is the column or expression `was`. */
-#define EVENT_OF_CHANGE(was)                                                                       \
-    " INSERT INTO public.events (owner, sandbox, type, data)"                                      \
-    " SELECT owner, id, 'sandbox.' || state, json_build_object('from', " was                       \
-    ", 'to', state, 'reason', reason) FROM u"
+/* The events of the rows in `u` that meet `which`; their former state is the column or expression
+ * `was`. The counters are locked until the commit: what is numbered later becomes visible later.
+ * Lock order: rows of sandboxes, then counters by owner. */
+#define EVENTS_OF_CHANGE(was, which)                                                               \
+    " n AS (INSERT INTO public.event_counters AS c (owner, last)"                                  \
+    " SELECT owner, count(*) FROM u WHERE " which " GROUP BY owner ORDER BY owner"                 \
+    " ON CONFLICT (owner) DO UPDATE SET last = c.last + excluded.last"                             \
+    " RETURNING c.owner AS of_owner, c.last),"                                                     \
+    " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                           \
+    " SELECT owner, last + 1 - row_number() OVER (PARTITION BY owner ORDER BY id DESC), id,"       \
+    " 'sandbox.' || state, json_build_object('from', " was ", 'to', state, 'reason', reason)"      \
+    " FROM u JOIN n ON of_owner = owner RETURNING sandbox, seq)"
+
+/* The highest number of the owner $1, and beside it a page of the events that meet `which`: $2
+ * since, $3 type or NULL, $4 limit. */
+#define EVENT_PAGE(which, direction)                                                               \
+    "SELECT last, seq, at, type, sandbox, translate(data::text, E'\\r\\n', '  ')"                  \
+    " FROM public.event_counters c LEFT JOIN LATERAL"                                              \
+    " (SELECT * FROM public.events WHERE owner = $1 AND seq > $2::bigint" which                    \
+    " AND ($3::text IS NULL OR type = $3) ORDER BY seq " direction " LIMIT $4::bigint) e ON true"  \
+    " WHERE c.owner = $1 ORDER BY seq"
 
 /* $1 owner (or unused), $2 state, $3 template, $4 name, $5 metadata, $6 created_at and $7 id of
  * the cursor, $8 limit. */
@@ -54,7 +70,7 @@
       " VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9::bigint, $10::bigint, $11::bigint," \
       " $12::bigint, $13, $14::jsonb, $15::json, $16::bytea, $17::json, $18::bigint, $19::bigint," \
       " $20, $21, $22::bytea, $23, $24, $25, now() + make_interval(secs => $26::int),"             \
-      " $27::bigint) RETURNING *), e AS (" EVENT_OF_CHANGE("NULL") " RETURNING seq)"               \
+      " $27::bigint) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")                                \
       " SELECT created_at, last_active_at, state_changed_at, e.seq FROM u, e")                     \
     X(SANDBOX_GET, 1, SYSTEM,                                                                      \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE id = $1 AND " STILL_READABLE)           \
@@ -84,7 +100,7 @@
       " state_changed_at = CASE WHEN $2::text = $3::text THEN state_changed_at ELSE now() END,"    \
       " env_sealed = CASE WHEN $3::text = 'deleted' THEN NULL ELSE env_sealed END,"                \
       " change = $10::bigint WHERE id = $1 AND state = $2::text RETURNING *),"                     \
-      " e AS (" EVENT_OF_CHANGE("$2::text") " WHERE $2::text <> $3::text RETURNING seq)"           \
+      EVENTS_OF_CHANGE("$2::text", "$2::text <> $3::text")                                         \
       " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON true")                   \
     X(SANDBOX_TAKE, 2, SYSTEM,                                                                     \
       "UPDATE public.sandboxes s SET worker = $2::text, epoch = epoch + 1"                         \
@@ -115,7 +131,7 @@
       " ELSE json_build_object('code', 'idle', 'message',"                                         \
       " format('nothing happened in it for %s seconds', idle_timeout_s)) END"                      \
       " FROM due WHERE id = due_id RETURNING s.*, was),"                                           \
-      " e AS (" EVENT_OF_CHANGE("was") " RETURNING sandbox, seq)"                                  \
+      EVENTS_OF_CHANGE("was", "true")                                                              \
       " SELECT " SANDBOX_COLS ", e.seq FROM u JOIN e ON e.sandbox = u.id")                         \
     X(SANDBOX_CHANGED_BY, 1, SYSTEM,                                                               \
       "SELECT " SANDBOX_COLS ", 0::bigint FROM public.sandboxes"                                   \
@@ -140,7 +156,6 @@
       " AND state_changed_at <= now() - interval '1 day'"                                          \
       " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
       " s AS (DELETE FROM public.sandboxes USING old WHERE id = old_id RETURNING id),"             \
-      " e AS (DELETE FROM public.events USING old WHERE sandbox = old_id),"                        \
       " w AS (DELETE FROM public.workers WHERE heartbeat_at < now() - interval '1 day')"           \
       " SELECT count(*) FROM s")                                                                   \
                                                                                                    \
@@ -155,9 +170,25 @@
       " timed_out bool, oom_killed bool, truncated bool, error text)"                              \
       " WHERE EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = r.sandbox"                     \
       " AND s.owner = r.owner) ON CONFLICT (id) DO NOTHING")                                       \
-    X(EVENT_INSERT, 4, OWNER,                                                                      \
-      "INSERT INTO public.events (owner, sandbox, type, data)"                                     \
-      " VALUES ($1, nullif($2, ''), $3, $4::json) RETURNING seq")                                  \
+    X(EVENT_LIST, 4, OWNER, EVENT_PAGE("", "ASC"))                                                 \
+    X(EVENT_LIST_OF, 5, OWNER, EVENT_PAGE(" AND sandbox = $5", "ASC"))                             \
+    X(EVENT_TAIL, 4, OWNER, EVENT_PAGE("", "DESC"))                                                \
+    X(EVENT_TAIL_OF, 5, OWNER, EVENT_PAGE(" AND sandbox = $5", "DESC"))                            \
+    X(EVENT_COUNTERS, 1, SYSTEM,                                                                   \
+      "SELECT coalesce(last, 0) FROM unnest($1::text[]) WITH ORDINALITY o (name, i)"               \
+      " LEFT JOIN public.event_counters ON owner = name ORDER BY i")                               \
+    X(EVENT_SANDBOX, 2, OWNER,                                                                     \
+      "SELECT (SELECT state FROM public.sandboxes WHERE id = $2 AND owner = $1),"                  \
+      " (SELECT max(seq) FROM public.events WHERE owner = $1 AND sandbox = $2)")                   \
+    /* Of each owner the oldest that are older than $1 days, at most $2. */                        \
+    X(EVENT_PURGE, 2, SYSTEM,                                                                      \
+      "WITH old AS (SELECT owner, min(seq) AS first FROM public.events"                            \
+      " WHERE at <= now() - make_interval(days => $1::int) GROUP BY owner),"                       \
+      " keep AS (SELECT owner AS of_owner, least(first + $2::bigint,"                              \
+      " (SELECT min(seq) FROM public.events y WHERE y.owner = old.owner"                           \
+      " AND y.at > now() - make_interval(days => $1::int))) AS from_seq FROM old),"                \
+      " gone AS (DELETE FROM public.events USING keep WHERE owner = of_owner AND seq < from_seq"   \
+      " RETURNING 1) SELECT count(*) FROM gone")                                                   \
                                                                                                    \
     X(USER_ENSURE, 3, SYSTEM,                                                                      \
       "INSERT INTO public.users (id, name, role) VALUES ($1, $2, $3)"                              \

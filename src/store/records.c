@@ -1,7 +1,6 @@
-/* The tables `sandbox_executions` and `events`.
- *
- * Executions arrive in batches as one JSON document: one statement, one round trip, and applying
- * it twice is the same as once. A record whose sandbox is gone for good is left out. */
+/* The table `sandbox_executions`. Executions arrive in batches as one JSON document: one statement,
+ * one round trip, and applying it twice is the same as once. A record whose sandbox is gone for
+ * good is left out. */
 #include "sbx/store/records.h"
 
 #include "internal.h"
@@ -52,20 +51,4 @@ int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count, 
         return sbx_fail(err, SBX_E_INTERNAL, "a batch of %zu executions is too large", count);
     store_p_str(&p, b.data);
     return store_exec(s, Q_EXEC_INSERT, &p, STORE_AGAIN, &res, err);
-}
-
-int sbx_store_event_insert(sbx_store *s, const char *owner, const char *sandbox, const char *type,
-                           const char *data, uint64_t *ret_seq, sbx_err *err)
-{
-    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
-    store_params p = {0};
-
-    store_p_str(&p, owner);
-    store_p_str(&p, sandbox);
-    store_p_str(&p, type);
-    store_p_str(&p, data);
-    if (store_exec(s, Q_EVENT_INSERT, &p, STORE_ONCE, &r, err) != 0)
-        return -1;
-    *ret_seq = (uint64_t)store_int(r, 0, 0);
-    return 0;
 }

@@ -136,3 +136,28 @@ Test(store_migrate, a_bad_url_is_refused_without_quoting_it)
     FAILS(sbx_store_new("", NULL, NULL, &s, &err), INVALID);
     FAILS(sbx_store_new(db_url, "nonsense", NULL, &s, &err), INVALID);
 }
+
+Test(store_migrate, events_of_the_base_are_numbered_anew_per_owner)
+{
+    const store_migration *base = &store_migrations[0];
+    unsigned char hash[SBX_HASH_BYTES];
+    char hex[2 * SBX_HASH_BYTES + 1];
+    int applied = 0;
+
+    sql_in(db_name, base->text);
+    sbx_sha256(base->text, base->len, hash);
+    sbx_hex(hash, sizeof hash, hex);
+    sql("CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL,"
+        " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())");
+    sql("INSERT INTO schema_migrations VALUES (1, '%s', '%s')", base->name, hex);
+    sql("INSERT INTO events (owner, type, data) SELECT CASE WHEN i %% 3 = 0 THEN 'bob' ELSE 'ada'"
+        " END, 't' || i, '{}' FROM generate_series(0, 5) i");
+    sql("DELETE FROM events WHERE type = 't1'"); /* the numbers of old had holes */
+
+    OK(sbx_store_migrate(store, &applied, &err));
+    cr_expect_eq(applied, (int)store_migration_count - 1);
+    cr_expect_eq(sql("SELECT last FROM event_counters WHERE owner = 'ada'"), 3);
+    cr_expect_eq(sql("SELECT last FROM event_counters WHERE owner = 'bob'"), 2);
+    cr_expect_eq(sql("SELECT seq FROM events WHERE type = 't5'"), 3);
+    cr_expect_eq(sql("SELECT seq FROM events WHERE type = 't3'"), 2);
+}

@@ -1,4 +1,4 @@
-/* Sandboxes, users, keys, executions and events, against a real server. */
+/* Sandboxes, users, keys and executions, against a real server. */
 #include "fixture.h"
 #include "store/link.h"
 
@@ -198,9 +198,8 @@ Test(store_sandboxes, deletion_removes_env_and_reads_for_a_day)
     FAILS(sbx_store_sandbox_get(store, owner.s, id.s, &o, &err), NOT_FOUND);
     OK(sbx_store_sandbox_purge(store, &n, &err));
     cr_expect_eq(n, 1);
-    cr_expect_eq(sql("SELECT (SELECT count(*) FROM sandbox_executions) +"
-                     " (SELECT count(*) FROM events)"),
-                 0);
+    cr_expect_eq(sql("SELECT count(*) FROM sandbox_executions"), 0);
+    cr_expect_eq(sql("SELECT count(*) FROM events WHERE sandbox = '%s'", id.s), 3);
 }
 
 Test(store_sandboxes, failed_records_go_after_a_day)
@@ -477,7 +476,6 @@ Test(store_sandboxes, executions_arrive_in_one_batch_and_twice_is_once)
 {
     sbx_id id = make_sandbox("running");
     sbx_exec_record r[3];
-    uint64_t seq = 0, next = 0;
 
     for (int i = 0; i < 3; i++) {
         sbx_id x = sbx_id_new();
@@ -500,7 +498,4 @@ Test(store_sandboxes, executions_arrive_in_one_batch_and_twice_is_once)
                      " signal = 9 AND oom_killed AND started_at ="
                      " '2025-10-09 08:53:20.123Z'::timestamptz"),
                  1);
-    OK(sbx_store_event_insert(store, owner.s, id.s, "exec.started", "{\"a\":1}", &seq, &err));
-    OK(sbx_store_event_insert(store, owner.s, NULL, "x", "{}", &next, &err));
-    cr_expect_gt(next, seq);
 }

@@ -53,6 +53,9 @@
 #define SBX_LOG_BATCH_MS      100
 #define SBX_LOG_BATCH_BYTES   (256 * KIB)
 
+/* Events */
+#define SBX_EVENT_DAYS 7 /* how long they are kept */
+
 /* The engine */
 #define SBX_MAX_ENGINE_JSON_BYTES  (32 * MIB)
 #define SBX_MAX_ENGINE_FRAME_BYTES (16 * MIB)

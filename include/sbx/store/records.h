@@ -1,4 +1,4 @@
-/* The tables `sandbox_executions` and `events`, written in batches. Threads: WORKER. */
+/* The table `sandbox_executions`, written in batches. Threads: WORKER. */
 #ifndef SBX_STORE_RECORDS_H
 #define SBX_STORE_RECORDS_H
 
@@ -22,11 +22,5 @@ void sbx_exec_record_done(sbx_exec_record *r);
  * owner) is gone for good, are left out. May be repeated. */
 int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count,
                           sbx_err *err) SBX_MUST_CHECK;
-
-/** An event beside those of sbx_store_sandbox_set_state(). Numbers rise, with gaps; two that are
- * written at the same moment may become visible in the other order.
- * @param sandbox  or NULL. @param data  JSON object text. */
-int sbx_store_event_insert(sbx_store *s, const char *owner, const char *sandbox, const char *type,
-                           const char *data, uint64_t *ret_seq, sbx_err *err) SBX_MUST_CHECK;
 
 #endif

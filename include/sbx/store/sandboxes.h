@@ -27,7 +27,7 @@ typedef struct sbx_sandbox_row {
     uint64_t epoch;          /* of the last greeting */
     char *image_user;        /* owned */
     char runtime[32], host[64];
-    uint64_t event_seq; /* of the event that the statement wrote; 0 if it wrote none */
+    uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
 void sbx_sandbox_row_done(sbx_sandbox_row *r);
@@ -124,8 +124,8 @@ int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err) SBX
 int sbx_store_sandbox_counts(sbx_store *s, const char *const *names, size_t count, int64_t *ret,
                              sbx_err *err) SBX_MUST_CHECK;
 
-/** Remove rows deleted or failed for more than a day, with their executions and events, and workers
- * that have been dead for a day; at most 1,000 sandboxes at once. */
+/** Remove rows deleted or failed for more than a day, with their executions, and workers that
+ * have been dead for a day; at most 1,000 sandboxes at once. Their events stay. */
 int sbx_store_sandbox_purge(sbx_store *s, int *ret_count, sbx_err *err) SBX_MUST_CHECK;
 
 #endif
