@@ -80,16 +80,6 @@ static int read_cursor(const sbx_request *r, sbx_sandbox_filter *f, char text[48
     return 0;
 }
 
-static bool is_filter(const char *name)
-{
-    static const char *const known[] = {"state", "template", "name", "limit", "cursor"};
-
-    for (size_t i = 0; i < ARRAY_LEN(known); i++)
-        if (strcmp(known[i], name) == 0)
-            return true;
-    return strncmp(name, "metadata.", 9) == 0 && name[9];
-}
-
 static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata, sbx_err *err)
 {
     sbx_jw w = SBX_JW(metadata);
@@ -99,8 +89,6 @@ static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *met
     for (size_t i = 0; i < r->query_count; i++) {
         const char *name = r->query[i].name;
 
-        if (!is_filter(name))
-            return sbx_fail_field(err, name, "%s: unknown query parameter", name);
         if (strncmp(name, "metadata.", 9) == 0) {
             sbx_jw_str(&w, name + 9, r->query[i].value);
             some = true;

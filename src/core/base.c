@@ -80,6 +80,17 @@ bool sbx_parse_i64(const char *s, int64_t min, int64_t max, int64_t *ret)
     return true;
 }
 
+int sbx_hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
 void sbx_wipe(void *p, size_t len)
 {
     if (p && len)

@@ -280,24 +280,13 @@ void sbx_hex(const void *data, size_t len, char *out)
     out[2 * len] = '\0';
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 int sbx_unhex(const char *hex, void *out, size_t len)
 {
     unsigned char *p = out;
 
     for (size_t i = 0; i < len; i++) {
-        int high = hex_digit(hex[2 * i]);
-        int low = high < 0 ? -1 : hex_digit(hex[2 * i + 1]); /* never past the end */
+        int high = sbx_hex_digit(hex[2 * i]);
+        int low = high < 0 ? -1 : sbx_hex_digit(hex[2 * i + 1]); /* never past the end */
 
         if (low < 0)
             return -1;

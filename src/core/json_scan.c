@@ -51,11 +51,8 @@ static int hex4(scan *s)
     if (s->end - s->at < 4)
         return -1;
     for (int i = 0; i < 4; i++) {
-        unsigned char c = *s->at++;
-        int d = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
+        int d = sbx_hex_digit((char)*s->at++);
+
         if (d < 0)
             return -1;
         v = v * 16 + d;

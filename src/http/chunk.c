@@ -14,17 +14,6 @@ void sbx_chunk_init(sbx_chunk *c)
     *c = (sbx_chunk){.state = SIZE, .line_empty = true};
 }
 
-static int hex(char ch)
-{
-    if (ch >= '0' && ch <= '9')
-        return ch - '0';
-    if (ch >= 'a' && ch <= 'f')
-        return ch - 'a' + 10;
-    if (ch >= 'A' && ch <= 'F')
-        return ch - 'A' + 10;
-    return -1;
-}
-
 static int bad(sbx_err *err, const char *what)
 {
     return sbx_fail(err, SBX_E_INVALID, "the chunked body is malformed: %s", what);
@@ -32,7 +21,7 @@ static int bad(sbx_err *err, const char *what)
 
 static int size_byte(sbx_chunk *c, char ch, sbx_err *err)
 {
-    int v = hex(ch);
+    int v = sbx_hex_digit(ch);
 
     if (v >= 0) {
         if (c->digits == SBX_MAX_CHUNK_DIGITS)

@@ -152,56 +152,30 @@ static bool next_element(char **list, char **ret)
     return true;
 }
 
-/* The weight of an Accept element in thousandths; its parameters are cut off. */
-static int take_weight(char *element)
+static int add_line(sbx_list *list, const char *name, const char *value, sbx_err *err)
 {
-    char *p = strchr(element, ';');
-    int weight = 1000;
-
-    if (!p)
-        return weight;
-    *p++ = '\0';
-    for (char *e = element + strlen(element); e > element && (e[-1] == ' ' || e[-1] == '\t');)
-        *--e = '\0';
-    while (p && *p) {
-        p += strspn(p, " \t;");
-        if ((p[0] == 'q' || p[0] == 'Q') && p[1] == '=') {
-            int scale = 1000;
-
-            weight = 0;
-            for (p += 2; (*p >= '0' && *p <= '9') || *p == '.'; p++) {
-                if (*p == '.')
-                    continue;
-                weight += (*p - '0') * scale;
-                scale /= 10;
-            }
-            weight = SBX_MIN(weight, 1000);
-        }
-        p = strchr(p, ';');
-    }
-    return weight;
+    if (!*value) /* says as much as a header that is not there */
+        return 0;
+    if (list->count == SBX_MAX_LIST_LINES)
+        return sbx_fail(err, SBX_E_INVALID, "%s is given more than %d times", name,
+                        SBX_MAX_LIST_LINES);
+    list->lines[list->count++] = value;
+    return 0;
 }
 
 static int on_accept(sbx_head *h, char *v, sbx_err *err)
 {
-    char *e;
+    return add_line(&h->accept, "accept", v, err);
+}
 
-    (void)err;
-    h->has_accept = true;
-    while (next_element(&v, &e)) {
-        int q = take_weight(e);
+static int on_accept_encoding(sbx_head *h, char *v, sbx_err *err)
+{
+    return add_line(&h->accept_encoding, "accept-encoding", v, err);
+}
 
-        if (strcasecmp(e, "application/json") == 0 || strcasecmp(e, "application/*") == 0 ||
-            strcasecmp(e, "application/problem+json") == 0) {
-            h->accept_json = SBX_MAX(h->accept_json, q);
-        } else if (strcasecmp(e, "text/event-stream") == 0 || strcasecmp(e, "text/*") == 0) {
-            h->sse_first |= h->accept_json < 0;
-            h->accept_sse = SBX_MAX(h->accept_sse, q);
-        } else if (strcmp(e, "*/*") == 0) {
-            h->accept_any = SBX_MAX(h->accept_any, q);
-        }
-    }
-    return 0;
+static int on_if_none_match(sbx_head *h, char *v, sbx_err *err)
+{
+    return add_line(&h->if_none_match, "if-none-match", v, err);
 }
 
 static int on_connection(sbx_head *h, char *v, sbx_err *err)
@@ -242,7 +216,7 @@ static int on_transfer_encoding(sbx_head *h, char *v, sbx_err *err)
 
 static int on_expect(sbx_head *h, char *v, sbx_err *err)
 {
-    if (strcasecmp(v, "100-continue") != 0)
+    if (h->expect || strcasecmp(v, "100-continue") != 0)
         return bad(err, "the only Expect accepted is 100-continue");
     h->expect = h->minor == 1;
     return 0;
@@ -269,7 +243,8 @@ static int on_forwarded(sbx_head *h, char *v, sbx_err *err)
 
 static int on_ws_version(sbx_head *h, char *v, sbx_err *err)
 {
-    (void)err;
+    if (h->ws_version)
+        return bad(err, "Sec-WebSocket-Version is given twice");
     h->ws_version = strcmp(v, "13") == 0 ? 13 : -1;
     return 0;
 }
@@ -278,7 +253,10 @@ static int on_ws_protocol(sbx_head *h, char *v, sbx_err *err)
 {
     char *e;
 
+    h->ws_offered = true;
     while (next_element(&v, &e)) {
+        if (!all_tokens(e, strlen(e)))
+            return bad(err, "Sec-WebSocket-Protocol is malformed");
         if (strcmp(e, "sandboxd.v1") == 0) {
             h->ws_protocol = true;
         } else if (strncmp(e, "bearer.", 7) == 0) {
@@ -300,15 +278,17 @@ typedef struct header_rule {
 static const header_rule rules[] = {
     {"host", on_host, 0},
     {"accept", on_accept, 0},
+    {"accept-encoding", on_accept_encoding, 0},
     {"connection", on_connection, 0},
     {"authorization", NULL, offsetof(sbx_head, authorization)},
     {"x-api-key", NULL, offsetof(sbx_head, api_key)},
     {"x-request-id", NULL, offsetof(sbx_head, request_id)},
     {"content-length", on_content_length, 0},
     {"content-type", NULL, offsetof(sbx_head, content_type)},
+    {"content-encoding", NULL, offsetof(sbx_head, content_encoding)},
     {"transfer-encoding", on_transfer_encoding, 0},
     {"expect", on_expect, 0},
-    {"if-none-match", NULL, offsetof(sbx_head, if_none_match)},
+    {"if-none-match", on_if_none_match, 0},
     {"idempotency-key", NULL, offsetof(sbx_head, idempotency_key)},
     {"last-event-id", NULL, offsetof(sbx_head, last_event_id)},
     {"x-forwarded-for", on_forwarded, 0},
@@ -378,7 +358,7 @@ int sbx_head_parse(char *text, size_t len, sbx_head *ret, sbx_err *err)
     bool websocket = false, failed = false;
     size_t count = 0;
 
-    *ret = (sbx_head){.accept_json = -1, .accept_sse = -1, .accept_any = -1};
+    *ret = (sbx_head){0};
     if (memchr(text, '\0', len))
         return bad(err, "the request has a NUL");
     while (line < end && *line != '\r') {

@@ -124,25 +124,35 @@ static void answer_options(conn *c, const char *allow)
     conn_flush(c);
 }
 
+static const char *produced(const sbx_route *route)
+{
+    return route->produces ? route->produces : "application/json";
+}
+
 /* @return 0 with the representation chosen, or -1 when none is acceptable. */
-static int negotiate(const sbx_head *h, const sbx_route *route, sbx_accept *ret)
+static int negotiate(const sbx_head *h, const sbx_route *route, sbx_accept *ret, sbx_err *err)
 {
     bool can_sse = route->accepts & SBX_CAN_SSE;
-    int json = h->accept_json >= 0 ? h->accept_json : h->accept_any;
-    int sse = can_sse ? h->accept_sse : -1;
+    sbx_weight plain = sbx_accept_weight(&h->accept, produced(route));
+    sbx_weight sse = {0};
 
     *ret = SBX_ACCEPT_JSON;
     if (h->upgrade_ws && (route->accepts & SBX_CAN_WS)) {
         *ret = SBX_ACCEPT_WS;
         return 0;
     }
-    if (!h->has_accept)
-        return 0;
-    if (sse > 0 && (sse > json || (sse == json && (h->accept_json < 0 || h->sse_first)))) {
+    if (can_sse && h->accept.count)
+        sse = sbx_accept_weight(&h->accept, "text/event-stream");
+    if (sse.q > plain.q || (sse.q && sse.q == plain.q &&
+                            (sse.exactness > plain.exactness ||
+                             (sse.exactness == plain.exactness && sse.place < plain.place)))) {
         *ret = SBX_ACCEPT_SSE;
         return 0;
     }
-    return json > 0 || (route->accepts & SBX_CAN_ANY) ? 0 : -1;
+    if (plain.q || (route->accepts & SBX_CAN_ANY))
+        return 0;
+    return sbx_fail(err, SBX_E_NOT_ACCEPTABLE, "the resource is %s%s; the Accept header takes none",
+                    produced(route), can_sse ? " or text/event-stream" : "");
 }
 
 static int check_body(const sbx_head *h, const sbx_route *route, sbx_err *err)
@@ -150,14 +160,21 @@ static int check_body(const sbx_head *h, const sbx_route *route, sbx_err *err)
     if (!h->chunked && !h->length)
         return 0;
     if (!route->max_body)
-        return sbx_fail(err, SBX_E_TOO_LARGE, "this request takes no body");
+        return sbx_fail(err, SBX_E_INVALID, "this request takes no body");
     if (h->length > route->max_body)
         return sbx_fail(err, SBX_E_TOO_LARGE, "the body is larger than %zu bytes", route->max_body);
+    if (h->content_encoding && strcasecmp(h->content_encoding, "identity") != 0)
+        return sbx_fail(err, SBX_E_MEDIA_TYPE, "the body must be sent without Content-Encoding");
     if (!h->content_type || (route->accepts & SBX_BODY_RAW))
         return 0;
-    size_t n = strcspn(h->content_type, "; \t");
-    if (n != 16 || strncasecmp(h->content_type, "application/json", 16) != 0)
+    switch (sbx_content_type_judge(h->content_type, "application/json")) {
+    case SBX_TYPE_OTHER:
         return sbx_fail(err, SBX_E_MEDIA_TYPE, "the body must be application/json");
+    case SBX_TYPE_CHARSET:
+        return sbx_fail(err, SBX_E_MEDIA_TYPE, "the charset of the body must be utf-8");
+    case SBX_TYPE_OK:
+        break;
+    }
     return 0;
 }
 
@@ -169,6 +186,9 @@ static int check_upgrade(const sbx_head *h, sbx_reply *reply, sbx_err *err)
         return sbx_fail(err, SBX_E_INVALID, "Sec-WebSocket-Version must be 13");
     if (h->chunked || h->length)
         return sbx_fail(err, SBX_E_INVALID, "an upgrade has no body");
+    if (h->ws_offered && !h->ws_protocol)
+        return sbx_fail(err, SBX_E_INVALID,
+                        "Sec-WebSocket-Protocol must offer sandboxd.v1, or be left out");
     if (!h->ws_key || ws_accept_key(h->ws_key, reply->ws_accept))
         return sbx_fail(err, SBX_E_INVALID, "Sec-WebSocket-Key is malformed");
     reply->ws = true;
@@ -188,7 +208,6 @@ static void fill_request(job_box *b, const sbx_head *h, const sbx_match *m, cons
     r->authorization = h->authorization;
     r->api_key = h->api_key ? h->api_key : h->ws_bearer;
     r->content_type = h->content_type;
-    r->if_none_match = h->if_none_match;
     r->idempotency_key = h->idempotency_key;
     r->last_event_id = h->last_event_id;
     r->forwarded = h->forwarded;
@@ -207,10 +226,9 @@ static int admit(conn *c, job_box *b, const sbx_head *h, sbx_match *m, sbx_err *
         return sbx_fail(err, SBX_E_METHOD, "the resource has no such method");
     c->route = m->route;
     fill_request(b, h, m, c);
-    if (negotiate(h, m->route, &r->accept))
-        return sbx_fail(err, SBX_E_NOT_ACCEPTABLE, "the resource is application/json%s",
-                        m->route->accepts & SBX_CAN_SSE ? " or text/event-stream" : "");
-    if (check_body(h, m->route, err) || sbx_query_parse(h->query, r->query, &r->query_count, err))
+    if (negotiate(h, m->route, &r->accept, err) || check_body(h, m->route, err) ||
+        sbx_query_parse(h->query, r->query, &r->query_count, err) ||
+        sbx_query_check(m->route->query, r->query, r->query_count, err))
         return -1;
     c->reply = reply_new(c->http, c, h);
     r->reply = c->reply;

@@ -2,17 +2,6 @@
 #include "sbx/core/json.h"
 #include "sbx/http/head.h"
 
-static int nibble(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 int sbx_percent_decode(char *text, bool plus, sbx_err *err)
 {
     char *out = text;
@@ -23,7 +12,7 @@ int sbx_percent_decode(char *text, bool plus, sbx_err *err)
         } else if (*p != '%') {
             *out++ = *p;
         } else {
-            int hi = nibble(p[1]), lo = hi < 0 ? -1 : nibble(p[2]);
+            int hi = sbx_hex_digit(p[1]), lo = hi < 0 ? -1 : sbx_hex_digit(p[2]);
 
             if (lo < 0)
                 return sbx_fail(err, SBX_E_INVALID, "the request target has a bad escape");
@@ -59,6 +48,30 @@ static int add_param(sbx_param *ret, size_t *count, char *pair, sbx_err *err)
             return sbx_fail_field(err, pair, "the query parameter is given twice");
     ret[*count] = (sbx_param){.name = pair, .value = value};
     ++*count;
+    return 0;
+}
+
+static bool is_known(const char *known, const char *name)
+{
+    size_t len = strlen(name);
+
+    while (known && *known) {
+        size_t n = strcspn(known, ",");
+
+        if (known[n - 1] == '*' ? len >= n && memcmp(known, name, n - 1) == 0
+                                : len == n && memcmp(known, name, n) == 0)
+            return true;
+        known += n + (known[n] == ',');
+    }
+    return false;
+}
+
+int sbx_query_check(const char *known, const sbx_param *params, size_t count, sbx_err *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!is_known(known, params[i].name))
+            return sbx_fail_field(err, params[i].name, "%s: unknown query parameter%s%s",
+                                  params[i].name, known ? "; known are " : "", known ? known : "");
     return 0;
 }
 

@@ -237,6 +237,10 @@ class WebSockets(Shared):
                      base % ("1.1", key + "Sec-WebSocket-Version: 8\r\n"),
                      base % ("1.1", version + "Sec-WebSocket-Key: short\r\n"),
                      base % ("1.1", version + "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j ==\r\n"),
+                     base % ("1.1", version + key + "Sec-WebSocket-Protocol: graphql-ws\r\n"),
+                     base % ("1.1", version + key + "Sec-WebSocket-Protocol: bearer.good\r\n"),
+                     base % ("1.1", version + key + "Sec-WebSocket-Protocol: sandboxd.v1 x\r\n"),
+                     base % ("1.1", version + key + version),
                      base % ("1.1", version + key + key)):
             with self.probe.connect() as c:
                 c.send(text)
@@ -254,6 +258,13 @@ class WebSockets(Shared):
         c.sock.close()
         with self.open("/ws", [("Sec-WebSocket-Protocol", "sandboxd.v1, bearer.bad")]) as c:
             self.problem(c.response(), 401, "unauthorized")
+
+    def test_no_extension_is_negotiated(self):
+        offer = ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+        with self.open("/wsopen", [offer]) as c:
+            status, headers = c.head()
+            self.assertEqual(status, 101)
+            self.assertNotIn("sec-websocket-extensions", headers)
 
     def test_frames_that_come_with_the_handshake_are_not_lost(self):
         with self.probe.connect() as c:

@@ -66,6 +66,10 @@ class Requests(Shared):
             self.problem(self.probe.get("/echo/x" + query), 400, "invalid_request")
         p = self.probe.get("/echo/x?lim=1&lim=2").json()
         self.assertEqual(p["errors"][0]["field"], "lim")
+        for target, field in (("/hello?a=1", "a"), ("/big?bytes=1&byte=2", "byte")):
+            p = self.problem(self.probe.get(target), 400, "invalid_request")
+            self.assertEqual(p["errors"][0]["field"], field)
+            self.assertIn(field, p["detail"])
 
     def test_methods(self):
         p = self.probe
@@ -97,8 +101,14 @@ class Requests(Shared):
                 ("application/*", js, js), ("%s;q=0" % js, 406, 406),
                 ("%s, %s" % (js, sse), js, js), ("%s, %s" % (sse, js), js, sse),
                 ("%s;q=0.5, %s" % (js, sse), js, sse), ("%s;q=0.5, %s" % (sse, js), js, js),
-                ("TEXT/Event-Stream", 406, sse), ("%s, */*" % sse, js, sse)):
-            headers = [("Accept", accept)] if accept else []
+                ("TEXT/Event-Stream", 406, sse), ("%s, */*" % sse, js, sse),
+                ("%s;q=0, */*" % js, 406, sse), ("%s;q=0, application/*" % js, 406, 406),
+                ("application/*;q=0, %s" % js, js, js), ("*/*;q=0", 406, 406),
+                ("application/problem+json", 406, 406), ("text/*", 406, sse),
+                ("text/*, %s" % js, js, js), ("*/*, %s;q=0" % sse, js, js),
+                ("%s;charset=utf-8" % js, js, js), ("*; q=.2, */*; q=.2", js, js),
+                ("%s;q=x" % js, 406, 406), ("", js, js)):
+            headers = [("Accept", accept)] if accept is not None else []
             for target, want in (("/hello", plain), ("/events?ms=1", can)):
                 r = self.probe.get(target, headers=headers)
                 if want == 406:
@@ -111,11 +121,18 @@ class Requests(Shared):
     def test_content_types_of_bodies(self):
         for kind, status in ((None, 200), ("application/json", 200),
                              ("application/json; charset=utf-8", 200), ("Application/JSON", 200),
+                             ("application/json;charset=\"UTF-8\"", 200), ("application/json; profile=x", 200),
+                             ("application/json; charset=latin1", 415),
+                             ("application/json; charset", 415), ("application/json, a/b", 415),
                              ("text/plain", 415), ("application/jsonp", 415), ("", 415),
                              ("application/x-www-form-urlencoded", 415)):
             headers = [("Content-Type", kind)] if kind is not None else []
             with self.probe.connect() as c:
                 self.assertEqual(c.request("POST", "/echo", headers, b"{}").status, status, kind)
+        for coding, status in (("identity", 200), ("gzip", 415), ("br", 415), ("", 415)):
+            with self.probe.connect() as c:
+                r = c.request("POST", "/echo", [("Content-Encoding", coding)], b"{}")
+                self.assertEqual(r.status, status, coding)
         with self.probe.connect() as c:
             r = c.request("POST", "/raw", [("Content-Type", "image/png")], b"\0\1")
             self.assertEqual((r.status, r.body), (200, b"\0\1"))
@@ -358,12 +375,16 @@ class Bodies(Shared):
         with self.probe.connect() as c:
             c.send((self.CHUNKED % "/echo").encode() + b"0\r\n" + b"A: b\r\n" * 1000)
             self.problem(c.response(), 413, "payload_too_large")
-        for target, length in (("/echo", 65537), ("/echo", 12 << 20), ("/hello", 1)):
-            method = "POST" if target == "/echo" else "GET"
+        for method, target, length, status, code in (
+                ("POST", "/echo", 65537, 413, "payload_too_large"),
+                ("POST", "/echo", 12 << 20, 413, "payload_too_large"),
+                ("GET", "/hello", 1, 400, "invalid_request"),
+                ("HEAD", "/hello", 1, 400, "invalid_request")):
             with self.probe.connect() as c:
                 c.send("%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (method, target, length))
-                r = c.response()  # although not a byte of the body was sent
-                self.problem(r, 413, "payload_too_large")
+                r = c.response(method)  # although not a byte of the body was sent
+                self.assertEqual(r.status, status)
+                self.assertTrue(method == "HEAD" or r.json()["code"] == code)
                 self.assertEqual(r.headers["connection"], "close")
 
     def test_a_client_that_sends_a_large_body_anyway_reads_the_answer(self):

@@ -66,14 +66,13 @@ Test(http_head, everything_of_a_request_is_read)
     cr_expect_str_eq(h.authorization, "Bearer k");
     cr_expect_str_eq(h.api_key, "q");
     cr_expect_str_eq(h.content_type, "a/b");
-    cr_expect_str_eq(h.if_none_match, "\"e\"");
+    cr_expect_eq(h.if_none_match.count, 1);
+    cr_expect_str_eq(h.if_none_match.lines[0], "\"e\"");
     cr_expect_str_eq(h.idempotency_key, "i");
     cr_expect_str_eq(h.last_event_id, "7");
     cr_expect_str_eq(h.request_id, "r");
     cr_expect(h.forwarded && !h.upgrade_ws);
-    cr_expect_eq(h.accept_json, 250);
-    cr_expect_eq(h.accept_sse, 500);
-    cr_expect_eq(h.accept_any, 100);
+    cr_expect_eq(h.accept.count, 1);
     free(copy);
 }
 
@@ -119,7 +118,13 @@ Test(http_head, faults_are_refused_and_the_request_id_is_still_known)
                                         "A: b\x01",
                                         "A: b\x7f",
                                         "Authorization: a\r\nAuthorization: a",
-                                        "Sec-WebSocket-Protocol: bearer.a, bearer.b"};
+                                        "Sec-WebSocket-Protocol: bearer.a, bearer.b",
+                                        "Sec-WebSocket-Protocol: a b",
+                                        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13",
+                                        "Expect: 100-continue\r\nExpect: 100-continue",
+                                        "Content-Type: a/b\r\nContent-Type: a/b",
+                                        "Content-Encoding: gzip\r\nContent-Encoding: gzip",
+                                        "X-API-Key: a\r\nX-API-Key: a"};
 
     for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
         sbx_head h;
@@ -211,6 +216,57 @@ Test(http_head, escapes_are_decoded_strictly)
         cr_expect_eq(rc == 0, cases[i].want != NULL, "%s", cases[i].text);
         if (!rc && cases[i].want)
             cr_expect_str_eq(text, cases[i].want);
+    }
+}
+
+Test(http_head, a_list_header_may_stand_on_several_lines_within_a_bound)
+{
+    sbx_buf b = SBX_BUF_INIT(4 * KIB);
+    sbx_head h;
+    sbx_err err;
+    char *copy;
+
+    sbx_buf_adds(&b, "GET / HTTP/1.1\r\nHost: x\r\n");
+    for (size_t i = 0; i < SBX_MAX_LIST_LINES; i++)
+        sbx_buf_adds(&b, "If-None-Match: \"a\"\r\n");
+    size_t full = b.len;
+    sbx_buf_adds(&b, "\r\n");
+    cr_expect_eq(parse(b.data, &h, &err, &copy), 0);
+    cr_expect_eq(h.if_none_match.count, SBX_MAX_LIST_LINES);
+    free(copy);
+    b.len = full;
+    sbx_buf_adds(&b, "If-None-Match: \"a\"\r\n\r\n");
+    cr_expect_eq(parse(b.data, &h, &err, &copy), -1);
+    cr_expect_eq(err.code, SBX_E_INVALID);
+    free(copy);
+    sbx_buf_done(&b);
+}
+
+Test(http_head, query_parameters_must_be_known)
+{
+    static const struct {
+        const char *known, *query;
+        const char *field; /* NULL: accepted */
+    } cases[] = {
+        {NULL, "", NULL},         {NULL, "a=1", "a"},           {"a", "a=1", NULL},
+        {"a,b", "b=1&a=2", NULL}, {"a,b", "b=1&c=2", "c"},      {"ab", "a=1", "a"},
+        {"a", "ab=1", "ab"},      {"a,m.*", "m.x=1&a=2", NULL}, {"a,m.*", "m.=1", "m."},
+        {"a,m.*", "m=1", "m"},    {"m.*,a", "x=1", "x"},        {"*", "x=1&y=2", NULL},
+        {"a", "A=1", "A"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        sbx_param params[SBX_MAX_QUERY_PARAMS];
+        size_t count;
+        sbx_err err = {0};
+        char text[32];
+
+        sbx_copy(text, sizeof(text), cases[i].query);
+        cr_assert_eq(sbx_query_parse(text, params, &count, &err), 0);
+        int rc = sbx_query_check(cases[i].known, params, count, &err);
+        cr_expect_eq(rc == 0, !cases[i].field, "%s", cases[i].query);
+        if (cases[i].field)
+            cr_expect_str_eq(err.field, cases[i].field);
     }
 }
 

@@ -22,7 +22,8 @@ typedef struct sbx_api_route {
     sbx_api_handler handler;
     const char *name, *summary;
     const sbx_json_field *body; /* fields of the request, or NULL */
-    const char *query;          /* names of the query's parameters, or NULL */
+    const char *query;          /* as in sbx_route, and for the document; or NULL */
+    const char *produces;       /* as in sbx_route */
     const char *success;        /* statuses of success: "200" or "201,202" */
     const char *response;       /* schema of the response; see openapi.c */
     const char *failures;       /* statuses of failure besides 400, 401, 403, 500 and 503 */

@@ -63,6 +63,9 @@ bool sbx_copy(char *out, size_t cap, const char *s);
  * @return false, leaving *ret, if it is none or lies outside of min..max. */
 bool sbx_parse_i64(const char *s, int64_t min, int64_t max, int64_t *ret);
 
+/** The value of a hexadecimal digit of either case; -1 if it is none. */
+int sbx_hex_digit(char c);
+
 /** Overwrite memory that held a secret. */
 void sbx_wipe(void *p, size_t len);
 

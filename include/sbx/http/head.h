@@ -7,6 +7,7 @@
 #include "sbx/core/error.h"
 #include "sbx/core/limits.h"
 #include "sbx/http/http.h"
+#include "sbx/http/negotiate.h"
 
 #define SBX_MAX_HEADERS 100
 
@@ -22,17 +23,15 @@ typedef struct sbx_head {
     uint64_t length;
     bool forwarded;
     bool upgrade_ws;  /* Connection: upgrade and Upgrade: websocket */
-    bool ws_protocol; /* sandboxd.v1 was offered as a subprotocol */
+    bool ws_offered;  /* Sec-WebSocket-Protocol was given */
+    bool ws_protocol; /* and names sandboxd.v1 */
     char *ws_key;     /* Sec-WebSocket-Key, or NULL */
     int ws_version;   /* Sec-WebSocket-Version, or 0 */
     char *ws_bearer;  /* the key in a subprotocol "bearer.KEY", or NULL */
     bool has_host;
-    char *authorization, *api_key, *content_type, *if_none_match;
+    char *authorization, *api_key, *content_type, *content_encoding;
     char *idempotency_key, *last_event_id, *request_id;
-    /* From all Accept headers; 0 to 1000, -1: not named */
-    bool has_accept;
-    int accept_json, accept_sse, accept_any;
-    bool sse_first; /* named before JSON */
+    sbx_list accept, accept_encoding, if_none_match;
 } sbx_head;
 
 /** Find the end of a head in what has arrived so far.
@@ -61,5 +60,11 @@ int sbx_percent_decode(char *text, bool plus, sbx_err *err) SBX_MUST_CHECK;
  * @param ret  room for SBX_MAX_QUERY_PARAMS.
  * @return 0, or -1 with INVALID (also a name given twice, an empty name, too many). */
 int sbx_query_parse(char *query, sbx_param *ret, size_t *count, sbx_err *err) SBX_MUST_CHECK;
+
+/** Refuse parameters that a route does not have.
+ * @param known  as in sbx_route.query.
+ * @return 0, or -1 with INVALID for the first that is unknown. */
+int sbx_query_check(const char *known, const sbx_param *params, size_t count,
+                    sbx_err *err) SBX_MUST_CHECK;
 
 #endif

@@ -55,7 +55,6 @@ typedef struct sbx_request {
     char *authorization; /* Authorization header or NULL; wiped when freed */
     char *api_key;       /* X-API-Key header, or a ws subprotocol bearer; or NULL */
     char *content_type;  /* or NULL */
-    char *if_none_match; /* or NULL */
     char *idempotency_key;
     char *last_event_id;
     bool forwarded; /* X-Forwarded-For, Forwarded or X-Real-IP was present */
@@ -77,8 +76,11 @@ typedef struct sbx_route {
     const char *path;   /* "/sandboxes/{id}/logs"; a parameter is one whole segment */
     const char *scope;  /* what the key must allow; NULL: no authentication */
     sbx_lane lane;
-    size_t max_body;  /* bytes; 0: a body is refused */
-    unsigned accepts; /* SBX_CAN_*; 0 means JSON only */
+    size_t max_body;      /* bytes; 0: a body is refused */
+    unsigned accepts;     /* SBX_CAN_*; 0 means one representation */
+    const char *produces; /* media type of its answers, for Accept; NULL: application/json */
+    const char *query;    /* names of its query parameters, "since,limit,metadata.*"; others are
+                             refused; NULL: it has none */
     int64_t deadline_ms;
     sbx_handler handler;
     const char *name;    /* metrics label and operationId, e.g. "sandbox_get" */
@@ -87,7 +89,7 @@ typedef struct sbx_route {
 
 #define SBX_CAN_SSE  1u
 #define SBX_CAN_WS   2u
-#define SBX_CAN_ANY  4u /* answers other types than JSON: the Accept header is not judged */
+#define SBX_CAN_ANY  4u /* the type of the answer is not known before: Accept is not judged */
 #define SBX_BODY_RAW 8u /* the body is bytes: its type is not judged */
 
 typedef struct sbx_http_config {
