@@ -1,86 +1,32 @@
-/* The OpenAPI 3.1 document, made from the table of routes and the tables of fields. Schemas of
- * responses stand here, as they are written by hand in the encoders. */
-#include "handlers.h"
+/* The OpenAPI 3.1 document, made once from the tables: routes, fields of requests, contract. */
+#include "contract.h"
 
+#include "sbx/sandbox/state.h"
 #include <stdio.h>
 
-static const struct {
-    const char *name, *json;
-} schemas[] = {
-    {"Health", "{\"type\":\"object\",\"required\":[\"status\",\"version\"],\"properties\":{"
-               "\"status\":{\"const\":\"ok\"},\"version\":{\"type\":\"string\"}}}"},
-    {"Ready", "{\"type\":\"object\",\"required\":[\"status\",\"store\",\"bus\",\"engine\"],"
-              "\"properties\":{\"status\":{\"enum\":[\"ready\",\"unavailable\"]},"
-              "\"store\":{\"$ref\":\"#/components/schemas/Dependency\"},"
-              "\"bus\":{\"$ref\":\"#/components/schemas/Dependency\"},"
-              "\"engine\":{\"$ref\":\"#/components/schemas/Dependency\"}}}"},
-    {"Dependency", "{\"type\":\"object\",\"required\":[\"status\",\"latencyMs\"],\"properties\":{"
-                   "\"status\":{\"enum\":[\"ok\",\"unavailable\"]},\"latencyMs\":{\"type\":"
-                   "\"number\"},\"code\":{\"type\":\"string\"}}}"},
-    {"Problem",
-     "{\"type\":\"object\",\"required\":[\"type\",\"title\",\"status\",\"detail\",\"code\","
-     "\"requestId\"],\"properties\":{\"type\":{\"type\":\"string\"},\"title\":{\"type\":"
-     "\"string\"},\"status\":{\"type\":\"integer\"},\"detail\":{\"type\":\"string\"},\"code\":{"
-     "\"type\":\"string\"},\"requestId\":{\"type\":\"string\"},\"sandboxId\":{\"type\":"
-     "\"string\"},\"errors\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"required\":["
-     "\"field\",\"message\"],\"properties\":{\"field\":{\"type\":\"string\"},\"message\":{"
-     "\"type\":\"string\"}}}}}}"},
-    {"Sandbox",
-     "{\"type\":\"object\",\"required\":[\"id\",\"state\",\"image\",\"limits\",\"createdAt\"],"
-     "\"properties\":{\"id\":{\"type\":\"string\",\"pattern\":\"^[a-z0-9]{20}$\"},\"name\":{"
-     "\"type\":[\"string\",\"null\"]},\"template\":{\"type\":[\"string\",\"null\"]},\"image\":{"
-     "\"type\":\"string\"},\"state\":{\"enum\":[\"creating\",\"running\",\"pausing\",\"paused\","
-     "\"resuming\",\"stopping\",\"stopped\",\"starting\",\"deleting\",\"deleted\",\"failed\"]},"
-     "\"stateReason\":{\"type\":[\"object\",\"null\"],\"properties\":{\"code\":{\"type\":"
-     "\"string\"},\"message\":{\"type\":\"string\"},\"exitCode\":{\"type\":\"integer\"},"
-     "\"signal\":{\"type\":\"string\"},\"oomKilled\":{\"type\":\"boolean\"}}},"
-     "\"stateChangedAt\":{\"type\":\"string\",\"format\":\"date-time\"},\"limits\":{\"type\":"
-     "\"object\",\"properties\":{\"cpus\":{\"type\":\"number\"},\"memoryMb\":{\"type\":"
-     "\"integer\"},\"pids\":{\"type\":\"integer\"},\"diskMb\":{\"type\":[\"integer\",\"null\"]}}}"
-     ",\"size\":{\"type\":\"string\"},\"network\":{\"type\":\"object\"},\"metadata\":{\"type\":"
-     "\"object\",\"additionalProperties\":{\"type\":\"string\"}},\"envNames\":{\"type\":"
-     "\"array\",\"items\":{\"type\":\"string\"}},\"timeoutSeconds\":{\"type\":\"integer\"},"
-     "\"idleTimeoutSeconds\":{\"type\":\"integer\"},\"onTimeout\":{\"type\":\"string\"},"
-     "\"onIdle\":{\"type\":\"string\"},\"createdAt\":{\"type\":\"string\",\"format\":"
-     "\"date-time\"},\"startedAt\":{\"type\":[\"string\",\"null\"]},\"lastActiveAt\":{\"type\":["
-     "\"string\",\"null\"]},\"expiresAt\":{\"type\":[\"string\",\"null\"]},\"warm\":{\"type\":"
-     "\"boolean\"},\"runtime\":{\"type\":[\"string\",\"null\"]},\"host\":{\"type\":[\"string\","
-     "\"null\"]},\"diskLimit\":{\"enum\":[\"enforced\",\"watched\",\"none\"]}}}"},
-    {"SandboxList",
-     "{\"type\":\"object\",\"required\":[\"items\",\"nextCursor\"],\"properties\":{\"items\":{"
-     "\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Sandbox\"}},\"nextCursor\":{"
-     "\"type\":[\"string\",\"null\"]}}}"},
-    {"ExecResult",
-     "{\"type\":\"object\",\"required\":[\"execId\",\"exitCode\",\"signal\",\"stdout\","
-     "\"stderr\",\"durationMs\",\"timedOut\",\"oomKilled\",\"truncated\"],\"properties\":{"
-     "\"execId\":{\"type\":\"string\"},\"exitCode\":{\"type\":\"integer\"},\"signal\":{\"type\":"
-     "[\"string\",\"null\"]},\"stdout\":{\"type\":\"string\"},\"stderr\":{\"type\":\"string\"},"
-     "\"encoding\":{\"const\":\"base64\"},\"durationMs\":{\"type\":\"integer\"},\"timedOut\":{"
-     "\"type\":\"boolean\"},\"oomKilled\":{\"type\":\"boolean\"},\"truncated\":{\"type\":"
-     "\"boolean\"}}}"},
-    {"LogEntry",
-     "{\"type\":\"object\",\"required\":[\"seq\",\"ts\",\"stream\",\"source\",\"execId\","
-     "\"data\"],\"properties\":{\"seq\":{\"type\":\"integer\"},\"ts\":{\"type\":\"string\","
-     "\"format\":\"date-time\"},\"stream\":{\"enum\":[\"stdout\",\"stderr\",\"system\"]},"
-     "\"source\":{\"enum\":[\"main\",\"exec\",\"run\",\"system\"]},\"execId\":{\"type\":["
-     "\"string\",\"null\"]},\"data\":{\"type\":\"string\"},\"encoding\":{\"const\":\"base64\"}}}"},
-    {"LogPage",
-     "{\"type\":\"object\",\"required\":[\"items\",\"nextCursor\"],\"properties\":{\"items\":{"
-     "\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/LogEntry\"}},\"nextCursor\":{"
-     "\"type\":[\"string\",\"null\"]}}}"},
-};
+/* --- fields of requests --- */
 
 static void field_schema(sbx_jw *w, const sbx_json_field *f);
 
 static void object_schema(sbx_jw *w, const sbx_json_field *fields)
 {
+    bool some = false;
+
     sbx_jw_str(w, "type", "object");
     sbx_jw_bool(w, "additionalProperties", false);
     sbx_jw_obj(w, "properties");
-    for (const sbx_json_field *f = fields; f->name; f++)
-        if (f->type != SBX_JF_REFUSED)
-            field_schema(w, f);
+    for (const sbx_json_field *f = fields; f->name; f++) {
+        some |= f->required;
+        if (f->type == SBX_JF_REFUSED)
+            continue;
+        sbx_jw_obj(w, f->name);
+        field_schema(w, f);
+        sbx_jw_str(w, "description", f->doc);
+        sbx_jw_obj_end(w);
+    }
     sbx_jw_obj_end(w);
+    if (!some)
+        return;
     sbx_jw_arr(w, "required");
     for (const sbx_json_field *f = fields; f->name; f++)
         if (f->required)
@@ -88,9 +34,9 @@ static void object_schema(sbx_jw *w, const sbx_json_field *fields)
     sbx_jw_arr_end(w);
 }
 
-static void typed(sbx_jw *w, const sbx_json_field *f, const char *type)
+static void typed(sbx_jw *w, const char *type, bool nullable)
 {
-    if (!f->nullable) {
+    if (!nullable) {
         sbx_jw_str(w, "type", type);
         return;
     }
@@ -100,14 +46,21 @@ static void typed(sbx_jw *w, const sbx_json_field *f, const char *type)
     sbx_jw_arr_end(w);
 }
 
+static void bounds(sbx_jw *w, const char *least, int64_t min, const char *most, int64_t max)
+{
+    if (min)
+        sbx_jw_int(w, least, min);
+    if (max && max != INT64_MAX)
+        sbx_jw_int(w, most, max);
+}
+
 static void strings_schema(sbx_jw *w, const sbx_json_field *f)
 {
-    sbx_jw_str(w, "type", "array");
-    sbx_jw_int(w, "minItems", f->min);
-    sbx_jw_int(w, "maxItems", f->max);
+    typed(w, "array", f->nullable);
+    bounds(w, "minItems", f->min, "maxItems", f->max);
     sbx_jw_obj(w, "items");
     sbx_jw_str(w, "type", "string");
-    sbx_jw_int(w, "maxLength", f->max_each);
+    bounds(w, NULL, 0, "maxLength", f->max_each);
     sbx_jw_obj_end(w);
 }
 
@@ -115,12 +68,11 @@ static void command_schema(sbx_jw *w, const sbx_json_field *f)
 {
     sbx_jw_arr(w, "oneOf");
     sbx_jw_obj(w, NULL);
-    sbx_jw_str(w, "type", "string");
-    sbx_jw_int(w, "minLength", 1);
-    sbx_jw_int(w, "maxLength", f->max_each);
+    typed(w, "string", f->nullable);
+    bounds(w, "minLength", 1, "maxLength", f->max_each);
     sbx_jw_obj_end(w);
     sbx_jw_obj(w, NULL);
-    strings_schema(w, f);
+    strings_schema(w, &(sbx_json_field){.min = f->min, .max = f->max, .max_each = f->max_each});
     sbx_jw_obj_end(w);
     sbx_jw_arr_end(w);
 }
@@ -129,7 +81,7 @@ static void number_schema(sbx_jw *w, const sbx_json_field *f)
 {
     bool milli = f->type == SBX_JF_MILLI;
 
-    typed(w, f, milli ? "number" : "integer");
+    typed(w, milli ? "number" : "integer", f->nullable);
     if (milli) {
         sbx_jw_milli(w, "minimum", f->min);
         sbx_jw_milli(w, "maximum", f->max);
@@ -141,15 +93,36 @@ static void number_schema(sbx_jw *w, const sbx_json_field *f)
         sbx_jw_int(w, "default", f->dflt);
 }
 
+static void enum_schema(sbx_jw *w, const sbx_json_field *f)
+{
+    sbx_jw_arr(w, "enum");
+    for (size_t i = 0; f->values[i]; i++)
+        sbx_jw_str(w, NULL, f->values[i]);
+    if (f->nullable)
+        sbx_jw_null(w, NULL);
+    sbx_jw_arr_end(w);
+    if (f->dflt_text)
+        sbx_jw_str(w, "default", f->dflt_text);
+}
+
+static void pairs_schema(sbx_jw *w, const sbx_json_field *f)
+{
+    typed(w, "object", f->nullable);
+    bounds(w, NULL, 0, "maxProperties", f->max);
+    sbx_jw_obj(w, "additionalProperties");
+    sbx_jw_str(w, "type", "string");
+    bounds(w, NULL, 0, "maxLength", f->max_each);
+    sbx_jw_obj_end(w);
+}
+
 static void field_schema(sbx_jw *w, const sbx_json_field *f)
 {
-    sbx_jw_obj(w, f->name);
-    sbx_jw_str(w, "description", f->doc);
     switch (f->type) {
     case SBX_JF_STR:
-        typed(w, f, "string");
-        sbx_jw_int(w, "minLength", f->min);
-        sbx_jw_int(w, "maxLength", f->max);
+        typed(w, "string", f->nullable);
+        bounds(w, "minLength", f->min, "maxLength", f->max);
+        if (f->dflt_text)
+            sbx_jw_str(w, "default", f->dflt_text);
         break;
     case SBX_JF_BOOL:
         sbx_jw_str(w, "type", "boolean");
@@ -160,10 +133,7 @@ static void field_schema(sbx_jw *w, const sbx_json_field *f)
         number_schema(w, f);
         break;
     case SBX_JF_ENUM:
-        sbx_jw_arr(w, "enum");
-        for (size_t i = 0; f->values[i]; i++)
-            sbx_jw_str(w, NULL, f->values[i]);
-        sbx_jw_arr_end(w);
+        enum_schema(w, f);
         break;
     case SBX_JF_STRS:
         strings_schema(w, f);
@@ -172,9 +142,7 @@ static void field_schema(sbx_jw *w, const sbx_json_field *f)
         command_schema(w, f);
         break;
     case SBX_JF_PAIRS:
-        sbx_jw_str(w, "type", "object");
-        sbx_jw_int(w, "maxProperties", f->max);
-        sbx_jw_raw(w, "additionalProperties", "{\"type\":\"string\"}");
+        pairs_schema(w, f);
         break;
     case SBX_JF_OBJ:
         object_schema(w, f->sub);
@@ -182,100 +150,483 @@ static void field_schema(sbx_jw *w, const sbx_json_field *f)
     case SBX_JF_REFUSED:
         break;
     }
+}
+
+/* --- fields of answers, and parameters --- */
+
+static void ref(sbx_jw *w, const char *name, const char *where, const char *of, size_t len)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "#/components/%s/%.*s", where, (int)len, of);
+    if (name)
+        sbx_jw_obj(w, name);
+    sbx_jw_str(w, "$ref", text);
+    if (name)
+        sbx_jw_obj_end(w);
+}
+
+static void list_enum(sbx_jw *w, const char *list)
+{
+    const char *item;
+    size_t len;
+
+    sbx_jw_arr(w, "enum");
+    while (api_list_next(&list, &item, &len))
+        sbx_jw_strn(w, NULL, item, len);
+    sbx_jw_arr_end(w);
+}
+
+/* @param status  only the codes with it; 0: all. */
+static void codes_enum(sbx_jw *w, int status)
+{
+    sbx_jw_arr(w, "enum");
+    for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++)
+        if (status ? sbx_code_status((sbx_code)c) == status : c != SBX_E_CANCELLED)
+            sbx_jw_str(w, NULL, sbx_code_wire((sbx_code)c));
+    sbx_jw_arr_end(w);
+}
+
+static void states_enum(sbx_jw *w)
+{
+    sbx_jw_arr(w, "enum");
+    for (int s = 0; s < SBX_S_COUNT; s++)
+        sbx_jw_str(w, NULL, sbx_state_wire((sbx_state)s));
+    sbx_jw_arr_end(w);
+}
+
+static void like_request(sbx_jw *w, const api_field *f)
+{
+    const sbx_json_field *source = api_request_field(f->of);
+
+    if (!source)
+        return;
+    sbx_json_field plain = *source;
+    plain.dflt = 0;
+    plain.dflt_text = NULL;
+    plain.nullable = f->flags & NULLABLE;
+    field_schema(w, &plain);
+}
+
+static void reference(sbx_jw *w, const api_field *f)
+{
+    if (!(f->flags & NULLABLE)) {
+        ref(w, NULL, "schemas", f->of, strlen(f->of));
+        return;
+    }
+    sbx_jw_arr(w, "anyOf");
+    sbx_jw_obj(w, NULL);
+    ref(w, NULL, "schemas", f->of, strlen(f->of));
+    sbx_jw_obj_end(w);
+    sbx_jw_raw(w, NULL, "{\"type\":\"null\"}");
+    sbx_jw_arr_end(w);
+}
+
+static void text_schema(sbx_jw *w, const api_field *f)
+{
+    typed(w, "string", f->flags & NULLABLE);
+    if (f->type == T_TIME)
+        sbx_jw_str(w, "format", "date-time");
+    else if (f->type == T_ID)
+        sbx_jw_str(w, "pattern", "^[a-z0-9]{20}$");
+    else
+        bounds(w, "minLength", f->min, "maxLength", f->max);
+}
+
+static void number_bounds(sbx_jw *w, const api_field *f)
+{
+    typed(w, f->type == T_NUM ? "number" : "integer", f->flags & NULLABLE);
+    if (!f->min && !f->max)
+        return;
+    sbx_jw_int(w, "minimum", f->min);
+    if (f->max != INT64_MAX)
+        sbx_jw_int(w, "maximum", f->max);
+}
+
+static void value_schema(sbx_jw *w, const api_field *f)
+{
+    switch (f->type) {
+    case T_STR:
+    case T_TIME:
+    case T_ID:
+        text_schema(w, f);
+        break;
+    case T_INT:
+    case T_NUM:
+        number_bounds(w, f);
+        break;
+    case T_BOOL:
+        typed(w, "boolean", f->flags & NULLABLE);
+        break;
+    case T_STATE:
+        states_enum(w);
+        break;
+    case T_CODE:
+        codes_enum(w, 0);
+        break;
+    case T_ENUM:
+        list_enum(w, f->of);
+        break;
+    case T_CONST:
+        sbx_jw_str(w, "const", f->of);
+        break;
+    case T_REF:
+        reference(w, f);
+        break;
+    case T_LIST:
+        sbx_jw_str(w, "type", "array");
+        ref(w, "items", "schemas", f->of, strlen(f->of));
+        break;
+    case T_STRS:
+        sbx_jw_str(w, "type", "array");
+        sbx_jw_raw(w, "items", "{\"type\":\"string\"}");
+        break;
+    case T_MAP:
+        sbx_jw_str(w, "type", "object");
+        sbx_jw_raw(w, "additionalProperties", "{\"type\":\"string\"}");
+        break;
+    case T_REQUEST:
+        like_request(w, f);
+        break;
+    }
+    if (f->dflt)
+        sbx_jw_raw(w, "default", f->dflt);
+}
+
+static void answer_schema(sbx_jw *w, const api_schema *s)
+{
+    sbx_jw_obj(w, s->name);
+    sbx_jw_str(w, "type", "object");
+    sbx_jw_str(w, "description", s->doc);
+    sbx_jw_bool(w, "additionalProperties", false);
+    sbx_jw_obj(w, "properties");
+    for (const api_field *f = s->fields; f->name; f++) {
+        sbx_jw_obj(w, f->name);
+        value_schema(w, f);
+        sbx_jw_str(w, "description", f->doc);
+        if (f->example) {
+            sbx_jw_arr(w, "examples");
+            sbx_jw_raw(w, NULL, f->example);
+            sbx_jw_arr_end(w);
+        }
+        sbx_jw_obj_end(w);
+    }
+    sbx_jw_obj_end(w);
+    sbx_jw_arr(w, "required");
+    for (const api_field *f = s->fields; f->name; f++)
+        if (!(f->flags & OPTIONAL))
+            sbx_jw_str(w, NULL, f->name);
+    sbx_jw_arr_end(w);
     sbx_jw_obj_end(w);
 }
 
-static void parameter(sbx_jw *w, const char *name, size_t len, const char *in)
+/* --- operations --- */
+
+static void parameter(sbx_jw *w, const api_field *f, const char *in)
 {
-    sbx_jw_obj(w, NULL);
-    sbx_jw_strn(w, "name", name, len);
+    sbx_jw_str(w, "name", f->name);
     sbx_jw_str(w, "in", in);
     sbx_jw_bool(w, "required", strcmp(in, "path") == 0);
-    sbx_jw_raw(w, "schema", "{\"type\":\"string\"}");
+    sbx_jw_str(w, "description", f->doc);
+    sbx_jw_obj(w, "schema");
+    value_schema(w, f);
+    sbx_jw_obj_end(w);
+    if (f->example)
+        sbx_jw_raw(w, "example", f->example);
+}
+
+static void named_parameter(sbx_jw *w, const sbx_api_route *route, const char *name, size_t len,
+                            const char *in)
+{
+    const api_field *f = api_param_find(route, name, len);
+
+    if (!f)
+        return;
+    sbx_jw_obj(w, NULL);
+    parameter(w, f, in);
     sbx_jw_obj_end(w);
 }
 
 static void parameters(sbx_jw *w, const sbx_api_route *route)
 {
+    const char *list = route->query, *item;
+    size_t len;
+
     sbx_jw_arr(w, "parameters");
     for (const char *p = route->path; (p = strchr(p, '{')); p++)
-        parameter(w, p + 1, strcspn(p + 1, "}"), "path");
-    for (const char *q = route->query; q && *q; q += strcspn(q, ",") + (strchr(q, ',') != NULL))
-        parameter(w, q, strcspn(q, ","), "query");
+        named_parameter(w, route, p + 1, strcspn(p + 1, "}"), "path");
+    while (api_list_next(&list, &item, &len))
+        named_parameter(w, route, item, len, "query");
+    for (const api_field *h = api_headers; h->name; h++) {
+        if (!api_header_of(route, h))
+            continue;
+        sbx_jw_obj(w, NULL);
+        ref(w, NULL, "parameters", h->name, strlen(h->name));
+        sbx_jw_obj_end(w);
+    }
     sbx_jw_arr_end(w);
 }
 
-static void success_content(sbx_jw *w, const sbx_api_route *route)
+static void request_body(sbx_jw *w, const sbx_api_route *route)
 {
-    char ref[96];
-
-    if (!route->response)
+    if (!route->body)
         return;
+    sbx_jw_obj(w, "requestBody");
+    sbx_jw_int(w, "x-maxBytes", (int64_t)route->max_body);
     sbx_jw_obj(w, "content");
-    if (strcmp(route->response, "text") == 0) {
-        sbx_jw_raw(w, "text/plain", "{\"schema\":{\"type\":\"string\"}}");
-    } else if (strcmp(route->response, "object") == 0) {
-        sbx_jw_raw(w, "application/json", "{\"schema\":{\"type\":\"object\"}}");
-    } else {
-        snprintf(ref, sizeof(ref), "{\"schema\":{\"$ref\":\"#/components/schemas/%s\"}}",
-                 route->response);
-        sbx_jw_raw(w, "application/json", ref);
-    }
-    if (route->accepts & SBX_CAN_SSE)
-        sbx_jw_raw(w, "text/event-stream", "{\"schema\":{\"type\":\"string\"}}");
+    sbx_jw_obj(w, "application/json");
+    sbx_jw_obj(w, "schema");
+    object_schema(w, route->body);
+    sbx_jw_obj_end(w);
+    sbx_jw_raw(w, "example", route->example ? route->example : "{}");
+    sbx_jw_obj_end(w);
+    sbx_jw_obj_end(w);
     sbx_jw_obj_end(w);
 }
 
-static void statuses(sbx_jw *w, const char *list, const sbx_api_route *success)
+/* The messages of a stream: "LogEntry,gap:Gap" is schemas, some with the name of their event. */
+static void messages(sbx_jw *w, const char *name, const char *list)
 {
-    for (const char *s = list; s && *s; s += strcspn(s, ",") + (strchr(s, ',') != NULL)) {
-        char name[4];
+    const char *item;
+    size_t len;
 
-        snprintf(name, sizeof(name), "%.3s", s);
-        sbx_jw_obj(w, name);
-        sbx_jw_str(w, "description", success ? "success" : "problem");
-        if (success)
-            success_content(w, success);
-        else
-            sbx_jw_raw(w, "content",
-                       "{\"application/problem+json\":{\"schema\":{\"$ref\":\"#/components/"
-                       "schemas/Problem\"}}}");
+    sbx_jw_arr(w, name);
+    while (api_list_next(&list, &item, &len)) {
+        const char *colon = memchr(item, ':', len);
+        const char *schema = colon ? colon + 1 : item;
+
+        sbx_jw_obj(w, NULL);
+        if (colon)
+            sbx_jw_strn(w, "event", item, (size_t)(colon - item));
+        ref(w, "data", "schemas", schema, len - (size_t)(schema - item));
         sbx_jw_obj_end(w);
     }
+    sbx_jw_arr_end(w);
+}
+
+static void plain_content(sbx_jw *w, const sbx_api_route *route)
+{
+    const char *of = route->response;
+
+    sbx_jw_obj(w, route->produces ? route->produces : "application/json");
+    if (strcmp(of, "text") == 0)
+        sbx_jw_raw(w, "schema", "{\"type\":\"string\"}");
+    else if (strcmp(of, "object") == 0)
+        sbx_jw_raw(w, "schema", "{\"type\":\"object\"}");
+    else
+        ref(w, "schema", "schemas", of, strlen(of));
+    sbx_jw_obj_end(w);
+}
+
+static void success_content(sbx_jw *w, const sbx_api_route *route, int status)
+{
+    if (route->response)
+        plain_content(w, route);
+    if (route->sse && status == 200) {
+        sbx_jw_obj(w, "text/event-stream");
+        sbx_jw_raw(w, "schema", "{\"type\":\"string\"}");
+        messages(w, "x-events", route->sse);
+        sbx_jw_obj_end(w);
+    }
+}
+
+static void headers(sbx_jw *w, const char *const *names)
+{
+    sbx_jw_obj(w, "headers");
+    for (; *names; names++)
+        ref(w, *names, "headers", *names, strlen(*names));
+    sbx_jw_obj_end(w);
+}
+
+static const char *success_words(int status)
+{
+    switch (status) {
+    case 201:
+        return "Made";
+    case 202:
+        return "Begun; it goes on behind this answer";
+    case 204:
+        return "Done; there is nothing to say";
+    case 503:
+        return "Not now";
+    default:
+        return "Done";
+    }
+}
+
+static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, bool fails_too)
+{
+    static const char *const plain[] = {"X-Request-Id", NULL};
+    static const char *const made[] = {"X-Request-Id", "Location", NULL};
+    static const char *const busy[] = {"X-Request-Id", "Retry-After", NULL};
+    int status = api_status(digits);
+    bool location = (status == 201 || status == 202) && strcmp(route->method, "POST") == 0;
+
+    sbx_jw_str(w, "description", success_words(status));
+    headers(w, location ? made : status == 503 ? busy : plain);
+    if (status == 204)
+        return;
+    sbx_jw_obj(w, "content");
+    success_content(w, route, status);
+    if (fails_too)
+        sbx_jw_raw(w, "application/problem+json",
+                   "{\"schema\":{\"$ref\":\"#/components/schemas/Problem\"}}");
+    sbx_jw_obj_end(w);
+}
+
+static void responses(sbx_jw *w, const sbx_api_route *route)
+{
+    int failures[API_MAX_STATUSES];
+    size_t count = api_failures(route, failures), len;
+    const char *list = route->success, *item;
+    char name[16];
+
+    sbx_jw_obj(w, "responses");
+    if (route->ws) {
+        sbx_jw_obj(w, "101");
+        sbx_jw_str(w, "description",
+                   "The WebSocket is open: text frames, of which each is one JSON message.");
+        messages(w, "x-frames", route->ws);
+        sbx_jw_obj_end(w);
+    }
+    while (api_list_next(&list, &item, &len)) {
+        bool fails_too = false;
+
+        for (size_t i = 0; i < count; i++)
+            fails_too |= failures[i] == api_status(item);
+        sbx_jw_obj(w, (snprintf(name, sizeof(name), "%.3s", item), name));
+        success(w, route, item, fails_too);
+        sbx_jw_obj_end(w);
+    }
+    for (size_t i = 0; i < count; i++) {
+        snprintf(name, sizeof(name), "%d", failures[i]);
+        if (api_list_has(route->success, name))
+            continue;
+        sbx_jw_obj(w, name);
+        ref(w, NULL, "responses", name, 3);
+        sbx_jw_obj_end(w);
+    }
+    sbx_jw_obj_end(w);
+}
+
+static void security(sbx_jw *w, const sbx_api_route *route)
+{
+    if (strcmp(route->name, "metrics") == 0)
+        sbx_jw_raw(w, "security", "[{},{\"metricsToken\":[]}]");
+    else
+        sbx_jw_raw(w, "security", route->scope ? "[{\"bearer\":[]},{\"apiKey\":[]}]" : "[]");
+    if (route->scope)
+        sbx_jw_str(w, "x-scope", route->scope);
 }
 
 static void operation(sbx_jw *w, const sbx_api_route *route)
 {
-    char method[8];
-    int i = 0;
+    char method[8] = "";
 
-    for (; route->method[i] && i < 7; i++)
+    for (size_t i = 0; route->method[i] && i < sizeof(method) - 1; i++)
         method[i] = (char)(route->method[i] | 0x20);
-    method[i] = '\0';
     sbx_jw_obj(w, method);
     sbx_jw_str(w, "operationId", route->name);
     sbx_jw_str(w, "summary", route->summary);
-    sbx_jw_raw(w, "security", route->scope ? "[{\"bearer\":[]},{\"apiKey\":[]}]" : "[]");
-    if (route->scope)
-        sbx_jw_str(w, "x-scope", route->scope);
+    if (route->doc)
+        sbx_jw_str(w, "description", route->doc);
+    sbx_jw_arr(w, "tags");
+    sbx_jw_str(w, NULL, route->tag);
+    sbx_jw_arr_end(w);
+    security(w, route);
     parameters(w, route);
-    if (route->body) {
-        sbx_jw_obj(w, "requestBody");
-        sbx_jw_obj(w, "content");
-        sbx_jw_obj(w, "application/json");
-        sbx_jw_obj(w, "schema");
-        object_schema(w, route->body);
+    request_body(w, route);
+    responses(w, route);
+    sbx_jw_obj_end(w);
+}
+
+static void paths(sbx_jw *w)
+{
+    sbx_jw_obj(w, "paths");
+    for (size_t i = 0; i < sbx_api_route_count; i++) {
+        const char *path = sbx_api_routes[i].path;
+
+        if (i == 0 || strcmp(path, sbx_api_routes[i - 1].path) != 0)
+            sbx_jw_obj(w, path);
+        operation(w, &sbx_api_routes[i]);
+        if (i + 1 == sbx_api_route_count || strcmp(path, sbx_api_routes[i + 1].path) != 0)
+            sbx_jw_obj_end(w);
+    }
+    sbx_jw_obj_end(w);
+}
+
+/* --- components --- */
+
+static void problem_response(sbx_jw *w, int status)
+{
+    static const char *const plain[] = {"X-Request-Id", NULL};
+    static const char *const again[] = {"X-Request-Id", "Retry-After", NULL};
+    static const char *const methods[] = {"X-Request-Id", "Allow", NULL};
+    static const char *const who[] = {"X-Request-Id", "WWW-Authenticate", NULL};
+    char name[16];
+
+    snprintf(name, sizeof(name), "%d", status);
+    sbx_jw_obj(w, name);
+    for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++)
+        if (sbx_code_status((sbx_code)c) == status) {
+            sbx_jw_str(w, "description", sbx_code_title((sbx_code)c));
+            break;
+        }
+    headers(w, status == 429 || status == 503 ? again
+               : status == 405                ? methods
+               : status == 401                ? who
+                                              : plain);
+    sbx_jw_obj(w, "content");
+    sbx_jw_obj(w, "application/problem+json");
+    sbx_jw_obj(w, "schema");
+    ref(w, NULL, "schemas", "Problem", 7);
+    sbx_jw_obj(w, "properties");
+    sbx_jw_obj(w, "status");
+    sbx_jw_int(w, "const", status);
+    sbx_jw_obj_end(w);
+    sbx_jw_obj(w, "code");
+    codes_enum(w, status);
+    for (int depth = 0; depth < 6; depth++)
         sbx_jw_obj_end(w);
-        sbx_jw_obj_end(w);
-        sbx_jw_obj_end(w);
+}
+
+static void components(sbx_jw *w)
+{
+    int last = 0;
+
+    sbx_jw_obj(w, "components");
+    sbx_jw_raw(w, "securitySchemes",
+               "{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\",\"description\":\"An API "
+               "key\"},\"apiKey\":{\"type\":\"apiKey\",\"in\":\"header\",\"name\":\"X-API-Key\"},"
+               "\"metricsToken\":{\"type\":\"http\",\"scheme\":\"bearer\",\"description\":\"The "
+               "operator's token for metrics\"}}");
+    sbx_jw_raw(w, "headers",
+               "{\"X-Request-Id\":{\"required\":true,\"description\":\"Names the request\","
+               "\"schema\":{\"type\":\"string\"}},\"Location\":{\"required\":true,\"description\":"
+               "\"The path of what was made\",\"schema\":{\"type\":\"string\"}},\"Retry-After\":{"
+               "\"required\":true,\"description\":\"Seconds to wait\",\"schema\":{\"type\":"
+               "\"integer\",\"minimum\":1}},\"Allow\":{\"required\":true,\"description\":\"The "
+               "methods there are\",\"schema\":{\"type\":\"string\"}},\"WWW-Authenticate\":{"
+               "\"required\":true,\"schema\":{\"type\":\"string\"}}}");
+    sbx_jw_obj(w, "parameters");
+    for (const api_field *h = api_headers; h->name; h++) {
+        sbx_jw_obj(w, h->name);
+        parameter(w, h, "header");
         sbx_jw_obj_end(w);
     }
+    sbx_jw_obj_end(w);
     sbx_jw_obj(w, "responses");
-    statuses(w, route->success, route);
-    statuses(w, route->scope ? "400,401,403,500" : "400,500", NULL);
-    if (!strstr(route->success, "503"))
-        statuses(w, "503", NULL);
-    statuses(w, route->failures, NULL);
+    for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++) {
+        int status = sbx_code_status((sbx_code)c);
+
+        if (status != last && c != SBX_E_CANCELLED)
+            problem_response(w, status);
+        last = status;
+    }
+    sbx_jw_obj_end(w);
+    sbx_jw_obj(w, "schemas");
+    for (size_t i = 0; i < api_schema_count; i++)
+        answer_schema(w, &api_schemas[i]);
     sbx_jw_obj_end(w);
     sbx_jw_obj_end(w);
 }
@@ -290,25 +641,7 @@ void sbx_api_openapi(sbx_buf *out)
     sbx_jw_str(&w, "title", "sandboxd");
     sbx_jw_str(&w, "version", SBX_VERSION);
     sbx_jw_obj_end(&w);
-    sbx_jw_obj(&w, "paths");
-    for (size_t i = 0; i < sbx_api_route_count; i++) {
-        const char *path = sbx_api_routes[i].path;
-
-        if (i == 0 || strcmp(path, sbx_api_routes[i - 1].path) != 0)
-            sbx_jw_obj(&w, path);
-        operation(&w, &sbx_api_routes[i]);
-        if (i + 1 == sbx_api_route_count || strcmp(path, sbx_api_routes[i + 1].path) != 0)
-            sbx_jw_obj_end(&w);
-    }
-    sbx_jw_obj_end(&w);
-    sbx_jw_obj(&w, "components");
-    sbx_jw_raw(&w, "securitySchemes",
-               "{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\"},\"apiKey\":{\"type\":"
-               "\"apiKey\",\"in\":\"header\",\"name\":\"X-API-Key\"}}");
-    sbx_jw_obj(&w, "schemas");
-    for (size_t i = 0; i < ARRAY_LEN(schemas); i++)
-        sbx_jw_raw(&w, schemas[i].name, schemas[i].json);
-    sbx_jw_obj_end(&w);
-    sbx_jw_obj_end(&w);
+    paths(&w);
+    components(&w);
     sbx_jw_obj_end(&w);
 }

@@ -8,33 +8,53 @@
 
 const sbx_api_route sbx_api_routes[] = {
     {"GET", "/health", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_health, "health",
-     "Is the process running?", .success = "200", .response = "Health"},
+     "Is the process running?", .tag = "Service", .success = "200", .response = "Health"},
     {"GET", "/metrics", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_metrics, "metrics",
-     "Prometheus metrics", .produces = "text/plain", .success = "200", .response = "text",
-     .failures = "403"},
+     "Prometheus metrics", .produces = "text/plain", .tag = "Service", .success = "200",
+     .response = "text", .failures = "403",
+     .doc = "Needs the token of the option --metrics-token. Without one they are served while the "
+            "server listens on loopback alone, and not to forwarded requests."},
     {"GET", "/openapi.json", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_openapi, "openapi",
-     "This document", .success = "200", .response = "object"},
+     "This document", .tag = "Service", .success = "200", .response = "object"},
     {"GET", "/ready", NULL, SBX_LANE_SLOW, 0, 0, QUICK_MS, api_ready, "ready",
-     "Are the store, the bus and the engine usable?", .success = "200,503", .response = "Ready"},
+     "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
+     .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
     {"GET", "/sandboxes", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_list,
-     "sandbox_list", "List sandboxes, newest first",
+     "sandbox_list", "List sandboxes, newest first", .tag = "Sandboxes",
      .query = "state,template,name,metadata.*,limit,cursor", .success = "200",
-     .response = "SandboxList"},
+     .response = "SandboxList",
+     .doc = "Filters add up. Deleted sandboxes are listed by `state=deleted` only, for a day."},
     {"POST", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
-     api_sandbox_create, "sandbox_create", "Create a sandbox", sbx_spec_fields,
-     .success = "201,202", .response = "Sandbox", .failures = "409,413,415,502,504"},
+     api_sandbox_create, "sandbox_create", "Create a sandbox", sbx_spec_fields, .tag = "Sandboxes",
+     .success = "201,202", .response = "Sandbox", .failures = "409,502",
+     .doc = "201 when it can run commands. With `\"wait\": false` 202 at once; then read the "
+            "sandbox, or watch its log stream, until its state is `running` or `failed`. A create "
+            "that fails answers a problem with `sandboxId`: the record stays and says why.",
+     .example = "{\"template\":\"python\",\"timeoutSeconds\":600}"},
     {"DELETE", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, 120000, api_sandbox_delete,
-     "sandbox_delete", "Delete a sandbox", .success = "204", .failures = "404,409,502,504"},
+     "sandbox_delete", "Delete a sandbox", .tag = "Sandboxes", .success = "204",
+     .failures = "409,502",
+     .doc = "From any state, also while it is created. Success again when it is deleted already, "
+            "for a day; then 404."},
     {"GET", "/sandboxes/{id}", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_get,
-     "sandbox_get", "Read a sandbox", .success = "200", .response = "Sandbox", .failures = "404"},
+     "sandbox_get", "Read a sandbox", .tag = "Sandboxes", .success = "200", .response = "Sandbox",
+     .doc = "Reading is no use: it neither resumes a sandbox nor keeps it from idling. A deleted "
+            "one can be read for a day."},
     {"POST", "/sandboxes/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
      QUICK_MS, api_exec, "exec", "Run a command, and wait for it or stream its output",
-     sbx_exec_fields, .success = "200", .response = "ExecResult",
-     .failures = "404,409,410,413,415,502"},
+     sbx_exec_fields, .tag = "Commands", .success = "200", .response = "ExecResult",
+     .sse = "ExecStart,ExecOutput,ExecExit,ExecError", .failures = "409,410,502",
+     .doc = "A command that fails is a success of this request: look at `exitCode`. With `Accept: "
+            "text/event-stream` output comes while it is written; the events are numbered from 1.",
+     .example = "{\"command\":\"echo hello\"}"},
     {"GET", "/sandboxes/{id}/logs", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
-     QUICK_MS, api_logs, "logs", "Log lines: a page, or a live stream",
+     QUICK_MS, api_logs, "logs", "Log lines: a page, or a live stream", .tag = "Logs",
      .query = "tail,since,until,source,limit,cursor", .success = "200", .response = "LogPage",
-     .failures = "404,410"},
+     .sse = "LogEntry,gap:Gap,state:Sandbox,end:End",
+     .ws = "LogsFrame,GapFrame,StateFrame,EndFrame", .failures = "410",
+     .doc = "A page by default; a live stream as server-sent events or as a WebSocket. The number "
+            "of an entry is the id of its event: reconnect with it and nothing is missed or "
+            "twice."},
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 

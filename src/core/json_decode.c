@@ -185,6 +185,8 @@ static void set_defaults(const sbx_json_field *fields, void *out)
             *(int64_t *)slot(f, out) = f->dflt;
         else if (f->type == SBX_JF_BOOL)
             *(bool *)slot(f, out) = f->dflt != 0;
+        else if (f->type == SBX_JF_ENUM)
+            *(const char **)slot(f, out) = f->dflt_text;
         else if (f->type == SBX_JF_OBJ)
             set_defaults(f->sub, slot(f, out));
     }

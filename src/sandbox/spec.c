@@ -35,14 +35,15 @@ static const sbx_json_field limit_fields[] = {
 };
 
 static const sbx_json_field network_fields[] = {
-    {"mode", SBX_JF_ENUM, 0, .values = modes, .doc = "\"none\": no network but loopback"},
+    {"mode", SBX_JF_ENUM, 0, .values = modes, .dflt_text = "none",
+     .doc = "none: no network but loopback"},
     {"allow", SBX_JF_REFUSED, .doc = "allow-lists are not available"},
     END_OF_FIELDS,
 };
 
 const sbx_json_field sbx_spec_fields[] = {
-    {"template", SBX_JF_STR, AT(template_name), .min = 1, .max = 64,
-     .doc = "a template of this server; default \"python\""},
+    {"template", SBX_JF_STR, AT(template_name), .min = 1, .max = 64, .dflt_text = "python",
+     .doc = "a template of this server"},
     {"image", SBX_JF_STR, AT(image), .min = 1, .max = SBX_MAX_IMAGE_BYTES,
      .doc = "an image instead of the template's"},
     {"name", SBX_JF_STR, AT(name), .nullable = true, .min = 1, .max = SBX_MAX_NAME_BYTES,
@@ -51,16 +52,18 @@ const sbx_json_field sbx_spec_fields[] = {
      .max_each = SBX_MAX_METADATA_BYTES, .doc = "the caller's own labels"},
     {"env", SBX_JF_PAIRS, AT(env), .max = SBX_MAX_ENV, .max_each = SBX_MAX_ENV_BYTES,
      .doc = "environment of every command; values are stored encrypted and never come back"},
-    {"size", SBX_JF_ENUM, AT(size), .values = size_names, .doc = "default \"small\""},
+    {"size", SBX_JF_ENUM, AT(size), .values = size_names, .dflt_text = "small",
+     .doc = "cpus and memoryMb by one name"},
     {"limits", SBX_JF_OBJ, AT(limits), .sub = limit_fields, .doc = "overrides the size"},
     {"timeoutSeconds", SBX_JF_I64, AT(timeout_s), .min = 1, .max = SBX_MAX_LIFETIME_S,
      .dflt = SBX_DEFAULT_LIFETIME_S, .doc = "lifetime from the start"},
     {"idleTimeoutSeconds", SBX_JF_I64, AT(idle_timeout_s), .min = 1, .max = SBX_MAX_LIFETIME_S,
      .dflt = SBX_DEFAULT_IDLE_S, .doc = "time without a command until onIdle"},
-    {"onTimeout", SBX_JF_ENUM, AT(on_timeout), .values = ends,
+    {"onTimeout", SBX_JF_ENUM, AT(on_timeout), .values = ends, .dflt_text = "delete",
      .doc = "what the lifetime's end does"},
-    {"onIdle", SBX_JF_ENUM, AT(on_idle), .values = ends, .doc = "what idleness does"},
-    {"network", SBX_JF_OBJ, AT(network), .sub = network_fields, .doc = "default mode \"none\""},
+    {"onIdle", SBX_JF_ENUM, AT(on_idle), .values = ends,
+     .doc = "what idleness does; default: the onTimeout that was given"},
+    {"network", SBX_JF_OBJ, AT(network), .sub = network_fields, .doc = "what it may reach"},
     {"volumes", SBX_JF_REFUSED, .doc = "volumes are not available"},
     {"command", SBX_JF_CMD, AT(command), .min = 1, .max = SBX_MAX_ARGS,
      .max_each = SBX_MAX_ARG_BYTES, .doc = "main process; its output is logged"},
@@ -147,10 +150,7 @@ int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err)
         return sbx_fail_field(err, "image", "image: not an image reference");
     if (sbx_env_check("env", &ret->env, err))
         return -1;
-    ret->size = ret->size ? ret->size : "small";
-    ret->on_timeout = ret->on_timeout ? ret->on_timeout : "delete";
     ret->on_idle = ret->on_idle ? ret->on_idle : ret->on_timeout;
-    ret->network.mode = ret->network.mode ? ret->network.mode : "none";
     fill_from_size(ret);
     return 0;
 }

@@ -25,8 +25,12 @@ typedef struct sbx_api_route {
     const char *query;          /* as in sbx_route, and for the document; or NULL */
     const char *produces;       /* as in sbx_route */
     const char *success;        /* statuses of success: "200" or "201,202" */
-    const char *response;       /* schema of the response; see openapi.c */
-    const char *failures;       /* statuses of failure besides 400, 401, 403, 500 and 503 */
+    const char *response;       /* schema of the response (src/api/contract.c), or text, object */
+    const char *failures;       /* statuses of failure besides those of every such route */
+    const char *tag;            /* the heading that it stands under in the document */
+    const char *doc;            /* more than the summary says, or NULL; Markdown, one paragraph */
+    const char *example;        /* a body that works, as JSON; NULL: {} does */
+    const char *sse, *ws;       /* schemas of the messages: "LogEntry,gap:Gap" (event:schema) */
 } sbx_api_route;
 
 extern const sbx_api_route sbx_api_routes[];

@@ -71,6 +71,7 @@ typedef struct sbx_json_field {
     int64_t min, max, dflt;
     int64_t max_each;
     const char *const *values;
+    const char *dflt_text;            /* ENUM: set if absent; STR: for the API document only */
     const struct sbx_json_field *sub; /* ends with a row whose name is NULL */
     const char *doc;                  /* one sentence for the API document */
 } sbx_json_field;

@@ -1,0 +1,387 @@
+/* The tables of what is answered, and the few questions that both renderers ask of them. */
+#include "contract.h"
+
+#include "sbx/logs/logs.h"
+#include "sbx/sandbox/spec.h"
+
+#define TEXT(macro)  TEXT_(macro)
+#define TEXT_(value) #value
+
+static const api_field health[] = {
+    {"status", T_CONST, 0, "ok", "The process runs."},
+    {"version", T_STR, 0, NULL, "Of the server.", .example = "\"0.1.0\""},
+    {0},
+};
+
+static const api_field ready[] = {
+    {"store", T_REF, 0, "Dependency", "PostgreSQL."},
+    {"bus", T_REF, 0, "Dependency", "Redis, or the in-process bus."},
+    {"engine", T_REF, 0, "Dependency", "Docker Engine."},
+    {"status", T_ENUM, 0, "ready,unavailable", "`ready`: all parts are, and no end is near."},
+    {0},
+};
+
+static const api_field dependency[] = {
+    {"status", T_ENUM, 0, "ok,unavailable", "Did it answer?"},
+    {"latencyMs", T_NUM, 0, NULL, "How long the answer took."},
+    {"code", T_CODE, OPTIONAL, NULL, "Why it is unavailable."},
+    {0},
+};
+
+static const api_field field_error[] = {
+    {"field", T_STR, 0, NULL, "Its path in the body (`limits.cpus`), or the parameter's name."},
+    {"message", T_STR, 0, NULL, "What was wrong, and what would be right."},
+    {0},
+};
+
+static const api_field problem[] = {
+    {"type", T_STR, 0, NULL, "`urn:sandboxd:problem:` and the code."},
+    {"title", T_STR, 0, NULL, "The kind of problem, always the same text for a code."},
+    {"status", T_INT, 0, NULL, "The HTTP status.", 400, 599},
+    {"detail", T_STR, 0, NULL, "What happened here, for people."},
+    {"code", T_CODE, 0, NULL, "For programs: decide by this one."},
+    {"requestId", T_STR, 0, NULL, "As in `X-Request-Id`; the server's log has it too."},
+    {"sandboxId", T_ID, OPTIONAL, NULL,
+     "The record that stays behind a create that failed; read it for the reason."},
+    {"errors", T_LIST, OPTIONAL, "FieldError", "The fields that were wrong."},
+    {0},
+};
+
+static const api_field state_reason[] = {
+    {"code", T_STR, 0, NULL, "For programs.", .example = "\"expired\""},
+    {"message", T_STR, 0, NULL, "For people."},
+    {"exitCode", T_INT, OPTIONAL, NULL, "Of process 1."},
+    {"signal", T_STR, OPTIONAL, NULL, "That ended it, without SIG.", .example = "\"KILL\""},
+    {"oomKilled", T_BOOL, OPTIONAL, NULL, "It ran out of memory."},
+    {0},
+};
+
+static const api_field limits[] = {
+    {"cpus", T_REQUEST, 0, "limits.cpus", "CPU cores."},
+    {"memoryMb", T_REQUEST, 0, "limits.memoryMb", "Memory, without swap."},
+    {"pids", T_REQUEST, 0, "limits.pids", "Processes and threads at once."},
+    {"diskMb", T_INT, NULLABLE, NULL, "Disk; null: not limited."},
+    {0},
+};
+
+static const api_field network[] = {
+    {"mode", T_REQUEST, 0, "network.mode", "What the sandbox may reach."},
+    {"allow", T_STRS, 0, NULL, "The allow-list of mode `allowlist`."},
+    {0},
+};
+
+static const api_field sandbox[] = {
+    {"id", T_ID, 0, NULL, "Also the container's name, behind `sbx-`."},
+    {"name", T_STR, NULLABLE, NULL, "For people; need not be unique."},
+    {"template", T_STR, NULLABLE, NULL, "The template; null: made from an image."},
+    {"image", T_STR, 0, NULL, "What it was made from."},
+    {"state", T_STATE, 0, NULL, "See the lifecycle."},
+    {"stateReason", T_REF, NULLABLE, "StateReason", "Why it is in this state; `failed` has one."},
+    {"stateChangedAt", T_TIME, 0, NULL, "When it came into this state."},
+    {"limits", T_REF, 0, "Limits", "What it may use."},
+    {"size", T_REQUEST, 0, "size", "The size that was asked for; `limits` override it."},
+    {"network", T_REF, 0, "Network", "What it may reach."},
+    {"metadata", T_MAP, 0, NULL, "The caller's own labels."},
+    {"envNames", T_STRS, 0, NULL, "Names of its environment; values never come back."},
+    {"timeoutSeconds", T_REQUEST, 0, "timeoutSeconds", "Lifetime from the start."},
+    {"idleTimeoutSeconds", T_REQUEST, 0, "idleTimeoutSeconds", "Time without use until onIdle."},
+    {"onTimeout", T_REQUEST, 0, "onTimeout", "What the lifetime's end does."},
+    {"onIdle", T_REQUEST, 0, "onIdle", "What idleness does."},
+    {"createdAt", T_TIME, 0, NULL, "When the record was written."},
+    {"startedAt", T_TIME, NULLABLE, NULL, "When it was last started."},
+    {"lastActiveAt", T_TIME, NULLABLE, NULL, "When it was last used; up to a second old."},
+    {"expiresAt", T_TIME, NULLABLE, NULL, "When onTimeout happens; null: not set now."},
+    {"warm", T_BOOL, 0, NULL, "It came from a pool of started ones."},
+    {"runtime", T_STR, NULLABLE, NULL, "The OCI runtime; null: the engine's default."},
+    {"host", T_STR, NULLABLE, NULL, "The engine host; null: there is only one."},
+    {"diskLimit", T_ENUM, 0, "enforced,watched,none", "How a disk limit is kept."},
+    {0},
+};
+
+static const api_field sandbox_list[] = {
+    {"items", T_LIST, 0, "Sandbox", "Newest first."},
+    {"nextCursor", T_STR, NULLABLE, NULL, "For the next page; null: this was the last."},
+    {0},
+};
+
+#define EXIT_FIELDS                                                                                \
+    {"exitCode", T_INT, 0, NULL, "128 + n for signal n; 127: command not found."},                 \
+    {                                                                                              \
+        "signal", T_STR, NULLABLE, NULL, "That ended it, without SIG."                             \
+    }
+
+#define RESULT_FIELDS                                                                              \
+    {"durationMs", T_INT, 0, NULL, "From its start to its end."},                                  \
+        {"timedOut", T_BOOL, 0, NULL, "It was killed at timeoutMs."},                              \
+        {"oomKilled", T_BOOL, 0, NULL, "The sandbox ran out of memory."},                          \
+    {                                                                                              \
+        "truncated", T_BOOL, 0, NULL, "Output beyond maxOutputBytes was dropped."                  \
+    }
+
+#define ENCODING                                                                                   \
+    {                                                                                              \
+        "encoding", T_CONST, OPTIONAL, "base64", "Present when the bytes are not UTF-8."           \
+    }
+
+static const api_field exec_result[] = {
+    {"execId", T_ID, 0, NULL, "Of this command."},
+    EXIT_FIELDS,
+    {"stdout", T_STR, 0, NULL, "What it wrote."},
+    {"stderr", T_STR, 0, NULL, "What it wrote there."},
+    ENCODING,
+    RESULT_FIELDS,
+    {0},
+};
+
+static const api_field exec_start[] = {
+    {"type", T_CONST, 0, "start", "The command runs."},
+    {"execId", T_ID, 0, NULL, "Of this command."},
+    {"pid", T_INT, 0, NULL, "Inside the sandbox."},
+    {0},
+};
+
+static const api_field exec_output[] = {
+    {"type", T_ENUM, 0, "stdout,stderr", "Where it was written."},
+    {"data", T_STR, 0, NULL, "What was written; pieces end anywhere but within a character."},
+    ENCODING,
+    {0},
+};
+
+static const api_field exec_exit[] = {
+    {"type", T_CONST, 0, "exit", "The command ended; the stream ends with it."},
+    EXIT_FIELDS,
+    RESULT_FIELDS,
+    {0},
+};
+
+static const api_field exec_error[] = {
+    {"type", T_CONST, 0, "error", "It could not be followed to its end; the stream ends here."},
+    {"code", T_CODE, 0, NULL, "As in a problem."},
+    {"message", T_STR, 0, NULL, "For people."},
+    {0},
+};
+
+static const api_field log_entry[] = {
+    {"seq", T_INT, 0, NULL, "One counter per sandbox, from 1, without gaps.", 1, INT64_MAX},
+    {"ts", T_TIME, 0, NULL, "When the line was read."},
+    {"stream", T_ENUM, 0, "stdout,stderr,system", "`system`: said by sandboxd."},
+    {"source", T_ENUM, 0, "main,exec,run,system", "Which kind of process wrote it."},
+    {"execId", T_ID, NULLABLE, NULL, "The command that wrote it."},
+    {"data", T_STR, 0, NULL, "The line, without its end."},
+    ENCODING,
+    {0},
+};
+
+static const api_field log_page[] = {
+    {"items", T_LIST, 0, "LogEntry", "Oldest first."},
+    {"nextCursor", T_STR, NULLABLE, NULL, "The last entry's number, if there are more."},
+    {0},
+};
+
+static const api_field gap[] = {
+    {"from", T_INT, 0, NULL, "The first number that is gone for good.", 1, INT64_MAX},
+    {"to", T_INT, 0, NULL, "The last one.", 1, INT64_MAX},
+    {0},
+};
+
+static const api_field end[] = {{0}};
+
+static const api_field logs_frame[] = {
+    {"type", T_CONST, 0, "logs", "At most one per 100 ms."},
+    {"entries", T_LIST, 0, "LogEntry", "In order."},
+    {0},
+};
+
+static const api_field gap_frame[] = {
+    {"type", T_CONST, 0, "gap", "Numbers that are gone for good, and only those."},
+    {"from", T_INT, 0, NULL, "The first.", 1, INT64_MAX},
+    {"to", T_INT, 0, NULL, "The last.", 1, INT64_MAX},
+    {0},
+};
+
+static const api_field state_frame[] = {
+    {"type", T_CONST, 0, "state", "The sandbox changed."},
+    {"sandbox", T_REF, 0, "Sandbox", "As it is now."},
+    {0},
+};
+
+static const api_field end_frame[] = {
+    {"type", T_CONST, 0, "end", "Nothing more comes; the close with 1000 follows."},
+    {0},
+};
+
+const api_schema api_schemas[] = {
+    {"Dependency", "A part that the server needs.", dependency},
+    {"End", "Nothing more comes; do not reconnect.", end},
+    {"EndFrame", "The last frame.", end_frame},
+    {"ExecError", "Event: the command was lost.", exec_error},
+    {"ExecExit", "Event: the end.", exec_exit},
+    {"ExecOutput", "Event: output.", exec_output},
+    {"ExecResult", "How a command ended, and what it wrote.", exec_result},
+    {"ExecStart", "Event: the first one.", exec_start},
+    {"FieldError", "One field that was wrong.", field_error},
+    {"Gap", "Entries that are gone for good.", gap},
+    {"GapFrame", "Entries that are gone for good.", gap_frame},
+    {"Health", "The process runs.", health},
+    {"Limits", "What a sandbox may use.", limits},
+    {"LogEntry", "One line.", log_entry},
+    {"LogPage", "Lines, oldest first.", log_page},
+    {"LogsFrame", "Lines as they come.", logs_frame},
+    {"Network", "What a sandbox may reach.", network},
+    {"Problem", "Every error, as RFC 9457 says.", problem},
+    {"Ready", "Which parts are usable.", ready},
+    {"Sandbox", "A sandbox.", sandbox},
+    {"SandboxList", "A page of sandboxes.", sandbox_list},
+    {"StateFrame", "A change of the sandbox.", state_frame},
+    {"StateReason", "Why a sandbox is in its state.", state_reason},
+};
+const size_t api_schema_count = ARRAY_LEN(api_schemas);
+
+/* --- parameters --- */
+
+static const api_field params[] = {
+    {"id", T_ID, 0, NULL, "The sandbox."},
+    {"state", T_STATE, 0, NULL, "Only those in this state; `deleted` ones only by this."},
+    {"template", T_STR, 0, NULL, "Only those of this template.", .example = "\"python\""},
+    {"name", T_STR, 0, NULL, "Only those with exactly this name.", .example = "\"build-7\""},
+    {"metadata.*", T_STR, 0, NULL,
+     "Only those whose metadata has this value under the key that stands for `*`.",
+     .example = "\"value\""},
+    {"limit", T_INT, 0, NULL, "Items of a page.", 1, SBX_MAX_LIST_ITEMS, .dflt = "50"},
+    {"cursor", T_STR, 0, NULL, "`nextCursor` of the page before."},
+    {"cursor", T_INT, 0, NULL, "`nextCursor` of the page before; the same as `since`.", 0,
+     INT64_MAX, .route = "logs"},
+    {"tail", T_INT, 0, NULL,
+     "Begin with the newest so many. Streams: default " TEXT(SBX_LOGS_DEFAULT_TAIL) ".", 0,
+     SBX_LOG_HISTORY_LINES, .route = "logs"},
+    {"since", T_INT, 0, NULL, "Only numbers above this one: where to resume.", 0, INT64_MAX},
+    {"until", T_INT, 0, NULL, "Only numbers up to this one; pages only.", 0, INT64_MAX},
+    {"source", T_ENUM, 0, "main,exec,run,system", "Only lines of this kind of process."},
+    {0},
+};
+
+const api_field api_headers[] = {
+    {"X-Request-Id", T_STR, OPTIONAL, NULL,
+     "Yours, if it has 1 to 64 of the characters A-Z a-z 0-9 . _ -; it comes back, and stands in "
+     "the log.",
+     1, SBX_MAX_REQUEST_ID_BYTES},
+    {"Last-Event-ID", T_INT, OPTIONAL, NULL,
+     "The number to resume behind, as an EventSource sends it by itself; wins over `since`.", 0,
+     INT64_MAX},
+    {0},
+};
+
+bool api_header_of(const sbx_api_route *route, const api_field *header)
+{
+    if (strcmp(header->name, "Last-Event-ID") == 0)
+        return route->sse && strcmp(route->method, "GET") == 0;
+    return true;
+}
+
+const api_field *api_param_find(const sbx_api_route *route, const char *name, size_t len)
+{
+    const api_field *found = NULL;
+
+    for (const api_field *f = params; f->name; f++) {
+        if (strlen(f->name) != len || memcmp(f->name, name, len) != 0)
+            continue;
+        if (sbx_streq(f->route, route->name))
+            return f;
+        if (!f->route)
+            found = f;
+    }
+    return found;
+}
+
+const api_schema *api_schema_find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < api_schema_count; i++)
+        if (strlen(api_schemas[i].name) == len && memcmp(api_schemas[i].name, name, len) == 0)
+            return &api_schemas[i];
+    return NULL;
+}
+
+const sbx_json_field *api_request_field(const char *path)
+{
+    const sbx_json_field *f = sbx_spec_fields;
+
+    while (f && f->name) {
+        size_t n = strcspn(path, ".");
+
+        if (strlen(f->name) != n || memcmp(f->name, path, n) != 0) {
+            f++;
+        } else if (!path[n]) {
+            return f;
+        } else {
+            path += n + 1;
+            f = f->sub;
+        }
+    }
+    return NULL;
+}
+
+/* --- lists and statuses --- */
+
+bool api_list_next(const char **list, const char **item, size_t *len)
+{
+    if (!*list || !**list)
+        return false;
+    *item = *list;
+    *len = strcspn(*list, ",");
+    *list += *len + ((*list)[*len] == ',');
+    return true;
+}
+
+bool api_list_has(const char *list, const char *word)
+{
+    const char *item;
+    size_t len;
+
+    while (api_list_next(&list, &item, &len))
+        if (strlen(word) == len && memcmp(item, word, len) == 0)
+            return true;
+    return false;
+}
+
+int api_status(const char *digits)
+{
+    return (digits[0] - '0') * 100 + (digits[1] - '0') * 10 + digits[2] - '0';
+}
+
+static size_t add_status(int *out, size_t count, int status)
+{
+    size_t at = 0;
+
+    while (at < count && out[at] < status)
+        at++;
+    if ((at < count && out[at] == status) || count == API_MAX_STATUSES)
+        return count;
+    memmove(out + at + 1, out + at, (count - at) * sizeof(*out));
+    out[at] = status;
+    return count + 1;
+}
+
+size_t api_failures(const sbx_api_route *route, int out[API_MAX_STATUSES])
+{
+    static const int always[] = {400, 414, 431, 500, 503, 504};
+    const char *list = route->failures, *item;
+    size_t count = 0, len;
+
+    for (size_t i = 0; i < ARRAY_LEN(always); i++)
+        count = add_status(out, count, always[i]);
+    if (route->scope) {
+        count = add_status(out, count, 401);
+        count = add_status(out, count, 403);
+    }
+    if (!(route->accepts & SBX_CAN_ANY))
+        count = add_status(out, count, 406);
+    if (strchr(route->path, '{'))
+        count = add_status(out, count, 404);
+    if (route->max_body) {
+        count = add_status(out, count, 413);
+        count = add_status(out, count, 415);
+    }
+    while (api_list_next(&list, &item, &len))
+        count = add_status(out, count, api_status(item));
+    return count;
+}
