@@ -61,6 +61,11 @@ static void on_replaced(void *arg)
     sbx_http_drain(((sbx_app *)arg)->http, drain_ms);
 }
 
+static void on_draining(void *arg)
+{
+    sbx_sandboxes_interrupt(((sbx_app *)arg)->sandboxes);
+}
+
 static void observe(void *arg, const sbx_route *route, sbx_method method, int status,
                     int64_t duration_us, size_t bytes_out, const char *request_id)
 {
@@ -136,7 +141,9 @@ static int make_services(sbx_app *app, sbx_err *err)
     const sbx_options *o = &app->options;
     char *agent = command_agent_path(o);
     sbx_channel_events events = {.log = on_log, .lost = on_lost, .arg = app};
-    sbx_sandboxes_config sandboxes = {.store = app->store,
+    sbx_sandboxes_config sandboxes = {.stream = app->stream,
+                                      .lanes = app->lanes,
+                                      .store = app->store,
                                       .engine = app->engine,
                                       .bus = app->bus,
                                       .metrics = app->metrics,
@@ -204,6 +211,7 @@ static int open_http(sbx_app *app, sbx_err *err)
                               .lanes = app->lanes,
                               .app = app,
                               .observe = observe,
+                              .draining = on_draining,
                               .header_timeout_s = o->header_timeout_s,
                               .body_timeout_s = o->body_timeout_s,
                               .keepalive_s = o->keepalive_s,
@@ -260,6 +268,10 @@ static void close_all(sbx_app *app)
         sbx_keeper_stop(app->keeper);
     if (app->reaper)
         sbx_reaper_stop(app->reaper);
+    if (app->sandboxes) {
+        sbx_sandboxes_interrupt(app->sandboxes);
+        sbx_stream_sync(app->stream); /* what that leads to is with the lanes now */
+    }
     if (app->lanes)
         sbx_lanes_stop(app->lanes);
     if (app->http)

@@ -58,18 +58,16 @@ const sbx_api_route sbx_api_routes[] = {
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 
-/* What the store says of itself (addresses, statements) is for the operator, not for clients. */
-static int answerable(const sbx_request *r, sbx_err *err)
+void api_answerable(const char *request_id, const char *route, const char *sandbox, sbx_err *err)
 {
     if (sbx_code_status(err->code) < 500)
-        return -1;
-    sbx_log_err(SBX_WARN, "request failed", err, "req_id", r->request_id, "route", r->route->name,
-                "sandbox", sbx_request_path(r, "id"), NULL);
+        return;
+    sbx_log_err(SBX_WARN, "request failed", err, "req_id", request_id, "route", route, "sandbox",
+                sandbox, NULL);
     if (err->code == SBX_E_STORE_UNAVAILABLE)
         sbx_copy(err->msg, sizeof(err->msg), "the database does not answer; try again shortly");
     else if (err->code == SBX_E_INTERNAL)
         sbx_copy(err->msg, sizeof(err->msg), "the server's log tells more, under this requestId");
-    return -1;
 }
 
 static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, sbx_err *err)
@@ -89,7 +87,10 @@ static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
 {
     sbx_app *app = arg;
 
-    return run(app, &sbx_api_routes[r->route - app->routes], r, err) ? answerable(r, err) : 0;
+    if (run(app, &sbx_api_routes[r->route - app->routes], r, err) == 0)
+        return 0;
+    api_answerable(r->request_id, r->route->name, sbx_request_path(r, "id"), err);
+    return -1;
 }
 
 sbx_route *sbx_api_http_routes(void)

@@ -4,7 +4,7 @@
 #include "sbx/core/thread.h"
 #include <stdio.h>
 
-static void reply_sandbox(const sbx_request *r, int status, const sbx_sandbox_row *row)
+static void reply_sandbox(sbx_reply *reply, int status, const sbx_sandbox_row *row)
 {
     sbx_buf b = SBX_BUF_INIT(MIB);
     char location[SBX_ID_LEN + 16];
@@ -12,42 +12,58 @@ static void reply_sandbox(const sbx_request *r, int status, const sbx_sandbox_ro
 
     snprintf(location, sizeof(location), "/sandboxes/%s", row->id);
     sbx_sandbox_json(row, &b);
-    sbx_reply_send(r->reply, status, "application/json", &h, status == 200 ? 0 : 1, &b);
+    sbx_reply_send(reply, status, "application/json", &h, status == 200 ? 0 : 1, &b);
     sbx_buf_done(&b);
 }
 
-/* The rest of a create that nobody waits for: the record tells how it ended. */
-static int create(sbx_app *app, const sbx_request *r, sbx_spec *spec, const char *owner,
-                  sbx_err *err)
-{
-    sbx_sandbox_row row = {0};
-    sbx_err later;
-    int rc = 0;
+/* --- create --- */
 
-    if (sbx_sandbox_begin(app->sandboxes, owner, spec, &row, err))
-        return -1;
-    if (spec->wait) {
-        rc = sbx_sandbox_finish(app->sandboxes, spec, &row, err);
-        if (!rc)
-            reply_sandbox(r, 201, &row);
+static void create_over(void *arg, const sbx_sandbox_row *row, const sbx_err *err)
+{
+    sbx_reply *reply = arg;
+
+    if (err) {
+        sbx_err told = *err;
+
+        api_answerable(sbx_reply_request_id(reply), "sandbox_create", row->id, &told);
+        sbx_reply_problem(reply, &told);
     } else {
-        reply_sandbox(r, 202, &row);
-        sbx_job_scope(0, NULL); /* the client is served; that it leaves must not stop this */
-        (void)!sbx_sandbox_finish(app->sandboxes, spec, &row, &later);
+        reply_sandbox(reply, 201, row);
     }
-    sbx_sandbox_row_done(&row);
-    return rc;
+    sbx_reply_unref(reply);
+}
+
+static void client_closed(void *arg)
+{
+    sbx_create_abandon(arg);
+    sbx_create_unref(arg);
 }
 
 HANDLER(api_sandbox_create)
 {
     sbx_spec spec = {0};
+    sbx_create *c = NULL;
     int rc = sbx_spec_parse(r->body, r->body_len, &spec, err);
+    bool wait = spec.wait;
 
     if (!rc)
-        rc = create(app, r, &spec, who->user, err);
+        rc = sbx_create_begin(app->sandboxes, who->user, &spec, &c, err);
     sbx_spec_done(&spec);
-    return rc;
+    if (rc)
+        return -1;
+    if (!wait) {
+        reply_sandbox(r->reply, 202, sbx_create_row(c));
+        sbx_create_run(c, NULL);
+        return 0;
+    }
+    sbx_reply_events watch = {.closed = client_closed, .arg = sbx_create_ref(c)};
+    sbx_create_waiter waiter = {.cancelled = sbx_reply_cancel_flag(r->reply),
+                                .over = create_over,
+                                .arg = sbx_reply_ref(r->reply)};
+
+    sbx_reply_watch(r->reply, &watch);
+    sbx_create_run(c, &waiter);
+    return 0;
 }
 
 /* --- list --- */
@@ -159,7 +175,7 @@ HANDLER(api_sandbox_get)
 
     if (sbx_store_sandbox_get(app->store, who->user, sbx_request_path(r, "id"), &row, err))
         return -1;
-    reply_sandbox(r, 200, &row);
+    reply_sandbox(r->reply, 200, &row);
     sbx_sandbox_row_done(&row);
     return 0;
 }

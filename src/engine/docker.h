@@ -2,6 +2,7 @@
  *
  * docker.c        the object, the table of operations, the version
  * docker_http.c   one call: pooled handles, time-outs, cancellation, classified errors
+ * docker_pull.c   the one call that no thread waits for
  * docker_json.c   reading the engine's answers, times, cleaned text
  * docker_*.c      one file per family of operations
  * frames, head, lines, tar: parsers and writers without I/O */
@@ -10,6 +11,7 @@
 
 #include "sbx/core/limits.h"
 #include "sbx/engine/engine.h"
+#include <curl/curl.h>
 #include <pthread.h>
 
 #define DOCKER_API_MIN       41 /* 1.41 is Engine 20.10 */
@@ -74,6 +76,7 @@ typedef struct docker_res {
     char header[1024];
 } docker_res;
 
+void docker_res_init(docker_res *r, const docker_req *q);
 void docker_res_done(docker_res *r);
 
 /** Make a call with the negotiated version. @param what  for messages: "create sandbox-x".
@@ -84,6 +87,24 @@ int docker_call(sbx_docker *d, const docker_req *q, const char *what, docker_res
 /** The same without a version. */
 int docker_call_raw(sbx_docker *d, const docker_req *q, const char *what, docker_res *ret,
                     sbx_err *err) SBX_MUST_CHECK;
+
+/* A call on a libcurl handle, for whoever drives the handle himself. `req` and `res` are borrowed
+ * until it is done. */
+typedef struct docker_transfer {
+    const docker_req *req;
+    docker_res *res;
+    CURL *easy;
+    struct curl_slist *headers;
+    size_t header_bytes, header_name_len;
+    bool too_large;
+} docker_transfer;
+
+void docker_transfer_begin(docker_transfer *t, sbx_docker *d, CURL *easy, const docker_req *q,
+                           const char *url, docker_res *res);
+/** What came of it. @param rc  libcurl's result. @return 0, or -1 classified. */
+int docker_transfer_end(docker_transfer *t, sbx_docker *d, CURLcode rc, const char *what,
+                        sbx_err *err) SBX_MUST_CHECK;
+void docker_transfer_done(docker_transfer *t); /* once the handle is not driven any more */
 
 /** Classify an HTTP status with the engine's body. @return -1. */
 int docker_status_fail(long status, const char *body, size_t len, const char *what, sbx_err *err);
@@ -140,9 +161,7 @@ int docker_stop(sbx_engine *e, const char *id, int grace_s, sbx_err *err);
 int docker_freeze(sbx_engine *e, const char *id, sbx_err *err);
 int docker_thaw(sbx_engine *e, const char *id, sbx_err *err);
 int docker_image_inspect(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
-int docker_pull(sbx_engine *e, const char *image,
-                bool (*progress)(void *arg, const char *status, int64_t done, int64_t total),
-                void *arg, sbx_err *err);
+int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err *err);
 int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster, const char *file,
                          const void *data, size_t len, sbx_err *err);
 void docker_volume_forget(sbx_engine *e, const char *volume);

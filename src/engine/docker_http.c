@@ -11,7 +11,6 @@
 #include "docker.h"
 #include "sbx/core/clock.h"
 #include "sbx/core/thread.h"
-#include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -23,15 +22,6 @@ struct docker_handle {
     CURLM *multi;
     CURL *easy;
 };
-
-/* What the callbacks of libcurl see. */
-typedef struct transfer {
-    const docker_req *req;
-    docker_res *res;
-    CURL *easy;
-    size_t header_bytes, header_name_len;
-    bool too_large;
-} transfer;
 
 static int global_result;
 
@@ -134,7 +124,7 @@ static void set_common(sbx_docker *d, CURL *easy)
 
 static size_t on_header(char *data, size_t size, size_t count, void *arg)
 {
-    transfer *t = arg;
+    docker_transfer *t = arg;
     size_t len = size * count, name = t->header_name_len;
 
     t->header_bytes += len;
@@ -158,7 +148,7 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
 /* An error's body is cut, not refused: its beginning is all that is shown. */
 static size_t on_body(char *data, size_t size, size_t count, void *arg)
 {
-    transfer *t = arg;
+    docker_transfer *t = arg;
     size_t len = size * count;
     long status = 0;
 
@@ -183,8 +173,9 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
     return 0;
 }
 
-static void set_request(transfer *t, const char *url, struct curl_slist **headers)
+static void set_request(docker_transfer *t, const char *url)
 {
+    struct curl_slist **headers = &t->headers;
     const docker_req *q = t->req;
     CURL *easy = t->easy;
 
@@ -208,6 +199,21 @@ static void set_request(transfer *t, const char *url, struct curl_slist **header
     }
     *headers = curl_slist_append(*headers, "User-Agent: sandboxd/" SBX_VERSION);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, *headers);
+}
+
+void docker_transfer_begin(docker_transfer *t, sbx_docker *d, CURL *easy, const docker_req *q,
+                           const char *url, docker_res *res)
+{
+    *t = (docker_transfer){.req = q, .res = res, .easy = easy};
+    t->header_name_len = q->header ? strlen(q->header) : 0;
+    set_common(d, easy);
+    set_request(t, url);
+}
+
+void docker_transfer_done(docker_transfer *t)
+{
+    curl_slist_free_all(t->headers);
+    t->headers = NULL;
 }
 
 /* --- failures --- */
@@ -319,7 +325,25 @@ static int drive(docker_handle *h, const docker_req *q, docker_res *res, int64_t
     return 0;
 }
 
-static int perform(sbx_docker *d, docker_handle *h, transfer *t, const char *what, sbx_err *err)
+int docker_transfer_end(docker_transfer *t, sbx_docker *d, CURLcode rc, const char *what,
+                        sbx_err *err)
+{
+    docker_res *res = t->res;
+
+    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &res->status);
+    if (t->too_large)
+        return sbx_fail(err, SBX_E_ENGINE, "%s: the engine's answer is too large", what);
+    if (res->gave_up)
+        return 0;
+    if (rc != CURLE_OK)
+        return curl_fail(d, t->easy, rc, what, err);
+    if ((res->status < 200 || res->status > 299) && res->status != 304)
+        return docker_status_fail(res->status, res->body.data, res->body.len, what, err);
+    return 0;
+}
+
+static int perform(sbx_docker *d, docker_handle *h, docker_transfer *t, const char *what,
+                   sbx_err *err)
 {
     const docker_req *q = t->req;
     int64_t timeout = q->timeout_ms ? q->timeout_ms : d->timeout_ms;
@@ -329,42 +353,27 @@ static int perform(sbx_docker *d, docker_handle *h, transfer *t, const char *wha
         return sbx_fail(err, SBX_E_INTERNAL, "%s: libcurl refused the call", what);
     int result = drive(h, q, t->res, timeout, what, &rc, err);
 
-    curl_easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &t->res->status);
     curl_multi_remove_handle(h->multi, h->easy);
-    if (result)
-        return -1;
-    if (t->too_large)
-        return sbx_fail(err, SBX_E_ENGINE, "%s: the engine's answer is too large", what);
-    if (t->res->gave_up)
-        return 0;
-    if (rc != CURLE_OK)
-        return curl_fail(d, h->easy, rc, what, err);
-    if ((t->res->status < 200 || t->res->status > 299) && t->res->status != 304)
-        return docker_status_fail(t->res->status, t->res->body.data, t->res->body.len, what, err);
-    return 0;
+    return result ? -1 : docker_transfer_end(t, d, rc, what, err);
 }
 
 static int call_url(sbx_docker *d, const docker_req *q, const char *url, const char *what,
                     docker_res *ret, sbx_err *err)
 {
-    struct curl_slist *headers = NULL;
     docker_handle *h = handle_lease(d, err);
+    docker_transfer t;
 
     if (!h)
         return -1;
-    transfer t = {.req = q, .res = ret, .easy = h->easy};
-
-    t.header_name_len = q->header ? strlen(q->header) : 0;
-    set_common(d, h->easy);
-    set_request(&t, url, &headers);
+    docker_transfer_begin(&t, d, h->easy, q, url, ret);
     int rc = perform(d, h, &t, what, err);
 
     handle_return(d, h);
-    curl_slist_free_all(headers);
+    docker_transfer_done(&t);
     return rc;
 }
 
-static void res_init(docker_res *r, const docker_req *q)
+void docker_res_init(docker_res *r, const docker_req *q)
 {
     memset(r, 0, sizeof(*r));
     sbx_buf_init(&r->body, q->max_bytes ? q->max_bytes : SBX_MAX_ENGINE_JSON_BYTES);
@@ -382,7 +391,7 @@ int docker_call_raw(sbx_docker *d, const docker_req *q, const char *what, docker
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf url = SBX_BUF_INIT(DOCKER_PATH_BYTES);
 
-    res_init(ret, q);
+    docker_res_init(ret, q);
     sbx_buf_addf(&url, "%s%s", d->base_url, q->path);
     if (sbx_buf_failed(&url))
         return sbx_fail(err, SBX_E_INVALID, "%s: the name is too long", what);
@@ -397,7 +406,7 @@ static bool refuses_version(const docker_res *r)
 
 int docker_call(sbx_docker *d, const docker_req *q, const char *what, docker_res *ret, sbx_err *err)
 {
-    res_init(ret, q);
+    docker_res_init(ret, q);
     for (bool again = false;; again = true) {
         SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf url = SBX_BUF_INIT(DOCKER_PATH_BYTES);
         int minor = 0;
@@ -413,7 +422,7 @@ int docker_call(sbx_docker *d, const docker_req *q, const char *what, docker_res
             return rc;
         docker_version_forget(d);
         docker_res_done(ret);
-        res_init(ret, q);
+        docker_res_init(ret, q);
     }
 }
 

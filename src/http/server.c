@@ -189,6 +189,8 @@ static void begin_drain(sbx_http *h)
     ev_io_stop(h->loop, &h->accept_watcher);
     close(h->listen_fd);
     h->listen_fd = -1;
+    if (h->config.draining)
+        h->config.draining(h->config.app);
     for (size_t i = 0; i < h->slot_count; i++)
         if (h->slots[i])
             conn_end_for_drain(h->slots[i]);

@@ -1,6 +1,8 @@
 /* Creating a sandbox: the row first, then the container under a name derived from the row's id,
  * then the channel, then `running`. Whatever fails, the container is removed and the row says why.
- */
+ *
+ * An image that the engine does not have is waited for without a thread: the create is then an
+ * object that waits on STREAM, and goes on as a job of its own. */
 #include "sandboxes_priv.h"
 
 #include "sbx/core/clock.h"
@@ -9,7 +11,8 @@
 #include "sbx/core/thread.h"
 #include <stdio.h>
 
-#define CREATE_DEADLINE_S 180
+#define CREATE_DEADLINE_S 180 /* without the wait for the image */
+#define RETRY_MS          100 /* until the lane has room again */
 #define AGENT_DIR         "/.sbx"
 
 static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const char **ret_template,
@@ -90,41 +93,15 @@ static int fill_row(sbx_sandboxes *s, const char *owner, const sbx_spec *spec, s
     return 0;
 }
 
-int sbx_sandbox_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_sandbox_row *ret,
-                      sbx_err *err)
-{
-    int deadline_s = CREATE_DEADLINE_S + (int)s->c.pull_timeout_s;
-
-    *ret = (sbx_sandbox_row){0};
-    if (fill_row(s, owner, spec, ret, err) ||
-        sbx_store_sandbox_insert(s->c.store, ret, &spec->env, deadline_s, err)) {
-        sbx_sandbox_row_done(ret);
-        return -1;
-    }
-    return 0;
-}
-
-/* The image's USER; pulls the image if the engine does not have it. */
-static int ensure_image(sbx_sandboxes *s, const char *image, char **ret_user, sbx_err *err)
+/* The image's USER. @return 0, 1 if the engine does not have the image, or -1. */
+static int look_at_image(sbx_sandboxes *s, const char *image, char **ret_user, sbx_err *err)
 {
     sbx_engine *e = s->c.engine;
     sbx_image_info info = {0};
 
-    if (e->ops->image_inspect(e, image, &info, err)) {
-        if (err->code != SBX_E_NOT_FOUND)
-            return -1;
-        if (e->ops->pull(e, image, NULL, NULL, err)) {
-            if (err->code != SBX_E_NOT_FOUND && err->code != SBX_E_ENGINE)
-                return -1;
-            char text[300];
-            sbx_copy(text, sizeof(text), err->msg);
-            return sbx_fail_field(err, "image",
-                                  "image: %s is not on the engine and cannot be pulled: %s", image,
-                                  text);
-        }
-        if (e->ops->image_inspect(e, image, &info, err))
-            return -1;
-    }
+    if (e->ops->image_inspect(e, image, &info, err))
+        return err->code == SBX_E_NOT_FOUND ? 1 : -1;
+    free(*ret_user);
     *ret_user = sbx_strdup(info.user ? info.user : "");
     sbx_image_info_done(&info);
     return 0;
@@ -321,6 +298,56 @@ static void start_main(sbx_sandboxes *s, const sbx_spec *spec, const sbx_sandbox
 
 /* --- the whole --- */
 
+struct sbx_create {   /* owned by the job that runs it, or by STREAM while it waits */
+    sbx_sandboxes *s; /* immutable, as the next */
+    int64_t from_us;
+    atomic_int refs;
+    sbx_spec spec;
+    sbx_sandbox_row row;
+    sbx_create_waiter waiter;
+    sbx_image_wait wait;
+    bool waited, interrupted;
+    sbx_err wait_err; /* how the wait ended */
+};
+
+void sbx_create_unref(sbx_create *c)
+{
+    if (!c || atomic_fetch_sub(&c->refs, 1) != 1)
+        return;
+    sbx_spec_done(&c->spec);
+    sbx_sandbox_row_done(&c->row);
+    free(c);
+}
+
+sbx_create *sbx_create_ref(sbx_create *c)
+{
+    atomic_fetch_add(&c->refs, 1);
+    return c;
+}
+
+const sbx_sandbox_row *sbx_create_row(const sbx_create *c)
+{
+    return &c->row;
+}
+
+int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_create **ret,
+                     sbx_err *err)
+{
+    SBX_CLEANUP(sbx_create_unref) sbx_create *c = sbx_alloc(sizeof(*c));
+    int deadline_s = CREATE_DEADLINE_S + (int)s->c.pull_timeout_s;
+
+    c->s = s;
+    atomic_init(&c->refs, 1);
+    c->from_us = sbx_now_us();
+    if (fill_row(s, owner, spec, &c->row, err) ||
+        sbx_store_sandbox_insert(s->c.store, &c->row, &spec->env, deadline_s, err))
+        return -1;
+    c->spec = *spec;
+    *spec = (sbx_spec){0};
+    *ret = sbx_steal(c);
+    return 0;
+}
+
 /* What a record may tell its owner: addresses and statements of the store are for the log. */
 static const char *public_reason(const sbx_err *err, const char *id)
 {
@@ -332,12 +359,14 @@ static const char *public_reason(const sbx_err *err, const char *id)
 }
 
 /* Undoing must not be stopped by what stopped the create. */
-static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+static void undo(sbx_create *c, sbx_err *err)
 {
+    sbx_sandboxes *s = c->s;
+    sbx_sandbox_row *row = &c->row;
     sbx_err later;
-    move failed = {.to = SBX_S_FAILED,
-                   .worker = "",
-                   .why = {sbx_code_wire(err->code), public_reason(err, row->id), -1, false}};
+    const char *code = c->interrupted ? "interrupted" : sbx_code_wire(err->code);
+    move failed = {
+        .to = SBX_S_FAILED, .worker = "", .why = {code, public_reason(err, row->id), -1, false}};
 
     sbx_job_scope(0, NULL);
     sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
@@ -351,12 +380,13 @@ static void undo(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
                     "sandbox", row->id, NULL);
 }
 
-static int run_create(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row, sbx_err *err)
+static int make_running(sbx_create *c, sbx_err *err)
 {
+    sbx_sandboxes *s = c->s;
+    sbx_sandbox_row *row = &c->row;
     move running = {.to = SBX_S_RUNNING, .why.exit_code = -1, .started = true};
 
-    if (ensure_image(s, row->image, &row->image_user, err) || sbx_sandboxes_prepare(s, err) ||
-        start_container(s, row, &spec->env, err))
+    if (sbx_sandboxes_prepare(s, err) || start_container(s, row, &c->spec.env, err))
         return -1;
     running.container_id = row->container_id;
     running.image_user = row->image_user;
@@ -366,20 +396,135 @@ static int run_create(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *r
             (void)sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
         return -1;
     }
+    if (c->spec.command.count)
+        start_main(s, &c->spec, row);
+    sbx_metrics_observe_us(s->c.metrics, SBX_M_CREATE_SECONDS,
+                           c->spec.image ? "custom" : row->template_name,
+                           sbx_now_us() - c->from_us);
     return 0;
 }
 
-int sbx_sandbox_finish(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row, sbx_err *err)
+/* The end: whoever waits is told. */
+static void tell(sbx_create *c, const sbx_err *err)
 {
-    int64_t from_us = sbx_now_us();
+    if (c->waiter.over)
+        c->waiter.over(c->waiter.arg, &c->row, err);
+    sbx_create_unref(c);
+}
 
-    if (run_create(s, spec, row, err)) {
-        undo(s, row, err);
+/* What a failed pull says about the request. */
+static int refuse_image(const sbx_create *c, sbx_err *err)
+{
+    const sbx_err *why = &c->wait_err;
+
+    if (why->code == SBX_E_NOT_FOUND || why->code == SBX_E_INVALID)
+        return sbx_fail_field(err, "image", "image: %s", why->msg);
+    *err = *why;
+    return -1;
+}
+
+static void wait_on_stream(void *arg);
+
+/* @return 0, 1 if the create waits now, or -1. */
+static int run(sbx_create *c, sbx_err *err)
+{
+    if (c->wait_err.code)
+        return refuse_image(c, err);
+    int rc = look_at_image(c->s, c->row.image, &c->row.image_user, err);
+
+    if (rc < 0)
         return -1;
+    if (rc && c->waited)
+        return sbx_fail(err, SBX_E_ENGINE,
+                        "image %s is not on the engine though it was just pulled", c->row.image);
+    if (rc && sbx_images_stopped(c->s->images)) {
+        c->interrupted = true;
+        return sbx_fail(err, SBX_E_CAPACITY, "the server is stopping; try again shortly");
     }
-    if (spec->command.count)
-        start_main(s, spec, row);
-    sbx_metrics_observe_us(s->c.metrics, SBX_M_CREATE_SECONDS,
-                           spec->image ? "custom" : row->template_name, sbx_now_us() - from_us);
-    return 0;
+    if (rc) {
+        sbx_stream_post(c->s->c.stream, wait_on_stream, c);
+        return 1;
+    }
+    return make_running(c, err);
+}
+
+/* On a WORKER, which owns `c`. */
+static void run_job(void *arg)
+{
+    sbx_create *c = arg;
+    sbx_err err = {0};
+
+    sbx_job_scope(sbx_now_ms() + CREATE_DEADLINE_S * 1000, c->waiter.cancelled);
+    int rc = run(c, &err);
+
+    if (rc == 1)
+        return;
+    if (rc)
+        undo(c, &err);
+    sbx_job_scope(0, NULL);
+    tell(c, rc ? &err : NULL);
+}
+
+/* On STREAM. When the lanes take no more, the server is ending: the next one settles the row. */
+static void submit_again(void *arg)
+{
+    sbx_create *c = arg;
+    sbx_job job = {.run = run_job, .arg = c};
+    sbx_err err;
+
+    if (sbx_lanes_submit(c->s->c.lanes, SBX_LANE_SLOW, &job, &err) == 0)
+        return;
+    if (!sbx_images_stopped(c->s->images)) {
+        (void)sbx_timer_new(c->s->c.stream, RETRY_MS, submit_again, c);
+        return;
+    }
+    sbx_copy(err.sandbox_id, sizeof(err.sandbox_id), c->row.id);
+    tell(c, &err);
+}
+
+static void wait_over(sbx_image_wait *w, const sbx_err *err)
+{
+    sbx_create *c = sbx_container_of(w, sbx_create, wait);
+
+    c->waited = true;
+    if (err)
+        c->wait_err = *err;
+    c->interrupted = err && sbx_images_stopped(c->s->images);
+    submit_again(c);
+}
+
+static void wait_on_stream(void *arg)
+{
+    sbx_create *c = arg;
+    sbx_err left;
+
+    c->wait = (sbx_image_wait){.image = c->row.image, .sandbox = c->row.id, .done = wait_over};
+    if (c->waiter.cancelled && atomic_load(c->waiter.cancelled)) {
+        sbx_err_set(&left, SBX_E_CANCELLED, "the client left before image %s was pulled",
+                    c->row.image);
+        wait_over(&c->wait, &left);
+        return;
+    }
+    sbx_images_want(c->s->images, &c->wait);
+    /* it may be gone, or be with a worker, from here on */
+}
+
+void sbx_create_run(sbx_create *c, const sbx_create_waiter *waiter)
+{
+    if (waiter)
+        c->waiter = *waiter;
+    run_job(c);
+}
+
+static void abandon_on_stream(void *arg)
+{
+    sbx_create *c = arg;
+
+    sbx_images_leave(&c->wait);
+    sbx_create_unref(c);
+}
+
+void sbx_create_abandon(sbx_create *c)
+{
+    sbx_stream_post(c->s->c.stream, abandon_on_stream, sbx_create_ref(c));
 }

@@ -45,8 +45,12 @@ int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_
         if (rc)
             return -1;
         if (strcmp(row.state, "deleted") != 0) {
+            bool creating = strcmp(row.state, "creating") == 0;
+
             if (strcmp(row.state, "deleting") != 0)
                 rc = sandbox_set_state(s, &row, &deleting, err);
+            if (!rc && creating)
+                sbx_images_drop(s->images, id);
             if (!rc)
                 rc = sbx_sandbox_finish_delete(s, &row, err);
         }

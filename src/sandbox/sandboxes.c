@@ -71,6 +71,11 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
         sbx_sandboxes_free(s);
         return -1;
     }
+    sbx_images_config images = {.stream = c->stream,
+                                .engine = c->engine,
+                                .metrics = c->metrics,
+                                .timeout_ms = c->pull_timeout_s * 1000};
+    s->images = sbx_images_new(&images);
     *ret = s;
     return 0;
 }
@@ -79,8 +84,14 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
 {
     if (!s)
         return;
+    sbx_images_free(s->images);
     free(s->agent);
     free(s);
+}
+
+void sbx_sandboxes_interrupt(sbx_sandboxes *s)
+{
+    sbx_images_stop(s->images);
 }
 
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err)

@@ -3,6 +3,7 @@
 #define SBX_SANDBOX_SANDBOXES_PRIV_H
 
 #include "sbx/core/limits.h"
+#include "sbx/sandbox/images.h"
 #include "sbx/sandbox/sandboxes.h"
 
 #define MAX_TEMPLATES     32
@@ -14,6 +15,7 @@ typedef struct template_row {
 
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
+    sbx_images *images;
     template_row templates[MAX_TEMPLATES];
     size_t template_count;
     char *agent; /* the agent's program */

@@ -312,6 +312,22 @@ class Engine:
     def do_pull_broken(self, conn, parts, body):
         return self.pull(conn, [{"status": "Pulling"}, {"error": "unexpected EOF"}])
 
+    def do_pull_full(self, conn, parts, body):
+        return self.pull(conn, [{"errorDetail": {"message": "failed to register layer: write /x: "
+                                                            "no space left on device"}}])
+
+    def do_pull_noise(self, conn, parts, body):
+        """No JSON, wrong JSON, a value of two megabytes: decoration all the same."""
+        conn.sendall(CHUNKED)
+        for data in (b"}}{{ nonsense", b'{"errorDetail": 7}{"error": []}\r\n',
+                     b'{"status": "' + b"x" * (2 << 20) + b'"}'):
+            conn.sendall(chunk(data))
+        conn.sendall(b"0\r\n\r\n")
+        return True
+
+    def do_pull_hang(self, conn, parts, body):
+        time.sleep(FOREVER)
+
     def do_pull_cut(self, conn, parts, body):
         conn.sendall(CHUNKED + chunk(b'{"status":"Pulling"}\r\n'))
         return False

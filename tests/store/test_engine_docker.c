@@ -2,6 +2,7 @@
  *
  * Needs a Docker Engine (DOCKER_HOST, or the usual socket) and a static busybox. Everything made
  * here carries a cluster label of its own and is removed again. */
+#include "../lib/pull_whole.h"
 #include "engine/docker.h"
 #include "engine/tar.h"
 #include "sbx/core/clock.h"
@@ -696,10 +697,10 @@ Test(engine_docker, a_pull_from_no_registry_fails_with_a_reason)
 {
     sbx_err err = {0};
 
-    cr_expect_eq(engine->ops->pull(engine, "127.0.0.1:1/nothing", NULL, NULL, &err), -1);
+    cr_expect_eq(pull_whole(engine, "127.0.0.1:1/nothing", &err), -1);
     cr_expect_eq(err.code, SBX_E_ENGINE, "%s", err.msg);
     cr_expect(strstr(err.msg, "127.0.0.1:1/nothing") != NULL, "%s", err.msg);
-    cr_expect_eq(engine->ops->pull(engine, "Not An Image", NULL, NULL, &err), -1);
+    cr_expect_eq(pull_whole(engine, "Not An Image", &err), -1);
     cr_expect_eq(err.code, SBX_E_INVALID, "%s", err.msg);
 }
 

@@ -101,7 +101,7 @@ class CreateTest(SystemCase):
         self.assertEqual(len(api.every()), before)
 
     def test_an_unknown_image_is_400_and_the_record_stays_failed(self):
-        got = api.post("/sandboxes", {"image": "127.0.0.1:1/no/such:image"}, timeout=120)
+        got = api.post("/sandboxes", {"image": "registry.invalid/no/such:image"}, timeout=120)
         told = self.assert_problem(got, 400, "invalid_request", "image")
         box = api.sandbox(told["sandboxId"])
         self.assertEqual(box["state"], "failed")

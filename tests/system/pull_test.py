@@ -1,17 +1,81 @@
 """Images that the engine does not have are pulled, from a real registry on loopback."""
+import concurrent.futures
+import json
 import os
 import pathlib
+import re
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
+import time
 import unittest
 import urllib.parse
 
 import sandboxd
-from sandboxd import SystemCase, engine, wait_for
+from sandboxd import Client, SystemCase, all_at_once, engine, wait_for
+
+TIMEOUT_S = 300
 
 service = api = registry = None
+
+
+class Valve:
+    """A proxy in front of the registry: counts manifests, and holds layers back while it is shut."""
+
+    def __init__(self, port):
+        self.port = port
+        self.open = threading.Event()
+        self.open.set()
+        self.manifests = 0
+        self.held = 0
+        self.lock = threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.name = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        try:
+            with client, socket.create_connection(("127.0.0.1", self.port)) as server:
+                threading.Thread(target=self.back, args=(server, client), daemon=True).start()
+                while data := client.recv(65536):
+                    self.look(data)
+                    server.sendall(data)
+        except OSError:
+            pass
+
+    def look(self, request):
+        if re.match(rb"GET /v2/\S+/blobs/", request) and not self.open.is_set():
+            with self.lock:
+                self.held += 1
+            self.open.wait(120)
+        elif re.match(rb"(GET|HEAD) /v2/\S+/manifests/\d", request):
+            with self.lock:
+                self.manifests += 1
+
+    @staticmethod
+    def back(server, client):
+        try:
+            while data := server.recv(65536):
+                client.sendall(data)
+            client.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def close(self):
+        self.open.set()
+        self.listener.close()
 
 
 class Registry:
@@ -21,7 +85,8 @@ class Registry:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxreg-"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.name = f"127.0.0.1:{free.getsockname()[1]}"
+            self.port = free.getsockname()[1]
+        self.name = f"127.0.0.1:{self.port}"
         config = self.folder / "config.yml"
         config.write_text("version: 0.1\nstorage: {filesystem: {rootdirectory: %s}}\n"
                           "http: {addr: %s}\n" % (self.folder / "data", self.name))
@@ -35,9 +100,9 @@ class Registry:
         with socket.socket() as s:
             return s.connect_ex((host, int(port))) == 0
 
-    def push(self, image):
+    def push(self, image, repo="pulled"):
         """Puts an image of the engine into the registry, and takes the name away again."""
-        name = f"{self.name}/pulled"
+        name = f"{self.name}/{repo}"
         engine.call("POST", f"/images/{image}/tag", {"repo": name, "tag": "1"})
         told = list(engine.stream("POST", f"/images/{urllib.parse.quote(name)}/push", {"tag": "1"},
                                   headers={"X-Registry-Auth": "e30="}))
@@ -45,7 +110,7 @@ class Registry:
         if errors:
             raise AssertionError(errors)
         engine.remove_image(f"{name}:1")
-        return f"{name}:1"
+        return f"{repo}:1"
 
     def close(self):
         self.process.terminate()
@@ -63,13 +128,42 @@ def setUpModule():
     unittest.addModuleCleanup(registry.close)
 
 
-class PullTest(SystemCase):
-    def test_an_image_of_a_registry_is_pulled_and_runs(self):
-        # an image that no other name holds, so that its layers have to be fetched
+class PullCase(SystemCase):
+    def pushed(self, repo=None):
+        """An image that the registry alone has, with layers that no other image shares."""
         made = sandboxd.make_image("sbxtest-topull:1", {**sandboxd.box_files(),
                                                         "etc/pulled": os.urandom(3000000)})
-        image = registry.push(made)
+        name = registry.push(made, repo or "pulled-" + secrets.token_hex(4))
         engine.remove_image(made)
+        return name
+
+    def shut_valve(self):
+        valve = Valve(registry.port)
+        valve.open.clear()
+        self.addCleanup(valve.close)
+        return valve
+
+    def slow_image(self, valve):
+        image = f"{valve.name}/{self.pushed()}"
+        self.addCleanup(engine.remove_image, image)
+        return image
+
+    @staticmethod
+    def waiting(server=None):
+        text = Client(server or api.server).get("/metrics").body.decode()
+        found = re.search(r"^sandboxd_pull_waiting (\d+)", text, re.M)
+        return int(found.group(1)) if found else 0
+
+    @staticmethod
+    def pulls(result="ok"):
+        text = api.get("/metrics").body.decode()
+        found = re.search(rf'^sandboxd_pulls_total{{result="{result}"}} (\d+)', text, re.M)
+        return int(found.group(1)) if found else 0
+
+
+class PullTest(PullCase):
+    def test_an_image_of_a_registry_is_pulled_and_runs(self):
+        image = f"{registry.name}/{self.pushed()}"
         self.addCleanup(engine.remove_image, image)
         box = api.create(image=image)
         self.assertEqual(box["image"], image)
@@ -78,8 +172,112 @@ class PullTest(SystemCase):
 
     def test_an_image_that_the_registry_does_not_have_is_400_and_failed(self):
         got = api.post("/sandboxes", {"image": f"{registry.name}/nothing:1"})
-        self.assert_problem(got, 400, "invalid_request", "image")
-        self.assertEqual(api.sandbox(got.json["sandboxId"])["state"], "failed")
+        told = self.assert_problem(got, 400, "invalid_request", "image")
+        record = api.sandbox(told["sandboxId"])
+        self.assertEqual(record["state"], "failed")
+        self.assertIn("nothing:1", record["stateReason"]["message"])
+
+    def test_a_registry_that_is_down_is_502_with_its_words(self):
+        got = api.post("/sandboxes", {"image": "127.0.0.1:1/no/such:image"})
+        told = self.assert_problem(got, 502, "engine_error")
+        self.assertIn("127.0.0.1:1/no/such:image", told["detail"])
+        self.assertIn("refused", told["detail"])
+        record = api.sandbox(told["sandboxId"])
+        self.assertEqual((record["state"], record["stateReason"]["code"]),
+                         ("failed", "engine_error"))
+
+
+class WaitTest(PullCase):
+    def test_30_creates_wait_for_one_pull_and_hold_no_thread(self):
+        valve = self.shut_valve()
+        image = self.slow_image(valve)
+        before, threads = self.pulls(), len(os.listdir(f"/proc/{api.server.pid}/task"))
+        with concurrent.futures.ThreadPoolExecutor(30) as pool:
+            waiting = [pool.submit(api.post, "/sandboxes", {"image": image, "size": "nano"},
+                                   timeout=120) for _ in range(30)]
+            wait_for(lambda: valve.held and self.waiting() == 30, 30, "30 creates that wait")
+            # all 8 slow workers are free: others are served at once
+            others = all_at_once(lambda _: api.post("/sandboxes", {"template": "box"}), range(8), 8)
+            self.assertEqual([o.status for o in others], [201] * 8)
+            self.assertEqual(self.waiting(), 30)
+            self.assertFalse([w for w in waiting if w.done()])
+            self.assertEqual(len(os.listdir(f"/proc/{api.server.pid}/task")), threads)
+            valve.open.set()
+            got = [w.result() for w in waiting]
+        self.assertEqual([g.status for g in got], [201] * 30)
+        self.assertEqual(self.pulls() - before, 1)
+        self.assertEqual(self.waiting(), 0)
+        ids = [g.json["id"] for g in got]
+        self.assertEqual(len(set(ids)), 30)
+        self.assertEqual(api.exec(ids[29], "echo up")["stdout"], "up\n")
+        gone = all_at_once(lambda box: api.delete(f"/sandboxes/{box}", timeout=120).status, ids, 30)
+        self.assertEqual(gone, [204] * 30)
+
+    def test_the_last_client_that_leaves_ends_the_pull(self):
+        valve = self.shut_valve()
+        image = self.slow_image(valve)
+        cancelled, descriptors = self.pulls("cancelled"), api.server.descriptors()
+        socks = []
+        body = json.dumps({"image": image}).encode()
+        for _ in range(3):
+            sock = socket.create_connection(("127.0.0.1", api.server.port), 20)
+            sock.sendall((f"POST /sandboxes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.key}"
+                          f"\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+                          "\r\n\r\n").encode() + body)
+            socks.append(sock)
+        wait_for(lambda: valve.held and self.waiting() == 3, 20, "three that wait")
+        for left, sock in zip((2, 1, 0), socks):
+            self.assertEqual(self.pulls("cancelled"), cancelled)
+            sock.close()
+            wait_for(lambda n=left: self.waiting() == n, 10, f"{left} that wait")
+        wait_for(lambda: self.pulls("cancelled") == cancelled + 1, 10, "the pull's end")
+        mine = lambda: [s["state"] for s in api.every() if s["image"] == image]
+        wait_for(lambda: mine() == ["failed"] * 3, 10, "records that are settled")
+        wait_for(lambda: api.server.descriptors() <= descriptors + 1, 10, "closed descriptors")
+
+    def test_a_sandbox_that_is_deleted_waits_no_longer(self):
+        valve = self.shut_valve()
+        image = self.slow_image(valve)
+        box = api.create(image=image, wait=False)["id"]
+        wait_for(lambda: valve.held and self.waiting() == 1, 20, "one that waits")
+        self.assertEqual(api.state(box), "creating")
+        self.assertEqual(api.delete(f"/sandboxes/{box}").status, 204)
+        wait_for(lambda: self.waiting() == 0, 10, "none that waits")
+        self.assertEqual(api.state(box), "deleted")
+        self.assertFalse(service.container_exists(box))
+
+    def test_a_stop_does_not_wait_for_pulls(self):
+        other = sandboxd.Service()
+        self.addCleanup(other.close)
+        client = Client(other.start(), other.key())
+        valve = self.shut_valve()
+        image = self.slow_image(valve)
+        later = client.create(image=image, wait=False)["id"]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(client.post, "/sandboxes", {"image": image}, timeout=60)
+            wait_for(lambda: valve.held and self.waiting(client.server) == 2, 20, "two that wait")
+            began = time.monotonic()
+            client.server.signal(signal.SIGTERM)
+            self.assertEqual(client.server.wait(), 0)
+            self.assertLess(time.monotonic() - began, 5)
+            told = self.assert_problem(waits.result(), 503, "at_capacity")
+        for box in (later, told["sandboxId"]):
+            row = json.loads(other.psql(f"SELECT row_to_json(s) FROM sandboxes s WHERE id = '{box}'"))
+            self.assertEqual(row["state"], "failed")
+            self.assertIn("interrupted", json.dumps(row))
+        client = Client(other.start(), client.key)
+        self.assertEqual(client.sandbox(later)["stateReason"]["code"], "interrupted")
+
+    def test_a_pull_that_takes_too_long_is_504_for_all_who_wait(self):
+        other = sandboxd.Service(env={"SBX_PULL_TIMEOUT": 2})
+        self.addCleanup(other.close)
+        client = Client(other.start(), other.key())
+        image = self.slow_image(self.shut_valve())
+        got = all_at_once(lambda _: client.post("/sandboxes", {"image": image}), range(3), 3)
+        for answer in got:
+            told = self.assert_problem(answer, 504, "timeout")
+            self.assertIn("--pull-timeout", told["detail"])
+            self.assertEqual(client.state(told["sandboxId"]), "failed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 /* The engine client against an engine that misbehaves (tests/fakes/fake_engine.py). */
+#include "../lib/pull_whole.h"
 #include "sbx/core/clock.h"
 #include "sbx/core/limits.h"
 #include "sbx/core/thread.h"
@@ -359,17 +360,15 @@ static sbx_code endless_call(int which)
 
     if (which == 0)
         (void)engine->ops->inspect(engine, "hang", &info, &err);
-    else if (which == 1)
-        (void)engine->ops->attach(engine, "hang", &c, &err);
     else
-        (void)engine->ops->pull(engine, "slow:1", NULL, NULL, &err);
+        (void)engine->ops->attach(engine, "hang", &c, &err);
     return err.code;
 }
 
 Test(engine_faults, a_cancelled_job_ends_its_call_at_once)
 {
     start_with(NULL, 30000);
-    for (int which = 0; which < 3; which++) {
+    for (int which = 0; which < 2; which++) {
         atomic_bool cancelled = false;
         pthread_t t;
         int64_t start = sbx_now_ms();
@@ -386,7 +385,7 @@ Test(engine_faults, a_cancelled_job_ends_its_call_at_once)
 Test(engine_faults, a_jobs_deadline_ends_its_call)
 {
     start_with(NULL, 30000);
-    for (int which = 0; which < 3; which++) {
+    for (int which = 0; which < 2; which++) {
         int64_t start = sbx_now_ms();
 
         sbx_job_scope(start + 200, NULL);
@@ -460,13 +459,11 @@ Test(engine_faults, a_quiet_event_stream_wakes_its_reader)
     cr_expect(s.longest_ms < 1500, "woken after %lld ms", (long long)s.longest_ms);
 }
 
-static bool on_progress(void *arg, const char *status, int64_t done, int64_t total)
+static void know_the_version(void)
 {
-    seen *s = arg;
-    size_t n = strlen(s->text);
+    sbx_err err = {0};
 
-    snprintf(s->text + n, sizeof(s->text) - n, "%s %d/%d;", status, (int)done, (int)total);
-    return ++s->ticks != s->stop_at;
+    cr_assert_eq(engine->ops->ping(engine, NULL, &err), 0, "%s", err.msg);
 }
 
 Test(engine_faults, pulls_report_what_the_stream_says)
@@ -480,26 +477,52 @@ Test(engine_faults, pulls_report_what_the_stream_says)
         {"unknown:1", SBX_E_NOT_FOUND, "unknown:1"},
         {"denied:1", SBX_E_NOT_FOUND, "denied:1"},
         {"broken:1", SBX_E_ENGINE, "unexpected EOF"},
+        {"full:1", SBX_E_ENGINE, "the disk of the engine's host is full"},
+        {"noise:1", SBX_OK, ""},
         {"cut:1", SBX_E_ENGINE_UNAVAILABLE, "cut:1"},
+        {"slow:1", SBX_E_TIMEOUT, "slow:1 was not pulled within 1 s"},
+        {"hang:1", SBX_E_TIMEOUT, "--pull-timeout"},
         {"", SBX_E_INVALID, "name"},
     };
 
-    start_with(NULL, 5000);
+    start_with(NULL, 1000);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         sbx_err err = {0};
 
-        cr_expect_eq(engine->ops->pull(engine, cases[i].image, NULL, NULL, &err),
-                     cases[i].code ? -1 : 0, "%s", cases[i].image);
+        know_the_version();
+        cr_expect_eq(pull_whole(engine, cases[i].image, &err), cases[i].code ? -1 : 0, "%s",
+                     cases[i].image);
         cr_expect_eq(err.code, cases[i].code, "%s: %s", cases[i].image, err.msg);
         cr_expect(strstr(err.msg, cases[i].says) != NULL, "%s", err.msg);
     }
-    seen s = {0}, stop = {.stop_at = 2};
+}
+
+Test(engine_faults, a_pull_does_not_ask_for_the_version_itself)
+{
     sbx_err err = {0};
 
-    cr_expect_eq(engine->ops->pull(engine, "good:1", on_progress, &s, &err), 0, "%s", err.msg);
-    cr_expect(strstr(s.text, "Downloading 5/10;") != NULL, "%s", s.text);
-    cr_expect_eq(engine->ops->pull(engine, "good:1", on_progress, &stop, &err), -1);
-    cr_expect_eq(err.code, SBX_E_CANCELLED);
+    start_with(NULL, 1000);
+    cr_expect_eq(pull_whole(engine, "good:1", &err), -1);
+    cr_expect_eq(err.code, SBX_E_ENGINE_UNAVAILABLE, "%s", err.msg);
+    know_the_version();
+    cr_expect_eq(pull_whole(engine, "good:1", &err), 0, "%s", err.msg);
+}
+
+Test(engine_faults, a_step_of_a_pull_never_blocks_and_a_closed_one_frees_all)
+{
+    sbx_engine_pull *p = NULL;
+    sbx_err err = {0};
+
+    start_with(NULL, 20000);
+    know_the_version();
+    cr_assert_eq(engine->ops->pull(engine, "hang:1", &p, &err), 0, "%s", err.msg);
+    for (int i = 0; i < 200; i++) {
+        int64_t from = sbx_now_ms();
+
+        cr_assert_eq(sbx_engine_pull_step(p, &err), 0, "%s", err.msg);
+        cr_expect(sbx_now_ms() - from < 500);
+    }
+    sbx_engine_pull_close(p);
 }
 
 /* --- volumes --- */

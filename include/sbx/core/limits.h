@@ -37,6 +37,8 @@
 #define SBX_MAX_LIFETIME_S      86400
 #define SBX_DEFAULT_LIFETIME_S  1800
 #define SBX_DEFAULT_IDLE_S      900
+#define SBX_MAX_PULLS           16  /* with the engine at once */
+#define SBX_MAX_PULL_WAITS      512 /* creates that wait for an image */
 
 /* Commands */
 #define SBX_MAX_ARGS             256

@@ -17,6 +17,7 @@
 
 typedef struct sbx_engine sbx_engine;
 typedef struct sbx_engine_conn sbx_engine_conn; /* a hijacked byte stream */
+typedef struct sbx_engine_pull sbx_engine_pull; /* an image on its way */
 
 typedef struct sbx_container_spec {
     const char *name, *image, *hostname;
@@ -83,11 +84,10 @@ typedef struct sbx_engine_ops {
     int (*pause)(sbx_engine *e, const char *id, sbx_err *err);
     int (*unpause)(sbx_engine *e, const char *id, sbx_err *err);
     int (*image_inspect)(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
-    /* progress may be NULL; returns false to give up (CANCELLED). done and total are bytes of the
-     * layer that the status is about, 0 if unknown. Without a tag or digest: "latest". */
-    int (*pull)(sbx_engine *e, const char *image,
-                bool (*progress)(void *arg, const char *status, int64_t done, int64_t total),
-                void *arg, sbx_err *err);
+    /* Begin to fetch an image from its registry; see sbx_engine_pull_step(). Any thread; never
+     * blocks, so the engine's version must be known: ENGINE_UNAVAILABLE until any other call has
+     * succeeded. Without a tag or digest: "latest". */
+    int (*pull)(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err *err);
     /* Make sure that a volume holds one file at its root, mode 0755; content-addressed by its
      * name, so an existing complete volume is left alone. Any engine host, no host paths. Costs
      * nothing once this process has seen the volume complete. Any number of servers may call at
@@ -118,6 +118,18 @@ typedef struct sbx_docker_config {
 
 /** The Docker Engine client. Negotiates the version at the first call. */
 int sbx_docker_new(const sbx_docker_config *c, sbx_engine **ret, sbx_err *err) SBX_MUST_CHECK;
+
+/* --- pulls: one thread at a time; non-blocking --- */
+
+/** The descriptor to watch; whenever it is readable, step. */
+int sbx_engine_pull_fd(const sbx_engine_pull *p);
+/** Go on. @return 0 under way, 1 the image was fetched, -1 failed: NOT_FOUND (no such image, or not
+ * for us), INVALID, ENGINE (with the registry's or the engine's words), ENGINE_UNAVAILABLE, TIMEOUT
+ * (the client's time for pulls). After 1 or -1 only to be closed. */
+int sbx_engine_pull_step(sbx_engine_pull *p, sbx_err *err);
+/** Close; the engine gives up what is not complete. NULL is fine. */
+void sbx_engine_pull_close(sbx_engine_pull *p);
+SBX_DEFINE_CLEANUP(sbx_engine_pull, sbx_engine_pull_close)
 
 /* --- hijacked streams: one thread at a time; non-blocking --- */
 

@@ -105,6 +105,8 @@ typedef struct sbx_http_config {
      */
     void (*observe)(void *app, const sbx_route *route, sbx_method method, int status,
                     int64_t duration_us, size_t bytes_out, const char *request_id);
+    /* Called once, on LOOP, when a drain begins: what waits long should end. May be NULL. */
+    void (*draining)(void *app);
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections; /* 0: the default */
     int64_t ping_ms; /* of idle streams; 0: 20 s. Silence of two pings ends a WebSocket */
 } sbx_http_config;

@@ -16,6 +16,8 @@ typedef struct sbx_metrics sbx_metrics;
     X(SANDBOXES, GAUGE, "sandboxd_sandboxes", "state", "Sandboxes by state")                       \
     X(CREATE_SECONDS, HISTOGRAM, "sandboxd_create_duration_seconds", "template",                   \
       "Create until ready")                                                                        \
+    X(PULLS, COUNTER, "sandboxd_pulls_total", "result", "Images fetched by the engine")            \
+    X(PULL_WAITING, GAUGE, "sandboxd_pull_waiting", NULL, "Creates that wait for an image")        \
     X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL,                             \
       "Commands, from request to exit")                                                            \
     X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                    \

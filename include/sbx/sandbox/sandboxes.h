@@ -8,6 +8,8 @@
 #include "sbx/bus/bus.h"
 #include "sbx/engine/engine.h"
 #include "sbx/metrics/metrics.h"
+#include "sbx/run/lanes.h"
+#include "sbx/run/stream.h"
 #include "sbx/sandbox/channel.h"
 #include "sbx/sandbox/ledger.h"
 #include "sbx/sandbox/spec.h"
@@ -17,6 +19,8 @@
 typedef struct sbx_sandboxes sbx_sandboxes;
 
 typedef struct sbx_sandboxes_config {
+    sbx_stream *stream;
+    sbx_lanes *lanes;
     sbx_store *store;
     sbx_engine *engine;
     sbx_channels *channels;
@@ -36,19 +40,40 @@ typedef struct sbx_sandboxes_config {
 /** Reads the agent's program. INVALID if it or the templates are not usable. */
 int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret,
                       sbx_err *err) SBX_MUST_CHECK;
-void sbx_sandboxes_free(sbx_sandboxes *s);
+void sbx_sandboxes_free(sbx_sandboxes *s); /* after STREAM has ended */
 
 /** Put the agent's volume onto the engine host, so that the first create need not. */
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
 
-/** First half of a create: check template and image, write the intent.
- * @param ret  the row, state creating; to be freed by the caller. */
-int sbx_sandbox_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_sandbox_row *ret,
-                      sbx_err *err) SBX_MUST_CHECK;
-/** Second half: container, channel, running. On failure everything is undone, the record stays
- * `failed`, and err->sandbox_id names it. @param row  from begin; updated. */
-int sbx_sandbox_finish(sbx_sandboxes *s, const sbx_spec *spec, sbx_sandbox_row *row,
-                       sbx_err *err) SBX_MUST_CHECK;
+/* A create under way. */
+typedef struct sbx_create sbx_create;
+
+/* Who waits for it. */
+typedef struct sbx_create_waiter {
+    const atomic_bool *cancelled; /* ends it; may be NULL; must live until `over` */
+    /* Exactly once, on a WORKER, or on STREAM if the server ends. `err` is NULL if it runs; else
+     * everything was undone, the record stays `failed`, and err->sandbox_id names it. */
+    void (*over)(void *arg, const sbx_sandbox_row *row, const sbx_err *err);
+    void *arg;
+} sbx_create_waiter;
+
+/** First half: check template and image, write the intent. @param spec  its content is taken over
+ * on success. @param ret  one reference, for run(). */
+int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_create **ret,
+                     sbx_err *err) SBX_MUST_CHECK;
+const sbx_sandbox_row *sbx_create_row(const sbx_create *c); /* between begin and run */
+/** Second half: image, container, channel, running. Returns before the end if the image has to be
+ * pulled; the rest is then a job of the slow lane. Takes the reference over. @param waiter  copied;
+ * NULL: nobody waits, the record tells how it ended. */
+void sbx_create_run(sbx_create *c, const sbx_create_waiter *waiter);
+/** Who waited has left, and `cancelled` is set: a wait for the image ends now. Any thread. */
+void sbx_create_abandon(sbx_create *c);
+sbx_create *sbx_create_ref(sbx_create *c);
+void sbx_create_unref(sbx_create *c);
+SBX_DEFINE_CLEANUP(sbx_create, sbx_create_unref)
+
+/** The server is about to stop: no create waits for an image any more. Any thread. */
+void sbx_sandboxes_interrupt(sbx_sandboxes *s);
 
 /** Delete; a sandbox that is deleted already is success. NOT_FOUND if the owner has none. */
 int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id,
