@@ -215,7 +215,8 @@ static int open_http(sbx_app *app, sbx_err *err)
                               .header_timeout_s = o->header_timeout_s,
                               .body_timeout_s = o->body_timeout_s,
                               .keepalive_s = o->keepalive_s,
-                              .max_connections = o->max_connections};
+                              .max_connections = o->max_connections,
+                              .cors_origins = o->cors_origins};
     return sbx_http_new(&config, &app->http, err);
 }
 

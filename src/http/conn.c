@@ -364,6 +364,8 @@ void conn_leave(conn *c)
 
     observe(c, c->status);
     c->status = 0;
+    c->origin = NULL;
+    c->vary = 0;
     c->served = true;
     if (r)
         reply_abandoned(r);
@@ -384,10 +386,8 @@ static void transaction_over(conn *c)
 /* The end of a stream: the last chunk, or a close where there is no other end. */
 static void end_stream(conn *c)
 {
-    bool chunked = !c->reply->http10 && !c->reply->head_only;
-
     c->state = C_SENDING;
-    if (chunked) {
+    if (!c->reply->http10) {
         sbx_buf_init(&c->body_out, 16);
         sbx_buf_adds(&c->body_out, "0\r\n\r\n");
     }
@@ -499,7 +499,7 @@ static void ping(conn *c)
         conn_check_muted(c);
     if (c->state == C_WS)
         ws_ping(c);
-    else if (c->state == C_STREAM && c->sse && !c->reply->head_only)
+    else if (c->state == C_STREAM && c->sse)
         conn_append_out(c, c->reply->http10 ? ": ping\n\n" : "8\r\n: ping\n\n\r\n",
                         c->reply->http10 ? 8 : 13);
 }

@@ -291,6 +291,8 @@ static const header_rule rules[] = {
     {"if-none-match", on_if_none_match, 0},
     {"idempotency-key", NULL, offsetof(sbx_head, idempotency_key)},
     {"last-event-id", NULL, offsetof(sbx_head, last_event_id)},
+    {"origin", NULL, offsetof(sbx_head, origin)},
+    {"access-control-request-method", NULL, offsetof(sbx_head, preflight_method)},
     {"x-forwarded-for", on_forwarded, 0},
     {"forwarded", on_forwarded, 0},
     {"x-real-ip", on_forwarded, 0},

@@ -91,6 +91,9 @@ typedef struct conn {
     sbx_method method;
     int status;
     char request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
+    const char *origin; /* as in heading, with `vary` */
+    unsigned vary;
+    bool preflight;
     int64_t start_us;
     size_t bytes_out;
     sbx_buf head_out, body_out; /* going out, one after the other */
@@ -99,14 +102,52 @@ typedef struct conn {
     char client[46];
 } conn;
 
-typedef enum reply_phase { R_OPEN, R_SENT, R_STREAM, R_ENDED, R_ABORTED } reply_phase;
+/* What every head says about its request. */
+typedef struct heading {
+    const char *request_id;
+    const char *origin; /* who may read the answer: an origin, "*", or NULL; of http->cors */
+    unsigned vary;
+    const char *cache; /* unless a header says otherwise; NULL: no-store */
+} heading;
+
+#define VARY_ENCODING 1u
+#define VARY_ACCEPT   2u
+#define VARY_ORIGIN   4u
+
+/* A complete response before it has its form. */
+typedef struct answer {
+    int status;
+    const char *content_type; /* or NULL */
+    const sbx_header *headers;
+    size_t header_count;
+    sbx_buf body;
+} answer;
+
+/* Origins that may read answers. */
+typedef struct cors {
+    char **origins;
+    size_t count;
+    bool any;
+} cors;
+
+typedef enum reply_phase {
+    R_OPEN,
+    R_FORMING, /* the answer is known, and being rendered */
+    R_SENT,
+    R_STREAM,
+    R_ENDED,
+    R_ABORTED
+} reply_phase;
 
 struct sbx_reply {
     atomic_int refs;  /* one for all users together, one of the connection, one per message */
     atomic_int users; /* handlers and whoever took the request over */
     sbx_http *http;   /* immutable, as all up to `mu` */
     uint64_t conn_id;
-    bool http10, head_only, ws, chunked;
+    bool http10, head_only, read, gzip, ws;
+    char *if_none_match; /* or NULL */
+    const char *origin;  /* as in heading, with `vary` */
+    unsigned vary;
     char ws_accept[32];
     bool ws_protocol;
     char request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
@@ -135,6 +176,7 @@ typedef struct job_box {
 struct sbx_http {
     sbx_http_config config; /* immutable, as all up to `loop` */
     sbx_router *router;
+    cors cors;
     char *listen;
     int port;
     struct ev_loop *loop;
@@ -207,14 +249,27 @@ typedef enum taken {
 } taken;
 taken reply_take(sbx_reply *r, bool begun, sbx_buf *head, sbx_buf *body, int *status, bool *sse);
 void reply_sent(sbx_reply *r, size_t bytes);
+void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
+                  size_t header_count, sbx_buf *body); /* whoever has it in the phase R_FORMING */
 void reply_message(sbx_reply *r, const char *data, size_t len, bool binary);
 
 /* respond.c */
 void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
-                  size_t header_count, const char *request_id);
+                  size_t header_count, const heading *h);
 void respond_problem(sbx_buf *head, sbx_buf *body, const sbx_err *err, const char *allow,
-                     const char *request_id);
+                     const heading *h);
 const char *respond_reason(int status);
+
+/* represent.c */
+void represent(const sbx_reply *r, answer *a, sbx_buf *head); /* renders; may change the body */
+/* Has a worker give JSON its form. @return false if there is no need, or no room. */
+bool represent_elsewhere(sbx_reply *r, int status, sbx_buf *body);
+
+/* cors.c */
+int cors_new(const char *list, cors *ret, sbx_err *err) SBX_MUST_CHECK;
+void cors_done(cors *c);
+const char *cors_match(const cors *c, const char *origin); /* what may be answered, or NULL */
+size_t cors_preflight(const char *allow, sbx_header out[4]);
 
 /* websocket.c */
 int ws_accept_key(const char *key, char out[32]);

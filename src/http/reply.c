@@ -15,6 +15,18 @@
 
 #define MAX_RESPONSE_HEAD (16 * KIB)
 
+/* The request's text does not live as long as a parked reply. */
+static char *joined(const sbx_list *list)
+{
+    sbx_buf b = SBX_BUF_INIT(SBX_MAX_URI_BYTES + SBX_MAX_HEADER_BYTES);
+
+    for (size_t i = 0; i < list->count; i++) {
+        sbx_buf_adds(&b, i ? ", " : "");
+        sbx_buf_adds(&b, list->lines[i]);
+    }
+    return b.len ? sbx_buf_steal(&b) : NULL;
+}
+
 sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head)
 {
     sbx_reply *r = sbx_alloc(sizeof(*r));
@@ -28,6 +40,11 @@ sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head)
     r->conn_id = conn_id(c);
     r->http10 = head->minor == 0;
     r->head_only = head->method == SBX_HEAD;
+    r->read = head->method == SBX_GET || r->head_only;
+    r->gzip = sbx_accepts_gzip(&head->accept_encoding);
+    r->if_none_match = r->read ? joined(&head->if_none_match) : NULL;
+    r->origin = c->origin;
+    r->vary = c->vary;
     r->ws_protocol = head->ws_protocol;
     memcpy(r->request_id, c->request_id, sizeof(r->request_id));
     return r;
@@ -39,6 +56,7 @@ void reply_drop(sbx_reply *r)
         return;
     sbx_buf_done(&r->head);
     sbx_buf_done(&r->body);
+    free(r->if_none_match);
     pthread_mutex_destroy(&r->mu);
     free(r);
 }
@@ -108,72 +126,89 @@ void sbx_reply_unref(sbx_reply *r)
     reply_drop(r);
 }
 
-/* Makes a rendered response the answer, unless there is one. Takes both buffers. */
-static void finish(sbx_reply *r, int status, sbx_buf *head, sbx_buf *body)
+/* Only one finish is the answer. @return whether it is this one. */
+static bool claim(sbx_reply *r)
 {
     pthread_mutex_lock(&r->mu);
     bool first = r->phase == R_OPEN;
-    if (first) {
-        r->phase = R_SENT;
-        r->status = status;
-        r->head = *head;
-        r->body = *body;
-        *head = (sbx_buf){0};
-        *body = (sbx_buf){0};
-    }
-    pthread_mutex_unlock(&r->mu);
-    sbx_buf_done(head);
-    sbx_buf_done(body);
     if (first)
-        kick(r);
+        r->phase = R_FORMING;
+    pthread_mutex_unlock(&r->mu);
+    return first;
+}
+
+/* Gives a rendered response to LOOP. Takes both buffers. */
+static void deliver(sbx_reply *r, int status, sbx_buf *head, sbx_buf *body)
+{
+    if (r->head_only)
+        sbx_buf_done(body);
+    pthread_mutex_lock(&r->mu);
+    r->phase = R_SENT;
+    r->status = status;
+    r->head = *head;
+    r->body = *body;
+    pthread_mutex_unlock(&r->mu);
+    *head = *body = (sbx_buf){0};
+    kick(r);
+}
+
+static void answer_problem(sbx_reply *r, const sbx_err *err)
+{
+    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
+    heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
+
+    respond_problem(&head, &body, err, NULL, &h);
+    deliver(r, sbx_code_status(err->code), &head, &body);
+}
+
+void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
+                  size_t header_count, sbx_buf *body)
+{
+    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
+    answer a = {.status = status,
+                .content_type = content_type,
+                .headers = headers,
+                .header_count = header_count,
+                .body = *body};
+
+    *body = (sbx_buf){.max = body->max};
+    if (!sbx_buf_failed(&a.body))
+        represent(r, &a, &head);
+    if (sbx_buf_failed(&a.body) || sbx_buf_failed(&head)) {
+        sbx_err err;
+
+        sbx_fail(&err, SBX_E_INTERNAL, "the response is larger than its limit");
+        sbx_buf_done(&head);
+        sbx_buf_done(&a.body);
+        answer_problem(r, &err);
+        return;
+    }
+    deliver(r, a.status, &head, &a.body);
 }
 
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
 {
-    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
-
-    respond_problem(&head, &body, err, NULL, r->request_id);
-    if (r->head_only)
-        sbx_buf_done(&body);
-    finish(r, sbx_code_status(err->code), &head, &body);
+    if (claim(r))
+        answer_problem(r, err);
 }
 
 void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
                     size_t header_count, sbx_buf *body)
 {
-    sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), content = {0};
-    bool bodiless = status == 204 || status == 304;
+    sbx_buf none = {0};
 
-    if (body) {
-        content = *body;
-        *body = (sbx_buf){.max = content.max};
-    }
-    respond_head(&head, status, bodiless ? NULL : content_type, headers, header_count,
-                 r->request_id);
-    if (!bodiless) {
-        char number[24];
-
-        sbx_buf_adds(&head, "content-length: ");
-        snprintf(number, sizeof(number), "%zu\r\n", content.len);
-        sbx_buf_adds(&head, number);
-    }
-    if (sbx_buf_failed(&content) || sbx_buf_failed(&head)) {
-        sbx_err err;
-
-        sbx_fail(&err, SBX_E_INTERNAL, "the response is larger than its limit");
-        sbx_buf_done(&head);
-        sbx_buf_done(&content);
-        sbx_reply_problem(r, &err);
-        return;
-    }
-    if (bodiless || r->head_only)
-        sbx_buf_done(&content);
-    finish(r, status, &head, &content);
+    if (claim(r))
+        reply_answer(r, status, content_type, headers, header_count, body ? body : &none);
+    else if (body)
+        sbx_buf_done(body);
 }
 
 void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body)
 {
-    sbx_reply_send(r, status, "application/json", NULL, 0, body);
+    if (!claim(r))
+        sbx_buf_done(body);
+    else if (!represent_elsewhere(r, status, body))
+        reply_answer(r, status, "application/json", NULL, 0, body);
 }
 
 static void upgrade_head(sbx_reply *r, sbx_buf *head)
@@ -199,15 +234,17 @@ void sbx_reply_begin(sbx_reply *r, int status, const char *content_type)
         status = 101;
         upgrade_head(r, &head);
     } else {
-        respond_head(&head, status, content_type, sse ? sse_headers : NULL, sse ? 2 : 0,
-                     r->request_id);
+        heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
+
+        respond_head(&head, status, content_type, sse ? sse_headers : NULL, sse ? 2 : 0, &h);
         if (!r->http10)
             sbx_buf_adds(&head, "transfer-encoding: chunked\r\n");
     }
     pthread_mutex_lock(&r->mu);
     bool first = r->phase == R_OPEN;
     if (first) {
-        r->phase = R_STREAM;
+        /* To HEAD the head is all: nothing may be streamed, and whoever tries learns that. */
+        r->phase = r->head_only ? R_SENT : R_STREAM;
         r->status = status;
         r->sse = sse && !r->ws;
         r->head = head;
@@ -242,7 +279,7 @@ static sbx_push push_locked(sbx_reply *r, const void *data, size_t len, bool bin
 
     if (atomic_load(&r->gone) || r->phase != R_STREAM)
         return SBX_PUSH_GONE;
-    if (r->head_only || (!len && !r->ws))
+    if (!len && !r->ws)
         return SBX_PUSH_OK;
     if (r->queued && r->queued + len > SBX_MAX_OUTBOX_BYTES) {
         r->full = true;
@@ -344,7 +381,7 @@ taken reply_take(sbx_reply *r, bool begun, sbx_buf *head, sbx_buf *body, int *st
     SBX_ASSERT_THREAD(SBX_T_LOOP);
     pthread_mutex_lock(&r->mu);
     if (!begun) {
-        if (r->phase != R_OPEN) {
+        if (r->phase != R_OPEN && r->phase != R_FORMING) {
             t = r->phase == R_SENT ? TAKE_RESPONSE : TAKE_BEGIN;
             *status = r->status;
             *sse = r->sse;

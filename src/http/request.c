@@ -98,12 +98,13 @@ void request_submit(conn *c)
 void conn_problem(conn *c, const sbx_err *err, const char *allow)
 {
     sbx_buf head = SBX_BUF_INIT(16 * KIB), body = SBX_BUF_INIT(16 * KIB);
+    heading h = {.request_id = c->request_id, .origin = c->origin, .vary = c->vary};
 
     request_discard(c);
     sbx_buf_done(&c->body);
     if (!c->request_id[0])
         memcpy(c->request_id, sbx_id_new().s, SBX_ID_LEN + 1);
-    respond_problem(&head, &body, err, allow, c->request_id);
+    respond_problem(&head, &body, err, allow, &h);
     if (c->method == SBX_HEAD)
         sbx_buf_done(&body);
     c->status = sbx_code_status(err->code);
@@ -115,10 +116,14 @@ void conn_problem(conn *c, const sbx_err *err, const char *allow)
 static void answer_options(conn *c, const char *allow)
 {
     sbx_buf head = SBX_BUF_INIT(4 * KIB), none = {0};
-    sbx_header header = {"allow", allow};
+    heading h = {.request_id = c->request_id, .origin = c->origin, .vary = c->vary};
+    sbx_header headers[5] = {{"allow", allow}};
+    size_t count = 1;
 
     c->status = 204;
-    respond_head(&head, 204, NULL, &header, 1, c->request_id);
+    if (c->preflight && c->origin)
+        count += cors_preflight(allow, headers + 1);
+    respond_head(&head, 204, NULL, headers, count, &h);
     c->state = C_SENDING;
     conn_queue_out(c, &head, &none);
     conn_flush(c);
@@ -225,6 +230,8 @@ static int admit(conn *c, job_box *b, const sbx_head *h, sbx_match *m, sbx_err *
     if (!m->route)
         return sbx_fail(err, SBX_E_METHOD, "the resource has no such method");
     c->route = m->route;
+    if (m->route->accepts & SBX_CAN_SSE)
+        c->vary |= VARY_ACCEPT;
     fill_request(b, h, m, c);
     if (negotiate(h, m->route, &r->accept, err) || check_body(h, m->route, err) ||
         sbx_query_parse(h->query, r->query, &r->query_count, err) ||
@@ -272,6 +279,9 @@ static void begin_transaction(conn *c, const sbx_head *h)
     c->bytes_out = 0;
     c->route = NULL;
     c->method = h->method;
+    c->origin = cors_match(&c->http->cors, h->origin);
+    c->vary = c->http->cors.count && !c->http->cors.any ? VARY_ORIGIN : 0;
+    c->preflight = h->preflight_method != NULL;
     c->keep_alive = h->keep_alive && !c->http->draining_on_loop;
     if (h->request_id && sbx_request_id_sane(h->request_id))
         sbx_copy(c->request_id, sizeof(c->request_id), h->request_id);

@@ -68,11 +68,40 @@ static void add_line(sbx_buf *out, const char *name, const char *value)
     sbx_buf_add(out, "\r\n", 2);
 }
 
+static void add_vary(sbx_buf *out, unsigned vary)
+{
+    static const char *const names[] = {"accept-encoding", "accept", "origin"};
+    const char *before = "vary: ";
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (!(vary & 1u << i))
+            continue;
+        sbx_buf_adds(out, before);
+        sbx_buf_adds(out, names[i]);
+        before = ", ";
+    }
+    if (vary)
+        sbx_buf_add(out, "\r\n", 2);
+}
+
+/* What every response has, whoever makes it. */
+static void add_common(sbx_buf *out, const heading *h)
+{
+    add_vary(out, h->vary);
+    if (h->origin) {
+        add_line(out, "access-control-allow-origin", h->origin);
+        sbx_buf_adds(out, "access-control-expose-headers: X-Request-Id, ETag, Location, "
+                          "Retry-After, Allow, Link, Idempotency-Replayed\r\n");
+    }
+    sbx_buf_adds(out, "x-content-type-options: nosniff\r\n");
+    add_line(out, "x-request-id", h->request_id);
+}
+
 void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
-                  size_t header_count, const char *request_id)
+                  size_t header_count, const heading *h)
 {
     char line[] = "HTTP/1.1 000 ";
-    bool cache = false;
+    bool cache = false, retry = status != 429 && status != 503;
 
     line[9] = (char)('0' + status / 100 % 10);
     line[10] = (char)('0' + status / 10 % 10);
@@ -85,11 +114,13 @@ void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_
     for (size_t i = 0; i < header_count; i++) {
         add_line(out, headers[i].name, headers[i].value);
         cache |= strcmp(headers[i].name, "cache-control") == 0;
+        retry |= strcmp(headers[i].name, "retry-after") == 0;
     }
     if (!cache)
-        sbx_buf_adds(out, "cache-control: no-store\r\n");
-    sbx_buf_adds(out, "x-content-type-options: nosniff\r\n");
-    add_line(out, "x-request-id", request_id);
+        add_line(out, "cache-control", h->cache ? h->cache : "no-store");
+    if (!retry)
+        sbx_buf_adds(out, "retry-after: 1\r\n");
+    add_common(out, h);
 }
 
 static void problem_json(sbx_buf *body, const sbx_err *err, const char *request_id)
@@ -120,22 +151,21 @@ static void problem_json(sbx_buf *body, const sbx_err *err, const char *request_
 }
 
 void respond_problem(sbx_buf *head, sbx_buf *body, const sbx_err *err, const char *allow,
-                     const char *request_id)
+                     const heading *h)
 {
     int status = sbx_code_status(err->code);
     sbx_header headers[2];
     size_t count = 0;
     char seconds[24];
 
-    problem_json(body, err, request_id);
+    problem_json(body, err, h->request_id);
     if (status == 401)
         headers[count++] = (sbx_header){"www-authenticate", "Bearer"};
-    if (status == 429 || status == 503)
-        headers[count++] = (sbx_header){
-            "retry-after", sbx_num_text(seconds, err->retry_after_s > 0 ? err->retry_after_s : 1)};
+    if ((status == 429 || status == 503) && err->retry_after_s > 0)
+        headers[count++] = (sbx_header){"retry-after", sbx_num_text(seconds, err->retry_after_s)};
     if (allow && *allow)
         headers[count++] = (sbx_header){"allow", allow};
-    respond_head(head, status, "application/problem+json", headers, count, request_id);
+    respond_head(head, status, "application/problem+json", headers, count, h);
     sbx_buf_adds(head, "content-length: ");
     sbx_buf_adds(head, sbx_num_text(seconds, (int64_t)body->len));
     sbx_buf_add(head, "\r\n", 2);

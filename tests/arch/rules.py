@@ -28,6 +28,7 @@ PROGRAMS = {"agentd": r"sbx/core/agent_proto\.h", "cli": r"sbx/core/.*"}
 LIBRARIES = {
     r"cjson/|cJSON\.h": (r"src/core/json\w*\.c$", "core/json*.c"),
     r"libwebsockets": (r"src/http/", "src/http"),
+    r"zlib\.h": (r"src/http/", "src/http"),
     r"curl/": (r"src/(engine|run)/", "src/engine and src/run"),
     r"libpq-fe\.h|libpq/|postgresql/": (r"src/store/", "src/store"),
     r"hiredis": (r"src/bus/", "src/bus"),

@@ -21,7 +21,7 @@ static struct probe {
     sbx_stream *stream;
     int64_t drain_ms;
     bool quiet;
-    atomic_long closed, ready, cancelled, observed, last_status;
+    atomic_long closed, ready, cancelled, parked, observed, last_status;
 } probe;
 
 static int64_t number(const char *text, int64_t otherwise)
@@ -110,6 +110,24 @@ static int big(void *app, const sbx_request *r, sbx_err *err)
     return 0;
 }
 
+/* A handler that knows better: its own tag, caching and policy. */
+static int own_headers(void *app, const sbx_request *r, sbx_err *err)
+{
+    static const sbx_header headers[] = {{"etag", "\"mine\""},
+                                         {"cache-control", "public, max-age=60"},
+                                         {"content-security-policy", "default-src 'none'"},
+                                         {"x-injected", "a\r\nx-evil: 1"}};
+    sbx_buf b = SBX_BUF_INIT(8 * KIB);
+
+    (void)app;
+    (void)err;
+    for (int i = 0; i < 4000; i++)
+        sbx_buf_addc(&b, 'x');
+    sbx_reply_send(r->reply, 200, "text/html; charset=utf-8", headers, ARRAY_LEN(headers), &b);
+    sbx_buf_done(&b);
+    return 0;
+}
+
 static int fail_with(void *app, const sbx_request *r, sbx_err *err)
 {
     (void)app;
@@ -162,6 +180,7 @@ static int stats(void *app, const sbx_request *r, sbx_err *err)
     sbx_jw_int(&w, "closed", probe.closed);
     sbx_jw_int(&w, "ready", probe.ready);
     sbx_jw_int(&w, "cancelled", probe.cancelled);
+    sbx_jw_int(&w, "parked", probe.parked);
     sbx_jw_int(&w, "observed", probe.observed);
     sbx_jw_int(&w, "lastStatus", probe.last_status);
     sbx_jw_int(&w, "cpuMs", cpu.tv_sec * 1000 + cpu.tv_nsec / 1000000);
@@ -176,7 +195,7 @@ static int stats(void *app, const sbx_request *r, sbx_err *err)
 typedef struct task {
     sbx_reply *reply;
     sbx_timer *timer; /* NULL once it fired */
-    int64_t ms, left, sent;
+    int64_t ms, left, sent, bytes;
     bool stopped;    /* STREAM: the reply was let go */
     atomic_int refs; /* the watcher's callbacks, STREAM's own, and messages on their way */
 } task;
@@ -208,10 +227,17 @@ static void task_stop(task *t)
 static void park_done(void *arg)
 {
     task *t = arg;
-    sbx_buf b = SBX_BUF_INIT(1024);
+    sbx_buf b = SBX_BUF_INIT(2 * MIB);
 
     t->timer = NULL;
-    sbx_buf_adds(&b, "{\"parked\":true}");
+    sbx_buf_adds(&b, "{\"parked\":true");
+    if (t->bytes) {
+        sbx_buf_adds(&b, ",\"filler\":\"");
+        for (int64_t i = 0; i < t->bytes; i++)
+            sbx_buf_addc(&b, (char)('a' + i % 26));
+        sbx_buf_adds(&b, "\"");
+    }
+    sbx_buf_adds(&b, "}");
     sbx_reply_json(t->reply, 200, &b);
     sbx_buf_done(&b);
     task_stop(t);
@@ -256,6 +282,8 @@ static int park(void *app, const sbx_request *r, sbx_err *err)
     (void)app;
     (void)err;
     task *t = task_new(r, (sbx_reply_events){0});
+    atomic_fetch_add(&probe.parked, 1);
+    t->bytes = query_number(r, "bytes", 0);
     task_post(t, park_begin);
     task_drop(t);
     return 0;
@@ -422,7 +450,7 @@ static void observe(void *app, const sbx_route *route, sbx_method method, int st
 #define SLOW .lane = SBX_LANE_SLOW, .deadline_ms = 60000
 static const sbx_route routes[] = {
     {"GET", "/any", .accepts = SBX_CAN_ANY, FAST, .handler = big, .name = "any", .query = "bytes"},
-    {"GET", "/big", FAST, .handler = big, .name = "big", .query = "bytes"},
+    {"GET", "/big", .accepts = SBX_CAN_ANY, FAST, .handler = big, .name = "big", .query = "bytes"},
     {"GET", "/block", SLOW, .handler = block, .name = "block", .query = "ms"},
     {"GET", "/cut", FAST, .handler = cut, .name = "cut"},
     {"POST", "/echo", FAST, .max_body = 64 * KIB, .handler = echo_post, .name = "echo_post"},
@@ -438,7 +466,9 @@ static const sbx_route routes[] = {
      .query = "bytes"},
     {"GET", "/forget", FAST, .handler = forget, .name = "forget"},
     {"GET", "/hello", FAST, .handler = hello, .name = "hello"},
-    {"GET", "/park", FAST, .handler = park, .name = "park", .query = "ms"},
+    {"GET", "/hold", FAST, .handler = block, .name = "hold", .query = "ms"},
+    {"GET", "/own", .produces = "text/html", FAST, .handler = own_headers, .name = "own"},
+    {"GET", "/park", FAST, .handler = park, .name = "park", .query = "ms,bytes"},
     {"POST", "/raw", .accepts = SBX_BODY_RAW, FAST, .max_body = MIB, .handler = echo_post,
      .name = "raw"},
     {"GET", "/secret", "any", FAST, .handler = echo_get, .name = "secret", .query = "*"},
@@ -466,6 +496,16 @@ static int64_t flag(int argc, char **argv, const char *name, int64_t otherwise)
     return otherwise;
 }
 
+static const char *text_flag(int argc, char **argv, const char *name)
+{
+    size_t n = strlen(name);
+
+    for (int i = 1; i < argc; i++)
+        if (strncmp(argv[i], name, n) == 0 && argv[i][n] == '=')
+            return argv[i] + n + 1;
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     sbx_lanes_config lc = {.threads = {[SBX_LANE_FAST] = (size_t)flag(argc, argv, "fast", 4),
@@ -482,6 +522,7 @@ int main(int argc, char **argv)
                          .body_timeout_s = flag(argc, argv, "body", 30),
                          .keepalive_s = flag(argc, argv, "keepalive", 75),
                          .max_connections = flag(argc, argv, "connections", 12000),
+                         .cors_origins = text_flag(argc, argv, "--cors"),
                          .ping_ms = flag(argc, argv, "ping", 0)};
     sbx_err err;
 

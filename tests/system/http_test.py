@@ -22,7 +22,7 @@ class Requests(Shared):
         self.assertEqual((r.status, r.body), (200, b'{"hello":"world"}'))
         self.assertEqual(r.headers["content-type"], "application/json")
         self.assertEqual(r.headers["x-content-type-options"], "nosniff")
-        self.assertEqual(r.headers["cache-control"], "no-store")
+        self.assertEqual(r.headers["cache-control"], "private, no-cache")
         self.assertRegex(r.headers["date"], r"^\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$")
         self.assertNotIn("server", r.headers)
         self.assertNotIn("connection", r.headers)

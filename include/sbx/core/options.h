@@ -52,6 +52,8 @@
       "seconds without progress of a request's body")                                              \
     X(keepalive_s, INT, "keepalive", "SBX_KEEPALIVE", "75", 1, 3600, 0,                            \
       "seconds an idle connection stays open")                                                     \
+    X(cors_origins, STR, "cors-origins", "SBX_CORS_ORIGINS", "", 0, 0, 0,                          \
+      "origins whose pages may call the API from a browser, separated by commas; * for any")       \
     X(drain_s, INT, "drain-seconds", "SBX_DRAIN_SECONDS", "20", 0, 3600, 0,                        \
       "seconds for running requests after SIGTERM")                                                \
     X(engine_timeout_s, INT, "engine-timeout", "SBX_ENGINE_TIMEOUT", "60", 1, 3600, 0,             \

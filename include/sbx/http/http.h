@@ -108,6 +108,8 @@ typedef struct sbx_http_config {
     /* Called once, on LOOP, when a drain begins: what waits long should end. May be NULL. */
     void (*draining)(void *app);
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections; /* 0: the default */
+    /* Whose pages may read answers (CORS): origins separated by commas, "*", or NULL */
+    const char *cors_origins;
     int64_t ping_ms; /* of idle streams; 0: 20 s. Silence of two pings ends a WebSocket */
 } sbx_http_config;
 
@@ -141,10 +143,15 @@ typedef struct sbx_header {
 } sbx_header;
 
 /** Finish with a complete response. Takes the content of `body` (left empty; may be NULL).
- * Second and later finishes are ignored. A failed buffer becomes a 500 problem. */
+ * Second and later finishes are ignored. A failed buffer becomes a 500 problem.
+ *
+ * JSON and text get what RFC 9110 has for them: a 200 to GET or HEAD a strong ETag, and a 304 where
+ * the client has it; over 1 KiB gzip where it is taken (by workers only). A handler's own `etag`,
+ * `content-encoding` and `cache-control` headers are respected. 429 and 503 carry Retry-After. */
 void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
                     size_t header_count, sbx_buf *body);
-void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body); /* application/json */
+/** The same for application/json; from STREAM and LOOP a worker compresses it first. */
+void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body);
 /** Finish with application/problem+json; Retry-After where the code wants one. */
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err);
 
