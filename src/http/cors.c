@@ -36,14 +36,15 @@ int cors_new(const char *list, cors *ret, sbx_err *err)
         if (end <= from)
             continue;
         if (ret->count == MAX_ORIGINS)
-            return sbx_fail(err, SBX_E_INVALID, "more than %d CORS origins are given", MAX_ORIGINS);
+            return sbx_fail(err, SBX_E_INVALID, "cors-origins: more than %d are given",
+                            MAX_ORIGINS);
         char *origin = sbx_strndup(from, (size_t)(end - from));
         ret->origins = sbx_realloc(ret->origins, (ret->count + 1) * sizeof(char *));
         ret->origins[ret->count++] = origin;
         ret->any |= strcmp(origin, "*") == 0;
         if (strcmp(origin, "*") != 0 && !is_origin(origin))
             return sbx_fail(err, SBX_E_INVALID,
-                            "CORS origin %s: must be *, or like https://app.example:8443 (lower "
+                            "cors-origins: %s must be *, or like https://app.example:8443 (lower "
                             "case, no path, no slash at the end)",
                             origin);
     }

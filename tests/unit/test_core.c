@@ -56,6 +56,47 @@ Test(error, wrapping_puts_context_first_and_keeps_the_code)
     cr_expect_str_eq(sbx_code_wire(err.code), "conflict");
 }
 
+Test(error, the_codes_are_those_of_the_contract)
+{
+    static const struct {
+        const char *wire;
+        int status;
+    } contract[] = {
+        {"invalid_request", 400},
+        {"unauthorized", 401},
+        {"forbidden", 403},
+        {"not_found", 404},
+        {"method_not_allowed", 405},
+        {"not_acceptable", 406},
+        {"conflict", 409},
+        {"gone", 410},
+        {"payload_too_large", 413},
+        {"uri_too_long", 414},
+        {"unsupported_media_type", 415},
+        {"rate_limited", 429},
+        {"quota_exceeded", 429},
+        {"headers_too_large", 431},
+        {"internal", 500},
+        {"engine_error", 502},
+        {"engine_unavailable", 503},
+        {"store_unavailable", 503},
+        {"at_capacity", 503},
+        {"timeout", 504},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(contract); i++) {
+        int found = 0;
+
+        for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++)
+            found += sbx_streq(sbx_code_wire((sbx_code)c), contract[i].wire) &&
+                     sbx_code_status((sbx_code)c) == contract[i].status;
+        cr_expect_eq(found, 1, "%s", contract[i].wire);
+    }
+    /* One more: what is answered to clients that left, and so read by none. */
+    cr_expect_eq(SBX_E_COUNT - 1, ARRAY_LEN(contract) + 1);
+    cr_expect_str_eq(sbx_code_wire(SBX_E_CANCELLED), "cancelled");
+}
+
 Test(error, every_code_has_a_status_and_a_name)
 {
     for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++) {
