@@ -147,27 +147,6 @@ class DocumentTest(SystemCase):
         for path in ("/nope", "/sandboxes/x/y", "/sandboxes/", "//", "/sandbox"):
             self.assertEqual(api.get(path).status, 404, path)
 
-    def test_references_resolve_and_operations_are_described(self):
-        document = Client(api.server).get("/openapi.json").json
-        for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
-            self.assertIn(reference, document["components"]["schemas"])
-        ids = [verb["operationId"] for verbs in document["paths"].values()
-               for verb in verbs.values()]
-        self.assertEqual(len(ids), len(set(ids)))
-        create = document["paths"]["/sandboxes"]["post"]
-        body = create["requestBody"]["content"]["application/json"]["schema"]
-        self.assertIs(body["additionalProperties"], False)
-        self.assertEqual(body["properties"]["timeoutSeconds"]["maximum"], 86400)
-        self.assertTrue(create["security"])
-        self.assertEqual(document["paths"]["/health"]["get"]["security"], [])
-
-    def test_an_answer_has_the_fields_of_its_schema(self):
-        document = Client(api.server).get("/openapi.json").json
-        schema = document["components"]["schemas"]["Sandbox"]
-        box = api.create()
-        self.assertEqual(set(box), set(schema["properties"]))
-        self.assertEqual(api.delete(f"/sandboxes/{box['id']}").status, 204)
-
 
 class LogTest(SystemCase):
     def test_each_line_is_json_and_names_the_request(self):
