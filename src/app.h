@@ -36,7 +36,8 @@ typedef struct sbx_app {
     sbx_reaper *reaper;
     sbx_route *routes; /* the HTTP table; row i is sbx_api_routes[i] */
     sbx_http *http;
-    char *openapi; /* the document, made once */
+    /* Made once: the API document, the page to read it, and that page's policy. */
+    char *openapi, *docs, *docs_policy;
 } sbx_app;
 
 #endif

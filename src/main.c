@@ -197,14 +197,22 @@ static int make_services(sbx_app *app, sbx_err *err)
     return 0;
 }
 
+static char *rendered(void (*render)(sbx_buf *out))
+{
+    sbx_buf b = SBX_BUF_INIT(MIB);
+
+    render(&b);
+    return sbx_buf_steal(&b);
+}
+
 static int open_http(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
-    sbx_buf doc = SBX_BUF_INIT(MIB);
 
     app->routes = sbx_api_http_routes();
-    sbx_api_openapi(&doc);
-    app->openapi = sbx_buf_steal(&doc);
+    app->openapi = rendered(sbx_api_openapi);
+    app->docs = rendered(sbx_api_docs);
+    app->docs_policy = rendered(sbx_api_docs_policy);
     sbx_http_config config = {.listen = o->listen,
                               .routes = app->routes,
                               .route_count = sbx_api_route_count,
@@ -308,6 +316,8 @@ static void close_all(sbx_app *app)
     sbx_crypt_free(app->crypt);
     free(app->routes);
     free(app->openapi);
+    free(app->docs);
+    free(app->docs_policy);
 }
 
 static int serve(sbx_options *options, sbx_err *err)

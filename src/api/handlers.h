@@ -17,6 +17,7 @@ HANDLER(api_health);
 HANDLER(api_ready);
 HANDLER(api_metrics);
 HANDLER(api_openapi);
+HANDLER(api_docs);
 /* sandboxes.c */
 HANDLER(api_sandbox_create);
 HANDLER(api_sandbox_list);

@@ -1,6 +1,7 @@
 /* The OpenAPI 3.1 document, made once from the tables: routes, fields of requests, contract. */
 #include "contract.h"
 
+#include "guide.h"
 #include "sbx/sandbox/state.h"
 #include <stdio.h>
 
@@ -633,13 +634,16 @@ static void components(sbx_jw *w)
 
 void sbx_api_openapi(sbx_buf *out)
 {
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf guide = SBX_BUF_INIT(256 * KIB);
     sbx_jw w = SBX_JW(out);
 
+    api_guide(&guide);
     sbx_jw_obj(&w, NULL);
     sbx_jw_str(&w, "openapi", "3.1.0");
     sbx_jw_obj(&w, "info");
     sbx_jw_str(&w, "title", "sandboxd");
     sbx_jw_str(&w, "version", SBX_VERSION);
+    sbx_jw_str(&w, "description", guide.data);
     sbx_jw_obj_end(&w);
     paths(&w);
     components(&w);

@@ -7,6 +7,8 @@
 #define QUICK_MS  10000
 
 const sbx_api_route sbx_api_routes[] = {
+    {"GET", "/docs", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_docs, "docs", "This page",
+     .produces = "text/html", .tag = "Service", .success = "200", .response = "text"},
     {"GET", "/health", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_health, "health",
      "Is the process running?", .tag = "Service", .success = "200", .response = "Health"},
     {"GET", "/metrics", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_metrics, "metrics",
@@ -15,7 +17,7 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "Needs the token of the option --metrics-token. Without one they are served while the "
             "server listens on loopback alone, and not to forwarded requests."},
     {"GET", "/openapi.json", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_openapi, "openapi",
-     "This document", .tag = "Service", .success = "200", .response = "object"},
+     "The contract as OpenAPI 3.1", .tag = "Service", .success = "200", .response = "object"},
     {"GET", "/ready", NULL, SBX_LANE_SLOW, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},

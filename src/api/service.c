@@ -136,3 +136,15 @@ HANDLER(api_openapi)
     sbx_buf_done(&b);
     return 0;
 }
+
+HANDLER(api_docs)
+{
+    sbx_header policy = {"content-security-policy", app->docs_policy};
+    sbx_buf b = SBX_BUF_INIT(MIB);
+
+    (void)who, (void)err;
+    sbx_buf_adds(&b, app->docs);
+    sbx_reply_send(r->reply, 200, "text/html; charset=utf-8", &policy, 1, &b);
+    sbx_buf_done(&b);
+    return 0;
+}

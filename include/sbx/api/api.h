@@ -43,4 +43,9 @@ sbx_route *sbx_api_http_routes(void);
 /** The OpenAPI 3.1 document. */
 void sbx_api_openapi(sbx_buf *out);
 
+/** The page to read it: HTML without scripts. */
+void sbx_api_docs(sbx_buf *out);
+/** The value of Content-Security-Policy for that page. */
+void sbx_api_docs_policy(sbx_buf *out);
+
 #endif
