@@ -326,9 +326,9 @@ static void operation(sbx_buf *b, const sbx_api_route *route)
 {
     sbx_buf_addf(b,
                  "<section><h3 id=\"%s\"><a href=\"#%s\"><span class=\"m %s\">%s</span> "
-                 "<code>%s</code></a></h3>\n<p><strong>%s.</strong> ",
+                 "<code>%s</code></a></h3>\n<p><strong>%s%s</strong> ",
                  route->name, route->name, route->method, route->method, route->path,
-                 route->summary);
+                 route->summary, route->summary[strlen(route->summary) - 1] == '?' ? "" : ".");
     if (route->doc)
         rich(b, route->doc);
     sbx_buf_adds(b, "</p>\n");

@@ -14,6 +14,9 @@ import traceback
 
 from lab import REPO, Lab
 from measure import MEASUREMENTS, Bench, Row
+from scale import SCALE
+
+MEASUREMENTS |= SCALE
 
 
 def cpu_ticks():
