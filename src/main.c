@@ -125,7 +125,8 @@ static int start_threads(sbx_app *app, sbx_err *err)
     const sbx_options *o = &app->options;
     sbx_lanes_config lanes = {
         .threads = {(size_t)o->fast_workers, (size_t)o->slow_workers, (size_t)o->reap_workers},
-        .queue = (size_t)o->queue};
+        .queue = (size_t)o->queue,
+        .wait_ms = {o->fast_wait_s * 1000, o->slow_wait_s * 1000, 0}};
 
     app->metrics = sbx_metrics_new();
     app->stream = sbx_stream_new(err);

@@ -59,6 +59,17 @@ static void run_request(void *arg)
     sbx_reply_unref(reply);
 }
 
+/* It waited too long for a worker, and is answered without one. */
+static void refuse_request(void *arg, const sbx_err *why)
+{
+    job_box *b = arg;
+    sbx_reply *reply = b->request.reply;
+
+    sbx_reply_problem(reply, why);
+    request_free(b);
+    sbx_reply_unref(reply);
+}
+
 void request_discard(conn *c)
 {
     job_box *b = sbx_steal(c->box);
@@ -84,6 +95,7 @@ void request_submit(conn *c)
     sbx_buf_done(&c->body);
     int64_t ms = c->route->deadline_ms;
     sbx_job job = {.run = run_request,
+                   .refuse = refuse_request,
                    .arg = b,
                    .cancelled = &c->reply->gone,
                    .deadline_ms = ms ? c->http->now_ms + ms : 0};

@@ -467,6 +467,8 @@ static const sbx_route routes[] = {
     {"GET", "/forget", FAST, .handler = forget, .name = "forget"},
     {"GET", "/hello", FAST, .handler = hello, .name = "hello"},
     {"GET", "/hold", FAST, .handler = block, .name = "hold", .query = "ms"},
+    {"GET", "/hurry", .lane = SBX_LANE_SLOW, .deadline_ms = 300, .handler = block, .name = "hurry",
+     .query = "ms"},
     {"GET", "/own", .produces = "text/html", FAST, .handler = own_headers, .name = "own"},
     {"GET", "/park", FAST, .handler = park, .name = "park", .query = "ms,bytes"},
     {"POST", "/raw", .accepts = SBX_BODY_RAW, FAST, .max_body = MIB, .handler = echo_post,
@@ -511,7 +513,8 @@ int main(int argc, char **argv)
     sbx_lanes_config lc = {.threads = {[SBX_LANE_FAST] = (size_t)flag(argc, argv, "fast", 4),
                                        [SBX_LANE_SLOW] = (size_t)flag(argc, argv, "slow", 8),
                                        [SBX_LANE_REAP] = 1},
-                           .queue = (size_t)flag(argc, argv, "queue", 1024)};
+                           .queue = (size_t)flag(argc, argv, "queue", 1024),
+                           .wait_ms = {[SBX_LANE_SLOW] = flag(argc, argv, "slow-wait", 0)}};
     sbx_http_config c = {.listen = "127.0.0.1:0",
                          .routes = routes,
                          .route_count = ARRAY_LEN(routes),

@@ -5,7 +5,6 @@ import http.client
 import json
 import re
 import socket
-import threading
 import unittest
 
 import sandboxd
@@ -200,30 +199,6 @@ class SubprotocolTest(SystemCase):
         self.assertNotIn(api.key, api.server.log_text())
 
 
-class HangingEngine:
-    """Accepts connections and says nothing."""
-
-    def __init__(self, folder):
-        self.path = folder / "engine.sock"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
-        self.listener.listen(64)
-        self.held = []
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        try:
-            while True:
-                self.held.append(self.listener.accept()[0])
-        except OSError:
-            pass
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        for held in (self.listener, *self.held):
-            held.close()
-
-
 class ProblemTest(SystemCase):
     """One row per code: how it is produced, with status and title."""
 
@@ -256,7 +231,7 @@ class ProblemTest(SystemCase):
         return got
 
     def with_hanging_engine(self):
-        engine = HangingEngine(service.folder)
+        engine = sandboxd.HangingEngine(service.folder)
         self.addCleanup(engine.close)
         return self.without_engine(engine.path)
 

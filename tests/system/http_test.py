@@ -428,6 +428,35 @@ class Limits(unittest.TestCase):
         self.addCleanup(p.stop)
         return p
 
+    def test_a_slow_lane_refuses_early_and_runs_nothing_late(self):
+        p = self.probe("--slow=1", "--slow-wait=600")
+        busy = p.connect()
+        busy.send("GET /block?ms=2500 HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for("it is received", lambda: p.stats()["connections"] == 2)
+        t0 = time.monotonic()
+        waiting = [p.connect() for _ in range(4)]
+        for c, target in zip(waiting, ("/block?ms=1", "/hurry?ms=1", "/block?ms=1", "/hurry")):
+            c.send("GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+        got = [c.response() for c in waiting]
+        self.assertLess(time.monotonic() - t0, 2.2, "refused while the worker is busy")
+        self.assertEqual([r.status for r in got], [503, 504, 503, 504])
+        for r in got:
+            p_ = r.json()
+            self.assertEqual(p_["code"], "at_capacity" if r.status == 503 else "timeout")
+            self.assertIn("waited", p_["detail"])
+            if r.status == 503:
+                self.assertRegex(r.headers["retry-after"], r"^[1-9][0-9]*$")
+        late = p.connect()
+        late.send("GET /block?ms=1 HTTP/1.1\r\nHost: x\r\n\r\n")  # one must wait to be the oldest
+        t0 = time.monotonic()
+        wait_for("a refusal at the door", lambda: p.get("/block?ms=1").status == 503 and
+                 time.monotonic() - t0 < 1)
+        self.assertEqual(p.get("/hello").status, 200, "the other lane is not concerned")
+        self.assertEqual(busy.response().status, 200)
+        wait_for("the lane serves again", lambda: p.get("/block?ms=1").status == 200)
+        for c in (*waiting, late, busy):
+            c.sock.close()
+
     def test_time_limits(self):
         p = self.probe("--header=1", "--body=1", "--keepalive=1")
         for name, text, answered in (("nothing sent", "", 0), ("half a head", "GET /hel", 0),

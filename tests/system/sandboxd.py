@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
@@ -542,6 +543,30 @@ def module_service(**options):
     unittest.addModuleCleanup(service.close)
     server = service.start()
     return service, Client(server, service.key())
+
+
+class HangingEngine:
+    """Accepts connections and says nothing."""
+
+    def __init__(self, folder):
+        self.path = folder / "engine.sock"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(64)
+        self.held = []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        try:
+            while True:
+                self.held.append(self.listener.accept()[0])
+        except OSError:
+            pass
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        for held in (self.listener, *self.held):
+            held.close()
 
 
 class SystemCase(unittest.TestCase):

@@ -56,6 +56,128 @@ Test(lanes, a_full_queue_refuses_and_what_was_taken_is_run, .timeout = 20)
     sbx_lanes_free(l);
 }
 
+static void must_not_run(void *arg)
+{
+    (void)arg;
+    cr_assert_fail("a late job was run");
+}
+
+typedef struct refusal {
+    atomic_int count;
+    sbx_code code;
+    int retry_after_s;
+} refusal;
+
+static void note_refusal(void *arg, const sbx_err *why)
+{
+    refusal *r = arg;
+
+    r->code = why->code;
+    r->retry_after_s = why->retry_after_s;
+    atomic_fetch_add(&r->count, 1);
+}
+
+static sbx_lanes *busy_lane(const sbx_lanes_config *config, gate *g)
+{
+    sbx_lanes *l = sbx_lanes_new(config);
+    sbx_job job = {.run = wait_at_gate, .arg = g};
+    sbx_err err;
+
+    gate_init(g);
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &job, &err), 0);
+    sem_wait(&g->entered);
+    return l;
+}
+
+Test(lanes, a_job_whose_deadline_passed_while_it_waited_is_refused_not_run, .timeout = 20)
+{
+    gate g;
+    sbx_lanes *l = busy_lane(&small, &g);
+    refusal shed = {0}, taken = {0};
+    sbx_job job = {
+        .run = must_not_run, .refuse = note_refusal, .arg = &shed, .deadline_ms = sbx_now_ms() - 1};
+    sbx_err err;
+
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &job, &err), 0);
+    cr_expect_eq(sbx_lanes_shed(l), 1);
+    cr_expect_eq(shed.code, SBX_E_TIMEOUT);
+    cr_expect_eq(sbx_lanes_waiting(l, SBX_LANE_FAST), 0);
+    job.arg = &taken;
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &job, &err), 0);
+    sem_post(&g.leave); /* now the worker finds it */
+    sbx_lanes_free(l);
+    cr_expect_eq(taken.count, 1);
+    cr_expect_eq(taken.code, SBX_E_TIMEOUT);
+}
+
+Test(lanes, what_waits_too_long_is_refused_and_the_rest_keeps_its_order, .timeout = 20)
+{
+    const sbx_lanes_config config = {.threads = {1, 1, 1}, .queue = 8, .wait_ms = {20, 0, 0}};
+    gate g, later;
+    sbx_lanes *l = busy_lane(&config, &g);
+    refusal r = {0};
+    sbx_job patient = {.run = wait_at_gate, .arg = &later};
+    sbx_job hurried = {.run = must_not_run, .refuse = note_refusal, .arg = &r};
+    sbx_err err;
+    int64_t from_ms = sbx_now_ms();
+
+    gate_init(&later);
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &patient, &err), 0);
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &hurried, &err), 0);
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &patient, &err), 0);
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &hurried, &err), 0);
+    while (r.count < 2)
+        sbx_lanes_shed(l);
+    cr_expect_gt(sbx_now_ms() - from_ms, 20);
+    cr_expect_eq(r.code, SBX_E_CAPACITY);
+    cr_expect_geq(r.retry_after_s, 1);
+    cr_expect_eq(sbx_lanes_waiting(l, SBX_LANE_FAST), 2);
+    /* The oldest has waited for long: who can be refused is, at once; who cannot is taken */
+    cr_expect_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &hurried, &err), -1);
+    cr_expect_eq(err.code, SBX_E_CAPACITY);
+    cr_expect_geq(err.retry_after_s, 1);
+    cr_expect_eq(sbx_lanes_submit(l, SBX_LANE_FAST, &patient, &err), 0);
+    sem_post(&g.leave);
+    for (int i = 0; i < 3; i++)
+        sem_post(&later.leave);
+    sbx_lanes_free(l);
+    cr_expect_eq(later.ran, 3);
+    cr_expect_eq(r.count, 2);
+}
+
+static void nap(void *arg)
+{
+    struct timespec ts = {.tv_nsec = 100000000};
+
+    (void)arg;
+    nanosleep(&ts, NULL);
+}
+
+Test(lanes, who_would_wait_too_long_by_the_pace_is_refused_at_the_door, .timeout = 20)
+{
+    const sbx_lanes_config config = {.threads = {1, 1, 1}, .queue = 4096, .wait_ms = {0, 1000, 0}};
+    sbx_lanes *l = sbx_lanes_new(&config);
+    refusal r = {0};
+    sbx_job slow = {.run = nap}, job = {.run = nap, .refuse = note_refusal, .arg = &r};
+    size_t taken = 0;
+    sbx_err err;
+
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_SLOW, &slow, &err), 0);
+    cr_assert_eq(sbx_lanes_submit(l, SBX_LANE_SLOW, &slow, &err), 0);
+    while (sbx_lanes_waiting(l, SBX_LANE_SLOW)) /* one is done: the pace is known */
+        sched_yield();
+    while (taken < 4096 && sbx_lanes_submit(l, SBX_LANE_SLOW, &job, &err) == 0)
+        taken++;
+    cr_expect_lt(taken, 4096, "the queue was never refused early");
+    cr_expect_gt(taken, 10);
+    cr_expect_eq(err.code, SBX_E_CAPACITY);
+    cr_expect_geq(err.retry_after_s, 1);
+    cr_expect_leq(err.retry_after_s, 60);
+    while (r.count + 10 < (int)taken) /* too many for a second: the rest is refused as it waits */
+        sbx_lanes_shed(l);
+    sbx_lanes_free(l);
+}
+
 static void see_scope(void *arg)
 {
     bool *ok = arg;

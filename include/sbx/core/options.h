@@ -44,6 +44,10 @@
       "threads of the cleanup")                                                                    \
     X(queue, INT, "queue", "SBX_QUEUE", "1024", 16, 65536, 0,                                      \
       "waiting jobs per lane; more is answered 503")                                               \
+    X(fast_wait_s, INT, "fast-wait", "SBX_FAST_WAIT", "5", 1, 3600, 0,                             \
+      "seconds that a read or a command may wait for a thread; then it is answered 503")           \
+    X(slow_wait_s, INT, "slow-wait", "SBX_SLOW_WAIT", "30", 1, 3600, 0,                            \
+      "the same for what the engine does")                                                         \
     X(max_connections, INT, "max-connections", "SBX_MAX_CONNECTIONS", "12000", 16, 100000, 0,      \
       "client connections at once")                                                                \
     X(header_timeout_s, INT, "header-timeout", "SBX_HEADER_TIMEOUT", "10", 1, 300, 0,              \

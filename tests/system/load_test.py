@@ -1,0 +1,72 @@
+"""Lanes under more work than they can do: an early 503 that says when to come back, nothing begun
+for those who are refused, and other lanes not concerned."""
+import time
+import unittest
+
+import sandboxd
+from sandboxd import Client, HangingEngine, SystemCase, all_at_once, wait_for
+
+
+class LaneTest(SystemCase):
+    def serve(self, **env):
+        service = sandboxd.Service(env=env)
+        self.addCleanup(service.close)
+        return service, Client(service.start(ready=None), service.key())
+
+    def timed_create(self, client):
+        begin = time.monotonic()
+        got = client.post("/sandboxes", {"template": "box", "size": "nano"}, timeout=120)
+        return got, time.monotonic() - begin
+
+    def test_creates_beyond_the_pace_are_refused_and_succeed_when_they_come_back(self):
+        service, client = self.serve(SBX_SLOW_WORKERS=1, SBX_SLOW_WAIT=1)
+        wait_for(lambda: client.get("/ready").status == 200, 30, "readiness")
+        first = all_at_once(lambda _: self.timed_create(client), range(24), 24)
+        made = [got for got, _ in first if got.status == 201]
+        refused = [(got, took) for got, took in first if got.status != 201]
+        self.assertTrue(made)
+        self.assertTrue(refused, "one worker made 24 sandboxes in a second")
+        for got, took in refused:
+            self.assert_problem(got, 503, "at_capacity")
+            self.assertLessEqual(int(got.headers["Retry-After"]), 60)
+            self.assertNotIn("sandboxId", got.json)
+            self.assertLess(took, 5)
+        self.assertEqual(int(service.psql("SELECT count(*) FROM sandboxes")), len(made))
+
+        def retry(_):
+            for _ in range(20):
+                got, _took = self.timed_create(client)
+                if got.status == 201:
+                    return True
+                time.sleep(int(got.headers["Retry-After"]))
+            return False
+        self.assertTrue(all(all_at_once(retry, range(4), 4)))
+
+    def test_reads_go_on_while_the_engine_hangs_and_creates_are_refused_early(self):
+        folder = sandboxd.pathlib.Path(sandboxd.tempfile.mkdtemp())
+        engine = HangingEngine(folder)
+        self.addCleanup(sandboxd.shutil.rmtree, folder)
+        self.addCleanup(engine.close)
+        service, client = self.serve(DOCKER_HOST=f"unix://{engine.path}", SBX_SLOW_WORKERS=2,
+                                     SBX_SLOW_WAIT=1, SBX_ENGINE_TIMEOUT=6)
+        begin = time.monotonic()
+        with sandboxd.concurrent.futures.ThreadPoolExecutor(12) as pool:
+            creates = [pool.submit(self.timed_create, client) for _ in range(12)]
+            while not all(c.done() for c in creates):
+                asked = time.monotonic()
+                self.assertEqual(client.get("/sandboxes").status, 200)
+                self.assertLess(time.monotonic() - asked, 3)
+        got = [c.result() for c in creates]
+        early = [(answer, took) for answer, took in got if answer.status == 503
+                 and answer.json["code"] == "at_capacity"]
+        self.assertGreaterEqual(len(early), 8, [answer for answer, _ in got])
+        for answer, took in early:
+            self.assert_problem(answer, 503, "at_capacity")
+            self.assertLess(took, 4, "the refusal waited for a worker")
+        self.assertTrue({answer.status for answer, _ in got} <= {503, 504})
+        self.assertLess(time.monotonic() - begin, 60)
+        service.psql("UPDATE sandboxes SET state = 'deleted', worker = NULL")
+
+
+if __name__ == "__main__":
+    unittest.main()
