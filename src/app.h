@@ -29,6 +29,7 @@ typedef struct sbx_app {
     sbx_stream *stream;
     sbx_keeper *keeper;
     sbx_channels *channels;
+    sbx_checks *checks;
     sbx_ledger *ledger;
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;

@@ -164,9 +164,11 @@ static int make_services(sbx_app *app, sbx_err *err)
                             .arg = app};
 
     app->channels = sbx_channels_new(app->stream);
+    app->checks = sbx_checks_new(app->stream, app->channels);
     app->logs = sbx_logs_new(&logs);
     app->ledger = sbx_ledger_new(app->store);
     sandboxes.channels = app->channels;
+    sandboxes.checks = app->checks;
     sandboxes.ledger = app->ledger;
     int rc = sbx_sandboxes_new(&sandboxes, &app->sandboxes, err);
     free(agent);
@@ -287,6 +289,7 @@ static void close_all(sbx_app *app)
     if (app->http)
         sbx_http_settle(app->http); /* the last that it tells STREAM */
     if (app->channels) {
+        sbx_checks_shutdown(app->checks);
         sbx_channels_shutdown(app->channels);
         sbx_stream_sync(app->stream);
     }
@@ -303,6 +306,7 @@ static void close_all(sbx_app *app)
     sbx_reaper_free(app->reaper);
     sbx_execs_free(app->execs);
     sbx_sandboxes_free(app->sandboxes);
+    sbx_checks_free(app->checks);
     sbx_channels_free(app->channels);
     sbx_ledger_free(app->ledger);
     if (app->bus)

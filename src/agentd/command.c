@@ -101,13 +101,18 @@ void agent_command_order(agent_command *c, agent_order order)
         (void)send(c->notes.fd, &order, sizeof order, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+static void end_tree(agent_command *c)
+{
+    c->ordered = true;
+    send_kill(c);
+}
+
 static void on_timeout(void *arg)
 {
     agent_command *c = arg;
 
     c->timed_out = true;
-    c->ordered = true;
-    send_kill(c);
+    end_tree(c);
 }
 
 static void on_grace_over(void *arg)
@@ -133,7 +138,7 @@ static void set_lines(agent_command *c, uint64_t flags)
 {
     for (int i = 0; i < 2; i++) {
         c->out[i].lines =
-            (agent_lines){.journal = c->shared->journal,
+            (agent_lines){.journal = flags & SBX_EXEC_CHECK ? NULL : c->shared->journal,
                           .exec_id = c->exec_id,
                           .exec_id_len = c->exec_id_len,
                           .stream = (uint8_t)(i == 0 ? SBX_LOG_STDOUT : SBX_LOG_STDERR),
@@ -160,6 +165,7 @@ agent_command *agent_command_new(agent_shared *shared, uint32_t req, const agent
     if (r->exec_id.len > 0)
         memcpy(c->exec_id, r->exec_id.data, r->exec_id.len);
     c->detached = (r->flags & SBX_EXEC_DETACHED) != 0;
+    c->check = (r->flags & SBX_EXEC_CHECK) != 0;
     c->window = r->window;
     c->output_left = r->max_output ? r->max_output : UINT64_MAX;
     c->started_ms = agent_now_ms();
@@ -241,6 +247,8 @@ static void on_end(agent_command *c, const agent_note *note)
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_stdin_close(&c->in);
     agent_timer_set(&c->shared->loop, &c->drain, GRACE_MS, on_grace_over, c);
+    if (c->check)
+        end_tree(c);
 }
 
 static void on_note(agent_command *c, const agent_note *note)
@@ -352,6 +360,10 @@ void agent_command_unbind(agent_command *c)
 {
     c->bound = false;
     c->window = 0;
+    if (c->check) { /* nobody can ask for it again: it has no name */
+        c->detached = true;
+        end_tree(c);
+    }
 }
 
 void agent_command_bind(agent_command *c, uint32_t req, uint64_t window)

@@ -79,7 +79,7 @@ void agent_lines_add(agent_lines *l, const unsigned char *data, size_t len)
     const char *at = (const char *)data;
     int64_t ts_ms = agent_wall_ms();
 
-    while (len > 0) {
+    while (l->journal && len > 0) {
         size_t took = piece(l, ts_ms, at, len);
 
         at += took;

@@ -9,8 +9,8 @@
 #include "journal.h"
 
 typedef struct agent_lines {
-    agent_journal *journal;
-    const char *exec_id; /* borrowed */
+    agent_journal *journal; /* NULL: nothing is kept */
+    const char *exec_id;    /* borrowed */
     uint8_t exec_id_len, stream, source;
     char *held; /* an unfinished line */
     uint32_t len, cap;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "probe.h"
 
 #ifndef SBX_VERSION
 #error "SBX_VERSION must be defined by the build"
@@ -102,8 +103,11 @@ int main(int argc, char **argv)
         (void)printf("sbx-agent %s\n", SBX_VERSION);
         return 0;
     }
+    if (argc == 4 && strcmp(argv[1], "probe") == 0)
+        return agent_probe(argv[2], argv[3]);
     if (argc > 1) {
-        (void)fprintf(stderr, "usage: sbx-agent [--version]\n");
+        (void)fprintf(stderr,
+                      "usage: sbx-agent [--version | probe port NUMBER | probe file PATH]\n");
         return 2;
     }
     return serve();

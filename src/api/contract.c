@@ -70,6 +70,36 @@ static const api_field network[] = {
     {0},
 };
 
+#define CHECK_FIELDS(of)                                                                           \
+    {"command", T_REQUEST, OPTIONAL, of ".command", "Succeeds with exit code 0."},                 \
+        {"port", T_REQUEST, OPTIONAL, of ".port", "Succeeds when something listens there."},       \
+        {"file", T_REQUEST, OPTIONAL, of ".file", "Succeeds when it is there."},                   \
+        {"timeoutMs", T_REQUEST, 0, of ".timeoutMs", "For one try."},                              \
+    {                                                                                              \
+        "retries", T_REQUEST, 0, of ".retries", "How often it may fail."                           \
+    }
+
+static const api_field readiness[] = {
+    CHECK_FIELDS("readiness"),
+    {"intervalMs", T_REQUEST, 0, "readiness.intervalMs", "From one try to the next."},
+    {"status", T_ENUM, 0, "waiting,ready,failed",
+     "`ready`: it was, in this start; `failed`: the state is `failed` for this reason."},
+    {0},
+};
+
+static const api_field sandbox_health[] = {
+    CHECK_FIELDS("health"),
+    {"intervalSeconds", T_REQUEST, 0, "health.intervalSeconds", "From one check to the next."},
+    {"startPeriodSeconds", T_REQUEST, 0, "health.startPeriodSeconds",
+     "Failures do not count so long after the start."},
+    {"status", T_ENUM, 0, "starting,healthy,unhealthy",
+     "Says nothing about the state; a change is an event and a line in the log."},
+    {"failures", T_INT, 0, NULL, "In a row.", 0, INT64_MAX},
+    {"checkedAt", T_TIME, NULLABLE, NULL, "Up to half a minute old while the status stays."},
+    {"message", T_STR, NULLABLE, NULL, "Why the last check failed, with what it wrote."},
+    {0},
+};
+
 static const api_field sandbox[] = {
     {"id", T_ID, 0, NULL, "Also the container's name, behind `sbx-`."},
     {"name", T_STR, NULLABLE, NULL, "For people; need not be unique."},
@@ -95,6 +125,8 @@ static const api_field sandbox[] = {
     {"runtime", T_STR, NULLABLE, NULL, "The OCI runtime; null: the engine's default."},
     {"host", T_STR, NULLABLE, NULL, "The engine host; null: there is only one."},
     {"diskLimit", T_ENUM, 0, "enforced,watched,none", "How a disk limit is kept."},
+    {"readiness", T_REF, NULLABLE, "Readiness", "What must succeed before it runs; null: nothing."},
+    {"health", T_REF, NULLABLE, "SandboxHealth", "What is checked while it runs; null: nothing."},
     {0},
 };
 
@@ -229,8 +261,10 @@ const api_schema api_schemas[] = {
     {"LogsFrame", "Lines as they come.", logs_frame},
     {"Network", "What a sandbox may reach.", network},
     {"Problem", "Every error, as RFC 9457 says.", problem},
+    {"Readiness", "What must succeed before a sandbox runs.", readiness},
     {"Ready", "Which parts are usable.", ready},
     {"Sandbox", "A sandbox.", sandbox},
+    {"SandboxHealth", "What is checked while a sandbox runs.", sandbox_health},
     {"SandboxList", "A page of sandboxes.", sandbox_list},
     {"StateFrame", "A change of the sandbox.", state_frame},
     {"StateReason", "Why a sandbox is in its state.", state_reason},

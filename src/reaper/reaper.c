@@ -134,6 +134,15 @@ static void flush(void *arg)
         complain("records", &err);
 }
 
+static void health(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_err err;
+
+    if (sbx_sandboxes_flush_health(r->c.sandboxes, &err))
+        complain("health", &err);
+}
+
 static void purge(void *arg)
 {
     sbx_reaper *r = arg;
@@ -187,6 +196,7 @@ sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
     r->c = *c;
     sbx_keeper_every(keeper, "heartbeat", HEARTBEAT_MS, SBX_LANE_FAST, heartbeat, r);
     sbx_keeper_every(keeper, "flush", FLUSH_MS, SBX_LANE_FAST, flush, r);
+    sbx_keeper_every(keeper, "health", FLUSH_MS, SBX_LANE_REAP, health, r);
     sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_expired, r);
     sbx_keeper_every(keeper, "overdue", OVERDUE_MS, SBX_LANE_REAP, settle_overdue, r);
     sbx_keeper_every(keeper, "adopt", ADOPT_MS, SBX_LANE_REAP, adopt, r);

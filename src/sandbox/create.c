@@ -13,7 +13,6 @@
 
 #define CREATE_DEADLINE_S 180 /* without the wait for the image */
 #define RETRY_MS          100 /* until the lane has room again */
-#define AGENT_DIR         "/.sbx"
 
 static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const char **ret_template,
                          const char **ret_image, sbx_err *err)
@@ -53,6 +52,16 @@ static void strings_json(char *const *items, size_t count, sbx_buf *out)
     sbx_jw_arr_end(&w);
 }
 
+static char *check_text(const sbx_check *check, bool given, bool health)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(8 * SBX_MAX_CHECK_BYTES);
+
+    if (!given)
+        return NULL;
+    sbx_check_json(check, health, &b);
+    return sbx_buf_steal(&b);
+}
+
 static int fill_row(sbx_sandboxes *s, const char *owner, const sbx_spec *spec, sbx_sandbox_row *r,
                     sbx_err *err)
 {
@@ -82,6 +91,8 @@ static int fill_row(sbx_sandboxes *s, const char *owner, const sbx_spec *spec, s
         strings_json(spec->command.items, spec->command.count, &b);
         r->command = sbx_buf_steal(&b);
     }
+    r->readiness = check_text(&spec->readiness, spec->has_readiness, false);
+    r->health = check_text(&spec->health, spec->has_health, true);
     r->timeout_s = spec->timeout_s;
     r->idle_timeout_s = spec->idle_timeout_s;
     sbx_copy(r->on_timeout, sizeof(r->on_timeout), spec->on_timeout);
@@ -110,7 +121,7 @@ static int look_at_image(sbx_sandboxes *s, const char *image, char **ret_user, s
 static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, char ret_id[65],
                             sbx_err *err)
 {
-    static const char *const entrypoint[] = {AGENT_DIR "/sbx-agent", NULL};
+    static const char *const entrypoint[] = {SBX_AGENT_PROGRAM, NULL};
     static const char *const caps[] = {"SETUID",       "SETGID", "KILL", "CHOWN",
                                        "DAC_OVERRIDE", "FOWNER", NULL};
     char name[SBX_ID_LEN + 8], hex[2 * SBX_PROTO_TOKEN_BYTES + 1];
@@ -131,7 +142,7 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, char ret
                                .nofile = SBX_DEFAULT_NOFILE,
                                .network = r->network,
                                .volume = s->volume,
-                               .volume_target = AGENT_DIR,
+                               .volume_target = SBX_AGENT_DIR,
                                .runtime = r->runtime,
                                .cap_add = caps};
 

@@ -129,6 +129,8 @@ static int connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
         return rc;
     /* Not waited for: a few agents that answer late would keep all threads of the cleanup. */
     sbx_greeting_forget(g);
+    sbx_copy(row->worker, sizeof(row->worker), s->c.worker);
+    sandbox_follow_health(s, row);
     return 0;
 }
 

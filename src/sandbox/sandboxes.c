@@ -131,7 +131,7 @@ static void reason_json(const reason *r, sbx_buf *b)
     sbx_jw_obj_end(&w);
 }
 
-static void publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
+void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(MIB);
 
@@ -166,7 +166,8 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
             fresh.state, "reason", m->why.code, "detail", m->why.message, NULL);
     sbx_sandbox_row_done(row);
     *row = fresh;
-    publish(s, row);
+    sandbox_publish(s, row);
+    sandbox_follow_health(s, row);
     return 0;
 }
 
@@ -183,6 +184,45 @@ static void limits_json(sbx_jw *w, const sbx_sandbox_row *r)
     else
         sbx_jw_null(w, "diskMb");
     sbx_jw_obj_end(w);
+}
+
+/* Both texts are objects; what stands in the second is added to the first. */
+static void joined_json(sbx_jw *w, const char *name, const char *object, const char *more)
+{
+    if (!object) {
+        sbx_jw_null(w, name);
+        return;
+    }
+    sbx_jw_raw(w, name, "");
+    sbx_buf_add(w->out, object, strlen(object) - 1);
+    sbx_buf_addc(w->out, ',');
+    sbx_buf_adds(w->out, more + 1);
+}
+
+static const char *readiness_status(const sbx_sandbox_row *r)
+{
+    switch (sbx_state_parse(r->state)) {
+    case SBX_S_RUNNING:
+    case SBX_S_PAUSING:
+    case SBX_S_PAUSED:
+    case SBX_S_RESUMING:
+        return "{\"status\":\"ready\"}";
+    case SBX_S_FAILED:
+        if (r->reason && strstr(r->reason, "{\"code\":\"not_ready\"") == r->reason)
+            return "{\"status\":\"failed\"}";
+        /* fall through */
+    default:
+        return "{\"status\":\"waiting\"}";
+    }
+}
+
+static void checks_json(sbx_jw *w, const sbx_sandbox_row *r)
+{
+    static const char unknown[] =
+        "{\"status\":\"starting\",\"failures\":0,\"checkedAt\":null,\"message\":null}";
+
+    joined_json(w, "readiness", r->readiness, readiness_status(r));
+    joined_json(w, "health", r->health, r->health_state ? r->health_state : unknown);
 }
 
 void sbx_sandbox_json(const sbx_sandbox_row *r, sbx_buf *out)
@@ -218,5 +258,6 @@ void sbx_sandbox_json(const sbx_sandbox_row *r, sbx_buf *out)
     sbx_jw_str(&w, "runtime", *r->runtime ? r->runtime : NULL);
     sbx_jw_str(&w, "host", *r->host ? r->host : NULL);
     sbx_jw_str(&w, "diskLimit", "none");
+    checks_json(&w, r);
     sbx_jw_obj_end(&w);
 }

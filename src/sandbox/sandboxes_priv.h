@@ -43,6 +43,12 @@ typedef struct move {
 int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m,
                       sbx_err *err) SBX_MUST_CHECK;
 
+/* Tell whoever listens how the sandbox is now. */
+void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row);
+
+/* Check the health of what runs here, and of nothing else. After each change of state or holder. */
+void sandbox_follow_health(sbx_sandboxes *s, const sbx_sandbox_row *row);
+
 /* Attach and greet. The row holds container_id, token and epoch. */
 int sandbox_connect(sbx_sandboxes *s, const sbx_sandbox_row *row, const sbx_pairs *env,
                     uint64_t log_from, sbx_greeting **ret, sbx_err *err) SBX_MUST_CHECK;

@@ -67,6 +67,11 @@ const sbx_json_field sbx_spec_fields[] = {
     {"volumes", SBX_JF_REFUSED, .doc = "volumes are not available"},
     {"command", SBX_JF_CMD, AT(command), .min = 1, .max = SBX_MAX_ARGS,
      .max_each = SBX_MAX_ARG_BYTES, .doc = "main process; its output is logged"},
+    {"readiness", SBX_JF_OBJ, AT(readiness), .nullable = true, .sub = sbx_readiness_fields,
+     .doc = "what must succeed before the sandbox counts as running; exactly one of command, port "
+            "and file"},
+    {"health", SBX_JF_OBJ, AT(health), .nullable = true, .sub = sbx_health_fields,
+     .doc = "what is checked while it runs; exactly one of command, port and file"},
     {"wait", SBX_JF_BOOL, AT(wait), .dflt = 1,
      .doc = "false: answer 202 at once, before the sandbox can run commands"},
     END_OF_FIELDS,
@@ -137,6 +142,14 @@ static void fill_from_size(sbx_spec *s)
     }
 }
 
+/* null, as absence, means none; {} does not. */
+static int take_check(const sbx_json *root, const char *field, const sbx_check *c, bool *ret_has,
+                      sbx_err *err)
+{
+    *ret_has = sbx_json_kind(sbx_json_get(root, field)) == SBX_J_OBJ;
+    return *ret_has ? sbx_check_verify(field, c, err) : 0;
+}
+
 int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err)
 {
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
@@ -148,7 +161,9 @@ int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err)
         return sbx_fail_field(err, "name", "name: control characters are not allowed");
     if (ret->image && !image_ok(ret->image))
         return sbx_fail_field(err, "image", "image: not an image reference");
-    if (sbx_env_check("env", &ret->env, err))
+    if (sbx_env_check("env", &ret->env, err) ||
+        take_check(root, "readiness", &ret->readiness, &ret->has_readiness, err) ||
+        take_check(root, "health", &ret->health, &ret->has_health, err))
         return -1;
     ret->on_idle = ret->on_idle ? ret->on_idle : ret->on_timeout;
     fill_from_size(ret);

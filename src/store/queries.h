@@ -12,7 +12,7 @@
     "id, owner, worker, name, template, image, state, reason, size, cpu_milli, memory_mb, pids, "  \
     "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
     "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
-    "container_id, token, epoch, image_user, runtime, host"
+    "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state"
 
 /* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
 #define HOLDER_IS_DEAD                                                                             \
@@ -23,18 +23,22 @@
 
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
-/* The events of the rows in `u` that meet `which`; their former state is the column or expression
- * `was`. The counters are locked until the commit: what is numbered later becomes visible later.
- * Lock order: rows of sandboxes, then counters by owner. */
-#define EVENTS_OF_CHANGE(was, which)                                                               \
+/* Events of the rows in `u` that meet `which`. The counters are locked until the commit: what is
+ * numbered later becomes visible later. Lock order: rows of sandboxes, then counters by owner. */
+#define EVENTS_OF(status, data, which)                                                               \
     " n AS (INSERT INTO public.event_counters AS c (owner, last)"                                  \
     " SELECT owner, count(*) FROM u WHERE " which " GROUP BY owner ORDER BY owner"                 \
     " ON CONFLICT (owner) DO UPDATE SET last = c.last + excluded.last"                             \
     " RETURNING c.owner AS of_owner, c.last),"                                                     \
     " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                           \
     " SELECT owner, last + 1 - row_number() OVER (PARTITION BY owner ORDER BY id DESC), id,"       \
-    " 'sandbox.' || state, json_build_object('from', " was ", 'to', state, 'reason', reason)"      \
+    " 'sandbox.' || " status ", " data                                                             \
     " FROM u JOIN n ON of_owner = owner RETURNING sandbox, seq)"
+
+/* Of changes of state; the former one is the column or expression `was`. */
+#define EVENTS_OF_CHANGE(was, which)                                                               \
+    EVENTS_OF("state",                                                                             \
+              "json_build_object('from', " was ", 'to', state, 'reason', reason)", which)
 
 /* The highest number of the owner $1, and beside it a page of the events that meet `which`: $2
  * since, $3 type or NULL, $4 limit. */
@@ -62,15 +66,15 @@
     X(MIGRATIONS, 0, SYSTEM,                                                                       \
       "SELECT version, name, checksum FROM public.schema_migrations ORDER BY version")             \
                                                                                                    \
-    X(SANDBOX_INSERT, 27, OWNER,                                                                   \
+    X(SANDBOX_INSERT, 29, OWNER,                                                                   \
       "WITH u AS (INSERT INTO public.sandboxes (id, owner, worker, name, template, image, state,"  \
       " size, cpu_milli, memory_mb, pids, disk_mb, network, metadata, env_names, env_sealed,"      \
       " command, timeout_s, idle_timeout_s, on_timeout, on_idle, token, image_user, runtime, host,"\
-      " deadline_at, change)"                                                                      \
+      " deadline_at, change, readiness, health)"                                                   \
       " VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9::bigint, $10::bigint, $11::bigint," \
       " $12::bigint, $13, $14::jsonb, $15::json, $16::bytea, $17::json, $18::bigint, $19::bigint," \
       " $20, $21, $22::bytea, $23, $24, $25, now() + make_interval(secs => $26::int),"             \
-      " $27::bigint) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")                                \
+      " $27::bigint, $28::json, $29::json) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")         \
       " SELECT created_at, last_active_at, state_changed_at, e.seq FROM u, e")                     \
     X(SANDBOX_GET, 1, SYSTEM,                                                                      \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE id = $1 AND " STILL_READABLE)           \
@@ -97,11 +101,29 @@
       " last_active_at = CASE WHEN $9::bool THEN now() ELSE last_active_at END,"                   \
       " expires_at = CASE WHEN $9::bool THEN now() + make_interval(secs => timeout_s)"             \
       " ELSE expires_at END,"                                                                      \
+      " health_state = CASE WHEN $9::bool THEN NULL ELSE health_state END,"                        \
       " state_changed_at = CASE WHEN $2::text = $3::text THEN state_changed_at ELSE now() END,"    \
       " env_sealed = CASE WHEN $3::text = 'deleted' THEN NULL ELSE env_sealed END,"                \
       " change = $10::bigint WHERE id = $1 AND state = $2::text RETURNING *),"                     \
       EVENTS_OF_CHANGE("$2::text", "$2::text <> $3::text")                                         \
       " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON true")                   \
+    /* Another status of health: $2 worker, $3 what is known now. */                               \
+    X(SANDBOX_HEALTH, 3, SYSTEM,                                                                   \
+      "WITH old AS (SELECT id AS old_id, coalesce(health_state->>'status', 'starting') AS was"     \
+      " FROM public.sandboxes WHERE id = $1 AND worker = $2 AND state = 'running'"                 \
+      " AND health IS NOT NULL FOR UPDATE),"                                                       \
+      " u AS (UPDATE public.sandboxes SET health_state = $3::json FROM old WHERE id = old_id"      \
+      " AND was <> $3::json->>'status' RETURNING sandboxes.*, was),"                               \
+      EVENTS_OF("(health_state->>'status')", "json_build_object('from', was, 'to',"                \
+      " health_state->>'status', 'reason', json_build_object('code', 'health', 'message',"         \
+      " coalesce(health_state->>'message', '')))", "true")                                         \
+      " SELECT " SANDBOX_COLS ", e.seq FROM u, e")                                                 \
+    /* $1 worker, $2 an array of {"id", "state"}: of unchanged status */                           \
+    X(SANDBOX_HEALTH_REFRESH, 2, SYSTEM,                                                           \
+      "UPDATE public.sandboxes s SET health_state = r.state"                                       \
+      " FROM json_to_recordset($2::json) AS r (id text, state json)"                               \
+      " WHERE s.id = r.id AND s.worker = $1 AND s.state = 'running'"                               \
+      " AND s.health_state->>'status' = r.state->>'status'")                                       \
     X(SANDBOX_TAKE, 2, SYSTEM,                                                                     \
       "UPDATE public.sandboxes s SET worker = $2::text, epoch = epoch + 1"                         \
       " WHERE id = $1 AND state <> 'deleted' AND (s.worker = $2::text OR " HOLDER_IS_DEAD ")"      \

@@ -99,6 +99,9 @@ void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *o)
     o->image_user = store_str(r, row, c++);
     store_copy(r, row, c++, o->runtime, sizeof o->runtime);
     store_copy(r, row, c++, o->host, sizeof o->host);
+    o->readiness = store_str(r, row, c++);
+    o->health = store_str(r, row, c++);
+    o->health_state = store_str(r, row, c++);
     if (PQnfields(r) > STORE_SANDBOX_COLS)
         o->event_seq = (uint64_t)store_int(r, row, STORE_SANDBOX_COLS);
 }
@@ -136,6 +139,9 @@ void sbx_sandbox_row_done(sbx_sandbox_row *r)
     free(r->env_names);
     free(r->command);
     free(r->image_user);
+    free(r->readiness);
+    free(r->health);
+    free(r->health_state);
     sbx_wipe(r->token, sizeof r->token);
     memset(r, 0, sizeof *r);
 }

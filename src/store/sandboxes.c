@@ -119,6 +119,8 @@ static void insert_params(store_params *p, const sbx_sandbox_row *r, const sbx_b
     store_p_str(p, r->host);
     store_p_int(p, deadline_s);
     store_p_int(p, random_number());
+    store_p_str(p, r->readiness);
+    store_p_str(p, r->health);
 }
 
 /* The id is taken: by this very row, when the answer to the first try was lost? */
@@ -244,6 +246,35 @@ int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_san
         return changed_before(s, c, number, ret, err);
     store_read_sandbox(r, 0, ret);
     return 0;
+}
+
+/* Twice finds nothing left to change; the event is then in the table already. */
+int sbx_store_sandbox_health(sbx_store *s, const char *id, const char *worker, const char *state,
+                             sbx_sandbox_row *ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, id);
+    store_p_str(&p, worker);
+    store_p_str(&p, state);
+    if (store_exec(s, Q_SANDBOX_HEALTH, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    if (PQntuples(r) == 0)
+        return 0;
+    store_read_sandbox(r, 0, ret);
+    return 1;
+}
+
+int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const char *states,
+                                     sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, worker);
+    store_p_str(&p, states);
+    return store_exec(s, Q_SANDBOX_HEALTH_REFRESH, &p, STORE_AGAIN, &r, err);
 }
 
 int sbx_store_sandbox_take(sbx_store *s, const char *id, const char *worker, uint64_t *ret_epoch,

@@ -121,6 +121,7 @@ typedef enum sbx_field_tag {
 #define SBX_EXEC_STDIN    1u /* STDIN frames follow; without it stdin is /dev/null */
 #define SBX_EXEC_DETACHED 2u /* no OUTPUT frames; the output is journalled only */
 #define SBX_EXEC_MAIN     4u /* the sandbox's main process: logged with source "main" */
+#define SBX_EXEC_CHECK    8u /* not journalled; its tree ends with it, and with a new greeting */
 /* FLAGS of SIGNAL */
 #define SBX_SIG_TREE 1u
 /* FLAGS of EXIT */

@@ -23,6 +23,7 @@
     X(CANCELLED, 499, "cancelled", "The client went away")                                         \
     X(INTERNAL, 500, "internal", "Internal error")                                                 \
     X(ENGINE, 502, "engine_error", "The container engine refused")                                 \
+    X(NOT_READY, 502, "not_ready", "The sandbox did not become ready")                             \
     X(ENGINE_UNAVAILABLE, 503, "engine_unavailable", "The container engine cannot be reached")     \
     X(STORE_UNAVAILABLE, 503, "store_unavailable", "The database cannot be reached")               \
     X(CAPACITY, 503, "at_capacity", "The server is at capacity")                                   \

@@ -13,6 +13,10 @@
 #include "sbx/engine/engine.h"
 #include "sbx/run/stream.h"
 
+/* Where the agent is in every sandbox; read-only. */
+#define SBX_AGENT_DIR     "/.sbx"
+#define SBX_AGENT_PROGRAM SBX_AGENT_DIR "/sbx-agent"
+
 typedef struct sbx_channels sbx_channels;
 typedef struct sbx_command sbx_command; /* one command of a channel; STREAM */
 

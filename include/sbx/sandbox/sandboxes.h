@@ -11,6 +11,7 @@
 #include "sbx/run/lanes.h"
 #include "sbx/run/stream.h"
 #include "sbx/sandbox/channel.h"
+#include "sbx/sandbox/checks.h"
 #include "sbx/sandbox/ledger.h"
 #include "sbx/sandbox/spec.h"
 #include "sbx/sandbox/state.h"
@@ -24,6 +25,7 @@ typedef struct sbx_sandboxes_config {
     sbx_store *store;
     sbx_engine *engine;
     sbx_channels *channels;
+    sbx_checks *checks;
     sbx_bus *bus;
     sbx_metrics *metrics;
     sbx_ledger *ledger;           /* takes the records of main processes */
@@ -94,6 +96,9 @@ int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_C
 /** The engine has no living container for a running or paused row: look once more, then fail it.
  * Unlike check() this also looks where a channel is still open. */
 int sbx_sandbox_lost(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
+
+/** Write what the checks found out. On failure the changes stay for the next time. */
+int sbx_sandboxes_flush_health(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
 
 /** The sandbox as the API shows it. Any thread. */
 void sbx_sandbox_json(const sbx_sandbox_row *row, sbx_buf *out);

@@ -3,6 +3,7 @@
 #define SBX_SANDBOX_SPEC_H
 
 #include "sbx/core/json.h"
+#include "sbx/sandbox/check.h"
 
 typedef struct sbx_spec {
     char *template_name, *image, *name;
@@ -18,6 +19,8 @@ typedef struct sbx_spec {
         const char *mode;
     } network;
     sbx_strs command; /* the main process; count 0: none */
+    sbx_check readiness, health;
+    bool has_readiness, has_health;
     bool wait;
 } sbx_spec;
 

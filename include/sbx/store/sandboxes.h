@@ -27,6 +27,8 @@ typedef struct sbx_sandbox_row {
     uint64_t epoch;          /* of the last greeting */
     char *image_user;        /* owned */
     char runtime[32], host[64];
+    char *readiness, *health; /* checks as JSON object text, or NULL; owned */
+    char *health_state;       /* what is known of the health, as JSON, or NULL; owned */
     uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
@@ -83,6 +85,15 @@ typedef struct sbx_state_change {
 } sbx_state_change;
 int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_sandbox_row *ret,
                                 sbx_err *err) SBX_MUST_CHECK;
+
+/** Write another status of health with the event "sandbox.<status>", if it is running, held by
+ * `worker` and was not of that status: 1 and the row; else 0. @param state  JSON text. */
+int sbx_store_sandbox_health(sbx_store *s, const char *id, const char *worker, const char *state,
+                             sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
+/** Write what else is known of the health of many, where the status is the one in the record.
+ * @param states  JSON array text of {"id", "state"}. */
+int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const char *states,
+                                     sbx_err *err) SBX_MUST_CHECK;
 
 /** Take the channel of a sandbox: worker = `worker`, epoch + 1, if nobody alive (heartbeat within
  * 10 s) other than `worker` holds it. CONFLICT otherwise. */
