@@ -25,7 +25,7 @@
 
 /* Events of the rows in `u` that meet `which`. The counters are locked until the commit: what is
  * numbered later becomes visible later. Lock order: rows of sandboxes, then counters by owner. */
-#define EVENTS_OF(status, data, which)                                                               \
+#define EVENTS_OF(status, data, which)                                                             \
     " n AS (INSERT INTO public.event_counters AS c (owner, last)"                                  \
     " SELECT owner, count(*) FROM u WHERE " which " GROUP BY owner ORDER BY owner"                 \
     " ON CONFLICT (owner) DO UPDATE SET last = c.last + excluded.last"                             \
@@ -37,8 +37,7 @@
 
 /* Of changes of state; the former one is the column or expression `was`. */
 #define EVENTS_OF_CHANGE(was, which)                                                               \
-    EVENTS_OF("state",                                                                             \
-              "json_build_object('from', " was ", 'to', state, 'reason', reason)", which)
+    EVENTS_OF("state", "json_build_object('from', " was ", 'to', state, 'reason', reason)", which)
 
 /* The highest number of the owner $1, and beside it a page of the events that meet `which`: $2
  * since, $3 type or NULL, $4 limit. */
@@ -123,7 +122,7 @@
       "UPDATE public.sandboxes s SET health_state = r.state"                                       \
       " FROM json_to_recordset($2::json) AS r (id text, state json)"                               \
       " WHERE s.id = r.id AND s.worker = $1 AND s.state = 'running'"                               \
-      " AND s.health_state->>'status' = r.state->>'status'")                                       \
+      " AND coalesce(s.health_state->>'status', 'starting') = r.state->>'status'")                 \
     X(SANDBOX_TAKE, 2, SYSTEM,                                                                     \
       "UPDATE public.sandboxes s SET worker = $2::text, epoch = epoch + 1"                         \
       " WHERE id = $1 AND state <> 'deleted' AND (s.worker = $2::text OR " HOLDER_IS_DEAD ")"      \
