@@ -33,6 +33,7 @@ static void on_lost(void *arg, const char *sandbox, bool broken)
     sbx_app *app = arg;
 
     sbx_logs_release(app->logs, sandbox);
+    sbx_checks_lost(app->checks, sandbox);
     if (!broken) /* otherwise the adopt tick sets the pace */
         sbx_reaper_look_at(app->reaper, sandbox);
 }

@@ -154,6 +154,17 @@ static void finish(watch *w, const sbx_err *err)
         done(arg, err);
 }
 
+static void end_wait(sbx_checks *c, const char *sandbox, sbx_code code, const char *text)
+{
+    watch *w = find(c->awaited, sandbox);
+    sbx_err err;
+
+    if (!w)
+        return;
+    sbx_fail(&err, code, "%s", text);
+    finish(w, &err);
+}
+
 static void turn(void *arg);
 
 static void next_turn(watch *w, int64_t ms)
@@ -269,7 +280,7 @@ static void probe_failed(void *arg, const sbx_err *err)
     if (here)
         result(w, false, text);
     else if (w->done)
-        finish(w, err); /* it will not come back: nobody else holds it yet */
+        end_wait(w->set, w->id, err->code == SBX_E_CONFLICT ? SBX_E_ENGINE : err->code, err->msg);
     else if (sbx_channels_holds(w->set->channels, w->id))
         next_after_interval(w); /* greeted anew; that says nothing about its health */
     else
@@ -334,7 +345,7 @@ typedef struct message {
     char id[SBX_ID_LEN + 1];
     sbx_check check;
     sbx_health_status known;
-    void (*done)(void *arg, const sbx_err *err);
+    void (*done)(void *arg, const sbx_err *err); /* readiness */
     void *arg;
 } message;
 
@@ -367,39 +378,36 @@ static watch *watch_new(message *m, watch **table)
     return w;
 }
 
-static void await_on_stream(void *arg)
-{
-    message *m = arg;
-    sbx_checks *c = m->set;
-    sbx_err err;
-
-    if (c->closed) {
-        sbx_fail(&err, SBX_E_CAPACITY, "the server is stopping");
-        m->done(m->arg, &err);
-    } else if (find(c->awaited, m->id)) {
-        sbx_fail(&err, SBX_E_CONFLICT, "the sandbox is waited for already");
-        m->done(m->arg, &err);
-    } else {
-        next_turn(watch_new(m, &c->awaited), 0);
-    }
-    sbx_check_done(&m->check);
-    free(m);
-}
-
 void sbx_checks_await(sbx_checks *c, const char *sandbox, const char *readiness,
                       void (*done)(void *arg, const sbx_err *err), void *arg)
 {
-    message *m = message_new(c, sandbox);
-    sbx_err err;
+    message m = {.set = c, .done = done, .arg = arg};
+    sbx_err err = {0};
 
-    m->done = done;
-    m->arg = arg;
-    if (sbx_check_load(readiness, false, &m->check, &err)) {
-        sbx_log_err(SBX_ERROR, "a readiness check in the database cannot be read", &err, "sandbox",
-                    sandbox, NULL);
-        m->check.retries = 0; /* fails at the first try, with what the agent says of no command */
+    sbx_copy(m.id, sizeof(m.id), sandbox);
+    if (c->closed)
+        sbx_fail(&err, SBX_E_CAPACITY, "the server is stopping");
+    else if (find(c->awaited, sandbox))
+        sbx_fail(&err, SBX_E_CONFLICT, "the sandbox is waited for already");
+    else if (sbx_check_load(readiness, false, &m.check, &err))
+        sbx_err_wrap(&err, "the readiness check in the database cannot be read");
+    if (err.code) {
+        err.code = err.code == SBX_E_INVALID ? SBX_E_INTERNAL : err.code;
+        sbx_check_done(&m.check);
+        done(arg, &err);
+    } else {
+        next_turn(watch_new(&m, &c->awaited), 0);
     }
-    sbx_stream_post(c->stream, await_on_stream, m);
+}
+
+void sbx_checks_give_up(sbx_checks *c, const char *sandbox)
+{
+    end_wait(c, sandbox, SBX_E_CANCELLED, "the client left before the sandbox was ready");
+}
+
+void sbx_checks_lost(sbx_checks *c, const char *sandbox)
+{
+    end_wait(c, sandbox, SBX_E_ENGINE, "the sandbox ended before it was ready");
 }
 
 static void follow_on_stream(void *arg)
@@ -442,6 +450,7 @@ static void leave_on_stream(void *arg)
 
     if (w)
         watch_free(w);
+    end_wait(m->set, m->id, SBX_E_CONFLICT, "the sandbox was deleted before it was ready");
     free(m);
 }
 

@@ -318,7 +318,8 @@ struct sbx_create {   /* owned by the job that runs it, or by STREAM while it wa
     sbx_create_waiter waiter;
     sbx_image_wait wait;
     bool waited, interrupted;
-    sbx_err wait_err; /* how the wait ended */
+    bool started;     /* the container and the main process; what is left is to be ready */
+    sbx_err wait_err; /* how the last wait ended */
 };
 
 void sbx_create_unref(sbx_create *c)
@@ -347,6 +348,8 @@ int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_cr
     SBX_CLEANUP(sbx_create_unref) sbx_create *c = sbx_alloc(sizeof(*c));
     int deadline_s = CREATE_DEADLINE_S + (int)s->c.pull_timeout_s;
 
+    if (spec->has_readiness)
+        deadline_s += (int)(sbx_check_budget_ms(&spec->readiness) / 1000);
     c->s = s;
     atomic_init(&c->refs, 1);
     c->from_us = sbx_now_us();
@@ -391,14 +394,23 @@ static void undo(sbx_create *c, sbx_err *err)
                     "sandbox", row->id, NULL);
 }
 
+/* The main process comes before `running`: what waits to be ready is mostly the main process. */
+static int start_all(sbx_create *c, sbx_err *err)
+{
+    if (sbx_sandboxes_prepare(c->s, err) || start_container(c->s, &c->row, &c->spec.env, err))
+        return -1;
+    if (c->spec.command.count)
+        start_main(c->s, &c->spec, &c->row);
+    c->started = true;
+    return 0;
+}
+
 static int make_running(sbx_create *c, sbx_err *err)
 {
     sbx_sandboxes *s = c->s;
     sbx_sandbox_row *row = &c->row;
     move running = {.to = SBX_S_RUNNING, .why.exit_code = -1, .started = true};
 
-    if (sbx_sandboxes_prepare(s, err) || start_container(s, row, &c->spec.env, err))
-        return -1;
     running.container_id = row->container_id;
     running.image_user = row->image_user;
     running.worker = s->c.worker;
@@ -407,8 +419,6 @@ static int make_running(sbx_create *c, sbx_err *err)
             (void)sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
         return -1;
     }
-    if (c->spec.command.count)
-        start_main(s, &c->spec, row);
     sbx_metrics_observe_us(s->c.metrics, SBX_M_CREATE_SECONDS,
                            c->spec.image ? "custom" : row->template_name,
                            sbx_now_us() - c->from_us);
@@ -434,11 +444,27 @@ static int refuse_image(const sbx_create *c, sbx_err *err)
     return -1;
 }
 
+/* Why it was never ready: the engine knows more than the broken channel. */
+static int refuse_unready(sbx_create *c, sbx_err *err)
+{
+    *err = c->wait_err;
+    if (err->code == SBX_E_ENGINE) {
+        sbx_fail(err, SBX_E_ENGINE, "the sandbox ended before it was ready");
+        explain_dead(c->s, &c->row, err);
+    } else if (err->code == SBX_E_GONE) {
+        sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
+    }
+    return -1;
+}
+
 static void wait_on_stream(void *arg);
+static void ready_on_stream(void *arg);
 
 /* @return 0, 1 if the create waits now, or -1. */
 static int run(sbx_create *c, sbx_err *err)
 {
+    if (c->started)
+        return c->wait_err.code ? refuse_unready(c, err) : make_running(c, err);
     if (c->wait_err.code)
         return refuse_image(c, err);
     int rc = look_at_image(c->s, c->row.image, &c->row.image_user, err);
@@ -456,7 +482,12 @@ static int run(sbx_create *c, sbx_err *err)
         sbx_stream_post(c->s->c.stream, wait_on_stream, c);
         return 1;
     }
-    return make_running(c, err);
+    if (start_all(c, err))
+        return -1;
+    if (!c->row.readiness)
+        return make_running(c, err);
+    sbx_stream_post(c->s->c.stream, ready_on_stream, c);
+    return 1;
 }
 
 /* On a WORKER, which owns `c`. */
@@ -520,6 +551,29 @@ static void wait_on_stream(void *arg)
     /* it may be gone, or be with a worker, from here on */
 }
 
+static void ready_over(void *arg, const sbx_err *err)
+{
+    sbx_create *c = arg;
+
+    c->wait_err = err ? *err : (sbx_err){0};
+    c->interrupted = err && sbx_images_stopped(c->s->images);
+    submit_again(c);
+}
+
+static void ready_on_stream(void *arg)
+{
+    sbx_create *c = arg;
+    sbx_err left;
+
+    if (c->waiter.cancelled && atomic_load(c->waiter.cancelled)) {
+        sbx_err_set(&left, SBX_E_CANCELLED, "the client left before the sandbox was ready");
+        ready_over(c, &left);
+        return;
+    }
+    sbx_checks_await(c->s->c.checks, c->row.id, c->row.readiness, ready_over, c);
+    /* it may be with a worker from here on */
+}
+
 void sbx_create_run(sbx_create *c, const sbx_create_waiter *waiter)
 {
     if (waiter)
@@ -532,6 +586,7 @@ static void abandon_on_stream(void *arg)
     sbx_create *c = arg;
 
     sbx_images_leave(&c->wait);
+    sbx_checks_give_up(c->s->c.checks, c->row.id);
     sbx_create_unref(c);
 }
 

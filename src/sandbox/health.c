@@ -7,9 +7,9 @@
 
 void sandbox_follow_health(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
-    if (!row->health)
+    if (!row->health && !row->readiness)
         return;
-    if (strcmp(row->state, "running") == 0 && strcmp(row->worker, s->c.worker) == 0)
+    if (row->health && strcmp(row->state, "running") == 0 && strcmp(row->worker, s->c.worker) == 0)
         sbx_checks_follow(s->c.checks, row->id, row->health, row->health_state);
     else
         sbx_checks_leave(s->c.checks, row->id);

@@ -92,6 +92,7 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
 void sbx_sandboxes_interrupt(sbx_sandboxes *s)
 {
     sbx_images_stop(s->images);
+    sbx_checks_shutdown(s->c.checks);
 }
 
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err)

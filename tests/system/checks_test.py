@@ -12,7 +12,8 @@ HTTPD = "exec httpd -f -p 8080 -h /tmp"
 
 def setUpModule():
     global service, api
-    service, api = sandboxd.module_service()
+    # With Redis there may be a second server, which some tests stop or kill.
+    service, api = sandboxd.module_service(env={"REDIS_URL": sandboxd.REDIS_URL})
 
 
 def health(box):
@@ -59,6 +60,128 @@ class SpecTest(SystemCase):
                                 "invalid_request", f"{field}.port")
             self.assert_problem(api.post("/sandboxes", {field: {"port": 1, "url": "/"}}), 400,
                                 "invalid_request", f"{field}.url")
+
+
+class ReadinessTest(SystemCase):
+    def test_create_answers_when_the_port_is_open(self):
+        began = time.monotonic()
+        box = api.create(readiness={"port": 8080, "intervalMs": 100},
+                         command=f"sleep 1.5; touch /tmp/opened; {HTTPD}")
+        self.assertGreaterEqual(time.monotonic() - began, 1.5)
+        self.assertEqual((box["state"], box["readiness"]["status"]), ("running", "ready"))
+        self.assertEqual(box["readiness"]["port"], 8080)
+        self.assertEqual(api.exec(box["id"], "ls /tmp/opened")["exitCode"], 0)
+        self.assertEqual(events(box), ["creating", "running"])
+
+    def test_it_stays_creating_until_ready_and_a_command_waits_for_it(self):
+        got = api.post("/sandboxes", {
+            "template": "box", "wait": False, "readiness": {"file": "/tmp/go", "intervalMs": 100},
+            "command": "while [ ! -e /tmp/stop ]; do sleep 0.1; done"})
+        self.assertEqual(got.status, 202, got)
+        box = got.json
+        self.assertEqual(box["readiness"]["status"], "waiting")
+        wait_for(lambda: service.container_exists(box["id"]), what="the container")
+        time.sleep(1)  # long enough for a create that does not wait
+        self.assertEqual(api.state(box["id"]), "creating")
+        with sandboxd.concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(api.exec, box["id"], "cat /tmp/go")
+            service.in_container(box["id"], "echo went > /tmp/go")
+            self.assertEqual(waiting.result(30)["stdout"], "went\n")
+        self.assertEqual(api.sandbox(box["id"])["readiness"]["status"], "ready")
+
+    def test_one_that_never_is_ready_fails_and_leaves_nothing(self):
+        got = api.post("/sandboxes", {
+            "template": "box", "readiness": {"command": "echo no db; exit 4", "intervalMs": 100,
+                                             "retries": 3}})
+        told = self.assert_problem(got, 502, "not_ready")
+        self.assertIn("after 3 tries: exit code 4: no db", told["detail"])
+        box = api.sandbox(told["sandboxId"])
+        self.assertEqual((box["state"], box["readiness"]["status"]), ("failed", "failed"))
+        self.assertEqual(box["stateReason"]["code"], "not_ready")
+        self.assertIn("exit code 4: no db", box["stateReason"]["message"])
+        self.assertFalse(service.container_exists(box["id"]))
+
+    def test_a_try_that_hangs_is_one_of_the_tries(self):
+        began = time.monotonic()
+        got = api.post("/sandboxes", {"template": "box", "readiness": {
+            "command": "sleep 999", "timeoutMs": 300, "intervalMs": 100, "retries": 2}})
+        told = self.assert_problem(got, 502, "not_ready")
+        self.assertIn("not done within 300 ms", told["detail"])
+        self.assertLess(time.monotonic() - began, 10)
+
+    def test_a_sandbox_that_ends_meanwhile_is_told_at_once(self):
+        got = api.post("/sandboxes", {"template": "box", "wait": False, "readiness": {
+            "file": "/never", "intervalMs": 60000, "retries": 10}})
+        box = got.json
+        wait_for(lambda: service.container_runs(box["id"]), what="the container")
+        sandboxd.engine.call("POST", f"/containers/sbx-{box['id']}/kill")
+        wait_for(lambda: api.state(box["id"]) == "failed", 10, "failure")
+        self.assertIn("ended", api.sandbox(box["id"])["stateReason"]["message"])
+        wait_for(lambda: not service.container_exists(box["id"]), what="removal")
+
+    def test_a_delete_ends_the_wait(self):
+        with sandboxd.concurrent.futures.ThreadPoolExecutor(1) as pool:
+            create = pool.submit(api.post, "/sandboxes", {
+                "template": "box", "name": "unready", "readiness": {
+                    "file": "/never", "intervalMs": 60000, "retries": 10}})
+            box = wait_for(lambda: api.pages("name=unready"), what="the record")[0]
+            wait_for(lambda: service.container_runs(box["id"]), what="the container")
+            self.assertEqual(api.delete(f"/sandboxes/{box['id']}").status, 204)
+            self.assert_problem(create.result(10), 409, "conflict")
+        self.assertEqual(api.state(box["id"]), "deleted")
+        self.assertFalse(service.container_exists(box["id"]))
+
+    def test_a_client_that_leaves_ends_the_wait(self):
+        connection = api.connect()
+        body = sandboxd.json.dumps({"template": "box", "name": "left", "readiness": {
+            "file": "/never", "intervalMs": 60000, "retries": 10}})
+        connection.request("POST", "/sandboxes", body,
+                           api.headers({"Content-Type": "application/json"}))
+        box = wait_for(lambda: api.pages("name=left"), what="the record")[0]
+        wait_for(lambda: service.container_runs(box["id"]), what="the container")
+        connection.close()
+        wait_for(lambda: api.state(box["id"]) == "failed", 10, "the undoing")
+        wait_for(lambda: not service.container_exists(box["id"]), what="removal")
+
+    def test_many_that_wait_hold_no_worker(self):
+        bodies = [{"template": "box", "name": f"slow{i}", "readiness": {
+            "file": "/tmp/go", "intervalMs": 500, "retries": 1000}} for i in range(12)]
+        with sandboxd.concurrent.futures.ThreadPoolExecutor(12) as pool:
+            creates = [pool.submit(api.post, "/sandboxes", body) for body in bodies]
+            wait_for(lambda: sum(service.container_runs(b["id"]) for b in api.every()
+                                 if b["state"] == "creating") == 12, 60, "12 that wait")
+            box = api.create()  # there are 8 slow workers
+            self.assertEqual(box["state"], "running")
+            for waiting in [b for b in api.every() if b["state"] == "creating"]:
+                service.in_container(waiting["id"], "touch /tmp/go")
+            self.assertEqual([c.result(30).status for c in creates], [201] * 12)
+
+    def test_a_stop_of_the_server_undoes_what_waits(self):
+        server = service.start()
+        other = sandboxd.Client(server, api.key)
+        with sandboxd.concurrent.futures.ThreadPoolExecutor(1) as pool:
+            create = pool.submit(other.post, "/sandboxes", {
+                "template": "box", "name": "interrupted", "readiness": {
+                    "file": "/never", "intervalMs": 60000, "retries": 10}})
+            box = wait_for(lambda: api.pages("name=interrupted"), what="the record")[0]
+            wait_for(lambda: service.container_runs(box["id"]), what="the container")
+            began = time.monotonic()
+            self.assertEqual(server.stop(), 0)
+            self.assertLess(time.monotonic() - began, 10)
+            self.assert_problem(create.result(10), 503, "at_capacity")
+        self.assertEqual(api.sandbox(box["id"])["stateReason"]["code"], "interrupted")
+        self.assertFalse(service.container_exists(box["id"]))
+
+    def test_a_crash_of_the_server_undoes_what_waits(self):
+        server = service.start()
+        other = sandboxd.Client(server, api.key)
+        box = other.post("/sandboxes", {"template": "box", "wait": False, "readiness": {
+            "file": "/never", "intervalMs": 60000, "retries": 10}}).json
+        wait_for(lambda: service.container_runs(box["id"]), what="the container")
+        server.kill()
+        wait_for(lambda: api.state(box["id"]) == "failed", 30, "settling")
+        self.assertEqual(api.sandbox(box["id"])["stateReason"]["code"], "interrupted")
+        wait_for(lambda: not service.container_exists(box["id"]), what="removal")
 
 
 class HealthTest(SystemCase):

@@ -476,6 +476,15 @@ class Service:
                 raise
             return False
 
+    def container_runs(self, sandbox):
+        return self.container_exists(sandbox) and self.inspect(sandbox)["State"]["Running"]
+
+    def in_container(self, sandbox, script):
+        """Runs a script in it past the server, which may not let anybody in yet."""
+        made = engine.call("POST", f"/containers/sbx-{sandbox}/exec",
+                           json_body={"Cmd": ["sh", "-c", script], "User": "0"})
+        engine.call("POST", f"/exec/{made['Id']}/start", json_body={"Detach": True})
+
     def remove_container(self, sandbox):
         """What `docker rm -f` does, behind the server's back."""
         engine.call("DELETE", f"/containers/sbx-{sandbox}", {"force": "true", "v": "true"})

@@ -16,17 +16,22 @@ sbx_checks *sbx_checks_new(sbx_stream *stream, sbx_channels *channels);
 void sbx_checks_shutdown(sbx_checks *c);
 void sbx_checks_free(sbx_checks *c); /* after STREAM has ended */
 
-/** Try until the sandbox is ready. Any thread.
+/** Try until the sandbox is ready. STREAM.
  * @param readiness  what sbx_check_json() wrote; copied.
- * @param done  once, on STREAM: NULL, or why not. NOT_READY (all tries used up), ENGINE, GONE,
- *              CONFLICT (its channel ended), CAPACITY (the server stops), INTERNAL. */
+ * @param done  once, on STREAM, also within this call: NULL, or why not. NOT_READY (all tries used
+ *              up), ENGINE (the sandbox ended), GONE, CONFLICT (it was deleted or settled),
+ *              CANCELLED (given up), CAPACITY (the server stops), INTERNAL. */
 void sbx_checks_await(sbx_checks *c, const char *sandbox, const char *readiness,
                       void (*done)(void *arg, const sbx_err *err), void *arg);
+/** Who awaited it has left: done with CANCELLED, if it still lasts. STREAM. */
+void sbx_checks_give_up(sbx_checks *c, const char *sandbox);
+/** Its channel was lost: whoever awaits it need not wait for the next try. STREAM. */
+void sbx_checks_lost(sbx_checks *c, const char *sandbox);
 
 /** Check the health from now on; nothing if that is done already. Any thread.
  * @param health  what sbx_check_json() wrote; copied. @param known  of the record, or NULL. */
 void sbx_checks_follow(sbx_checks *c, const char *sandbox, const char *health, const char *known);
-/** No more. Any thread. */
+/** No more of either: the sandbox left the state. Any thread. */
 void sbx_checks_leave(sbx_checks *c, const char *sandbox);
 
 /** How many sandboxes are followed. Any thread. */
