@@ -384,14 +384,17 @@ static void undo(sbx_create *c, sbx_err *err)
 
     sbx_job_scope(0, NULL);
     sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
-    sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
     if (sandbox_remove_container(s, row->id, &later))
         sbx_log_err(SBX_WARN, "container of a failed create stays until the next sweep", &later,
                     "sandbox", row->id, NULL);
-    /* CONFLICT: it was deleted or settled meanwhile */
-    if (sandbox_set_state(s, row, &failed, &later) && later.code != SBX_E_CONFLICT)
-        sbx_log_err(SBX_WARN, "state of a failed create stays until its deadline", &later,
-                    "sandbox", row->id, NULL);
+    if (sandbox_set_state(s, row, &failed, &later)) {
+        if (later.code == SBX_E_CONFLICT) /* which is why the container or the agent failed */
+            sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
+        else
+            sbx_log_err(SBX_WARN, "state of a failed create stays until its deadline", &later,
+                        "sandbox", row->id, NULL);
+    }
+    sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
 }
 
 /* The main process comes before `running`: what waits to be ready is mostly the main process. */

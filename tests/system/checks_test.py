@@ -145,7 +145,7 @@ class ReadinessTest(SystemCase):
 
     def test_many_that_wait_hold_no_worker(self):
         bodies = [{"template": "box", "name": f"slow{i}", "readiness": {
-            "file": "/tmp/go", "intervalMs": 500, "retries": 1000}} for i in range(12)]
+            "file": "/tmp/go", "intervalMs": 500, "retries": 200}} for i in range(12)]
         with sandboxd.concurrent.futures.ThreadPoolExecutor(12) as pool:
             creates = [pool.submit(api.post, "/sandboxes", body) for body in bodies]
             wait_for(lambda: sum(service.container_runs(b["id"]) for b in api.every()
