@@ -32,7 +32,8 @@ class CreateTest(SystemCase):
             "stateReason": None, "size": "small", "metadata": {}, "envNames": [],
             "limits": {"cpus": 1, "memoryMb": 512, "pids": 100, "diskMb": None},
             "timeoutSeconds": 1800, "idleTimeoutSeconds": 900, "onTimeout": "delete",
-            "onIdle": "delete", "warm": False, "runtime": None, "diskLimit": "none"}
+            "onIdle": "delete", "warm": False, "runtime": None, "diskLimit": "none",
+            "readiness": None, "health": None}
         self.assertEqual({name: box.get(name, "absent") for name in want}, want)
         self.assertEqual(box["network"]["mode"], "none")
         self.assertEqual(set(box) - set(want),
