@@ -78,6 +78,7 @@ Test(error, the_codes_are_those_of_the_contract)
         {"headers_too_large", 431},
         {"internal", 500},
         {"engine_error", 502},
+        {"not_ready", 502},
         {"engine_unavailable", 503},
         {"store_unavailable", 503},
         {"at_capacity", 503},

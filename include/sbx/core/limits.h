@@ -54,10 +54,9 @@
 #define SBX_MAX_CHECK_BYTES      (8 * KIB) /* a check's command, all arguments together */
 #define SBX_MAX_CHECK_PATH_BYTES 4095
 #define SBX_MAX_READINESS_MS     600000    /* all tries together */
-#define SBX_CHECK_OUTPUT_BYTES   (4 * KIB) /* taken from a check; a part of it becomes the message \
-                                            */
-#define SBX_CHECK_SILENCE_MS  5000         /* beyond its time-out: the agent itself is silent */
-#define SBX_HEALTH_REFRESH_MS 30000        /* how old checkedAt may be in the record */
+#define SBX_CHECK_OUTPUT_BYTES   (4 * KIB) /* taken from a check, for its message */
+#define SBX_CHECK_SILENCE_MS     5000      /* beyond its time-out: the agent is silent */
+#define SBX_HEALTH_REFRESH_MS    30000     /* how old checkedAt may be in the record */
 
 /* Logs */
 #define SBX_LOG_HISTORY_LINES 1000
