@@ -299,6 +299,8 @@ const api_field api_headers[] = {
      "Yours, if it has 1 to 64 of the characters A-Z a-z 0-9 . _ -; it comes back, and stands in "
      "the log.",
      1, SBX_MAX_REQUEST_ID_BYTES},
+    {"If-None-Match", T_STR, OPTIONAL, NULL,
+     "The `ETag` of what you have, or several; 304 if it is still current."},
     {"Last-Event-ID", T_INT, OPTIONAL, NULL,
      "The number to resume behind, as an EventSource sends it by itself; wins over `since`.", 0,
      INT64_MAX},
@@ -307,8 +309,12 @@ const api_field api_headers[] = {
 
 bool api_header_of(const sbx_api_route *route, const api_field *header)
 {
+    bool get = strcmp(route->method, "GET") == 0;
+
+    if (strcmp(header->name, "If-None-Match") == 0)
+        return get;
     if (strcmp(header->name, "Last-Event-ID") == 0)
-        return route->sse && strcmp(route->method, "GET") == 0;
+        return get && route->sse;
     return true;
 }
 

@@ -347,6 +347,11 @@ static void operation(sbx_buf *b, const sbx_api_route *route)
     sbx_buf_adds(b, "</section>\n");
 }
 
+static bool about_service(size_t at)
+{
+    return strcmp(sbx_api_routes[at].tag, "Service") == 0;
+}
+
 static bool first_of_tag(size_t at)
 {
     for (size_t i = 0; i < at; i++)
@@ -355,30 +360,34 @@ static bool first_of_tag(size_t at)
     return true;
 }
 
-/* By tags, in the order in which these appear: links for the contents, or in full. */
-static void operations(sbx_buf *b, bool as_links)
+static void operations_of(sbx_buf *b, size_t first, bool as_links)
 {
-    for (size_t t = 0; t < sbx_api_route_count; t++) {
-        const char *tag = sbx_api_routes[t].tag;
+    const char *tag = sbx_api_routes[first].tag;
 
-        if (!first_of_tag(t))
+    if (as_links)
+        sbx_buf_addf(b, "<strong>%s</strong>\n", tag);
+    else
+        sbx_buf_addf(b, "<h2 id=\"tag-%s\">%s</h2>\n", tag, tag);
+    for (size_t i = first; i < sbx_api_route_count; i++) {
+        const sbx_api_route *route = &sbx_api_routes[i];
+
+        if (strcmp(route->tag, tag) != 0)
             continue;
         if (as_links)
-            sbx_buf_addf(b, "<strong>%s</strong>\n", tag);
+            sbx_buf_addf(b, "<a href=\"#%s\"><span class=\"m %s\">%s</span> %s</a>\n", route->name,
+                         route->method, route->method, route->path);
         else
-            sbx_buf_addf(b, "<h2 id=\"tag-%s\">%s</h2>\n", tag, tag);
-        for (size_t i = t; i < sbx_api_route_count; i++) {
-            const sbx_api_route *route = &sbx_api_routes[i];
-
-            if (strcmp(route->tag, tag) != 0)
-                continue;
-            if (as_links)
-                sbx_buf_addf(b, "<a href=\"#%s\"><span class=\"m %s\">%s</span> %s</a>\n",
-                             route->name, route->method, route->method, route->path);
-            else
-                operation(b, route);
-        }
+            operation(b, route);
     }
+}
+
+/* By tags, in the order in which these appear, the service itself last: links or in full. */
+static void operations(sbx_buf *b, bool as_links)
+{
+    for (int service = 0; service < 2; service++)
+        for (size_t i = 0; i < sbx_api_route_count; i++)
+            if (first_of_tag(i) && about_service(i) == (service == 1))
+                operations_of(b, i, as_links);
 }
 
 static void schemas(sbx_buf *b)

@@ -458,13 +458,15 @@ static const char *success_words(int status)
 static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, bool fails_too)
 {
     static const char *const plain[] = {"X-Request-Id", NULL};
+    static const char *const read[] = {"X-Request-Id", "ETag", NULL};
     static const char *const made[] = {"X-Request-Id", "Location", NULL};
     static const char *const busy[] = {"X-Request-Id", "Retry-After", NULL};
     int status = api_status(digits);
     bool location = (status == 201 || status == 202) && strcmp(route->method, "POST") == 0;
+    bool tagged = status == 200 && strcmp(route->method, "GET") == 0;
 
     sbx_jw_str(w, "description", success_words(status));
-    headers(w, location ? made : status == 503 ? busy : plain);
+    headers(w, location ? made : tagged ? read : status == 503 ? busy : plain);
     if (status == 204)
         return;
     sbx_jw_obj(w, "content");
@@ -472,6 +474,16 @@ static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, b
     if (fails_too)
         sbx_jw_raw(w, "application/problem+json",
                    "{\"schema\":{\"$ref\":\"#/components/schemas/Problem\"}}");
+    sbx_jw_obj_end(w);
+}
+
+static void not_modified(sbx_jw *w)
+{
+    static const char *const names[] = {"X-Request-Id", "ETag", NULL};
+
+    sbx_jw_obj(w, "304");
+    sbx_jw_str(w, "description", "What you have is current");
+    headers(w, names);
     sbx_jw_obj_end(w);
 }
 
@@ -499,6 +511,8 @@ static void responses(sbx_jw *w, const sbx_api_route *route)
         success(w, route, item, fails_too);
         sbx_jw_obj_end(w);
     }
+    if (strcmp(route->method, "GET") == 0)
+        not_modified(w);
     for (size_t i = 0; i < count; i++) {
         snprintf(name, sizeof(name), "%d", failures[i]);
         if (api_list_has(route->success, name))
@@ -602,7 +616,9 @@ static void components(sbx_jw *w)
                "\"metricsToken\":{\"type\":\"http\",\"scheme\":\"bearer\",\"description\":\"The "
                "operator's token for metrics\"}}");
     sbx_jw_raw(w, "headers",
-               "{\"X-Request-Id\":{\"required\":true,\"description\":\"Names the request\","
+               "{\"ETag\":{\"required\":true,\"description\":\"Of this representation; strong\","
+               "\"schema\":{\"type\":\"string\"}},\"X-Request-Id\":{\"required\":true,"
+               "\"description\":\"Names the request\","
                "\"schema\":{\"type\":\"string\"}},\"Location\":{\"required\":true,\"description\":"
                "\"The path of what was made\",\"schema\":{\"type\":\"string\"}},\"Retry-After\":{"
                "\"required\":true,\"description\":\"Seconds to wait\",\"schema\":{\"type\":"

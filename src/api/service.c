@@ -43,6 +43,7 @@ HANDLER(api_ready)
         const char *name;
         int (*ping)(sbx_app *app, sbx_err *err);
     } parts[] = {{"store", ping_store}, {"bus", ping_bus}, {"engine", ping_engine}};
+    static const sbx_header again = {"retry-after", "1"};
     sbx_buf b = SBX_BUF_INIT(8 * KIB);
     sbx_jw w = SBX_JW(&b);
     bool ready = true;
@@ -66,7 +67,7 @@ HANDLER(api_ready)
         ready = false;
     sbx_jw_str(&w, "status", ready ? "ready" : "unavailable");
     sbx_jw_obj_end(&w);
-    sbx_reply_json(r->reply, ready ? 200 : 503, &b);
+    sbx_reply_send(r->reply, ready ? 200 : 503, "application/json", &again, ready ? 0 : 1, &b);
     sbx_buf_done(&b);
     return 0;
 }

@@ -49,6 +49,7 @@ class Crowd:
     def __exit__(self, *_):
         self.process.stdin.close()
         self.closed = int(self.process.stdout.readline() or -1)
+        self.process.stdout.close()
         self.process.wait()
 
 

@@ -12,6 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 from lab import DEFAULT_HOST, Lab, wait_for  # noqa: E402
+from scale import Crowd, sleeper, viewer  # noqa: E402
 from taps import DatabaseTap, EngineTap  # noqa: E402
 
 QUICK = True
@@ -109,6 +110,27 @@ class Counts(unittest.TestCase):
         self.assertEqual(calls, DELETE_CALLS)
         self.assertEqual(self.without_key(statements),
                          ["SANDBOX_GET_OWNED", "SANDBOX_SET_STATE", "SANDBOX_SET_STATE"])
+
+    def test_hundreds_that_wait_hold_no_thread_and_ask_nothing(self):
+        box = self.lab.create(self.wire, self.image, limits={"pids": 1000})["id"]
+        self.addCleanup(self.lab.delete, self.wire, box)
+        groups = [{"request": viewer(self.lab, box), "count": 200, "upgrade": True},
+                  {"request": sleeper(self.lab, box), "count": 100, "upgrade": False}]
+
+        def sleeping():
+            told = self.lab.exec(self.wire, box, "ps | grep -c '[s]leep 60$'")
+            return int(told["stdout"]) == 100
+
+        def many():
+            for _ in range(50):
+                self.lab.call(self.wire, "GET", f"/sandboxes/{box}")
+        threads = self.lab.threads()
+        with Crowd(self.lab, groups) as crowd:
+            wait_for(sleeping, "a hundred commands that wait")
+            calls, statements = self.counted(many)
+            self.assertEqual((calls, len([s for s in statements if s != KEY])), ([], 50))
+            self.assertEqual(self.lab.threads(), threads)
+        self.assertEqual(crowd.closed, 0)
 
     def test_an_idle_server_asks_the_database_a_few_times_a_second(self):
         began, seen = time.monotonic(), []

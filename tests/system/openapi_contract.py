@@ -215,6 +215,8 @@ class Document:
                 self.resolver.resolve(reference)
             except jsonschema.RefResolutionError:
                 found.append(f"{reference} leads nowhere")
+        if found:
+            return found
         for where, schema in self._schemas():
             try:
                 jsonschema.Draft202012Validator.check_schema(schema)

@@ -159,6 +159,18 @@ class ValidTest(Case):
                     for value in values:
                         self.valid(operation, path=path + query({parameter["name"]: value}))
 
+    def test_what_has_not_changed_is_not_sent_again(self):
+        unchanged = []
+        for operation in self.each(lambda o: o.method == "GET"):
+            with self.subTest(operation=repr(operation)):
+                path = path_of(operation)
+                tags = [self.valid(operation, path=path).headers["ETag"] for _ in range(2)]
+                if tags[0] == tags[1]:  # metrics change with every look
+                    got = self.send(operation, path, headers={"If-None-Match": tags[0]})
+                    self.assertEqual((got.status, got.body), (304, b""), operation)
+                    unchanged.append(operation)
+        self.assertGreater(len(unchanged), 3)
+
     def test_head_tells_what_get_would_and_sends_no_body(self):
         for operation in self.each(lambda o: o.method == "GET"):
             with self.subTest(operation=repr(operation)):

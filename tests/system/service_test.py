@@ -41,6 +41,7 @@ class HealthTest(SystemCase):
         self.assertEqual(got.status, 503)
         self.assertEqual((got.json["engine"]["status"], got.json["store"]["status"]),
                          ("unavailable", "ok"))
+        self.assertGreaterEqual(int(got.headers["Retry-After"]), 1)
         self.assertEqual(client.get("/health").status, 200)
         told = self.assert_problem(client.post("/sandboxes", {"template": "box"}), 503,
                                    "engine_unavailable")
