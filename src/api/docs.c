@@ -100,6 +100,8 @@ static void request_type(sbx_buf *b, const sbx_json_field *f)
     case SBX_JF_REFUSED:
         break;
     }
+    if (f->one_of)
+        sbx_buf_addf(b, " with exactly one of %s", f->one_of);
     if (f->nullable)
         sbx_buf_adds(b, ", or null");
 }
@@ -338,7 +340,7 @@ static void operation(sbx_buf *b, const sbx_api_route *route)
         sbx_buf_adds(b, "<p class=\"soft\">No API key needed</p>\n");
     example(b, route);
     parameters(b, route);
-    if (route->body) {
+    if (route->body && route->body->name) {
         table_head(b, "Body", "field");
         request_rows(b, route->body, "");
         sbx_buf_adds(b, "</table>\n");

@@ -9,32 +9,6 @@
 
 static void field_schema(sbx_jw *w, const sbx_json_field *f);
 
-static void object_schema(sbx_jw *w, const sbx_json_field *fields)
-{
-    bool some = false;
-
-    sbx_jw_str(w, "type", "object");
-    sbx_jw_bool(w, "additionalProperties", false);
-    sbx_jw_obj(w, "properties");
-    for (const sbx_json_field *f = fields; f->name; f++) {
-        some |= f->required;
-        if (f->type == SBX_JF_REFUSED)
-            continue;
-        sbx_jw_obj(w, f->name);
-        field_schema(w, f);
-        sbx_jw_str(w, "description", f->doc);
-        sbx_jw_obj_end(w);
-    }
-    sbx_jw_obj_end(w);
-    if (!some)
-        return;
-    sbx_jw_arr(w, "required");
-    for (const sbx_json_field *f = fields; f->name; f++)
-        if (f->required)
-            sbx_jw_str(w, NULL, f->name);
-    sbx_jw_arr_end(w);
-}
-
 static void typed(sbx_jw *w, const char *type, bool nullable)
 {
     if (!nullable) {
@@ -44,6 +18,62 @@ static void typed(sbx_jw *w, const char *type, bool nullable)
     sbx_jw_arr(w, "type");
     sbx_jw_str(w, NULL, type);
     sbx_jw_str(w, NULL, "null");
+    sbx_jw_arr_end(w);
+}
+
+/* Exactly one of the names must be given. */
+static void one_of_schema(sbx_jw *w, const char *names, bool nullable)
+{
+    const char *item;
+    size_t len;
+
+    sbx_jw_arr(w, "oneOf");
+    while (api_list_next(&names, &item, &len)) {
+        sbx_jw_obj(w, NULL);
+        sbx_jw_str(w, "type", "object");
+        sbx_jw_arr(w, "required");
+        sbx_jw_strn(w, NULL, item, len);
+        sbx_jw_arr_end(w);
+        sbx_jw_obj_end(w);
+    }
+    if (nullable)
+        sbx_jw_raw(w, NULL, "{\"type\":\"null\"}");
+    sbx_jw_arr_end(w);
+}
+
+static void field_members(sbx_jw *w, const sbx_json_field *f)
+{
+    field_schema(w, f);
+    sbx_jw_str(w, "description", f->doc);
+    if (f->example) {
+        sbx_jw_arr(w, "examples");
+        sbx_jw_raw(w, NULL, f->example);
+        sbx_jw_arr_end(w);
+    }
+}
+
+static void object_schema(sbx_jw *w, const sbx_json_field *fields, bool nullable)
+{
+    bool some = false;
+
+    typed(w, "object", nullable);
+    sbx_jw_bool(w, "additionalProperties", false);
+    sbx_jw_obj(w, "properties");
+    for (const sbx_json_field *f = fields; f->name; f++) {
+        some |= f->required;
+        if (f->type == SBX_JF_REFUSED)
+            continue;
+        sbx_jw_obj(w, f->name);
+        field_members(w, f);
+        sbx_jw_obj_end(w);
+    }
+    sbx_jw_obj_end(w);
+    if (!some)
+        return;
+    sbx_jw_arr(w, "required");
+    for (const sbx_json_field *f = fields; f->name; f++)
+        if (f->required)
+            sbx_jw_str(w, NULL, f->name);
     sbx_jw_arr_end(w);
 }
 
@@ -146,7 +176,9 @@ static void field_schema(sbx_jw *w, const sbx_json_field *f)
         pairs_schema(w, f);
         break;
     case SBX_JF_OBJ:
-        object_schema(w, f->sub);
+        object_schema(w, f->sub, f->nullable);
+        if (f->one_of)
+            one_of_schema(w, f->one_of, f->nullable);
         break;
     case SBX_JF_REFUSED:
         break;
@@ -377,7 +409,7 @@ static void request_body(sbx_jw *w, const sbx_api_route *route)
     sbx_jw_obj(w, "content");
     sbx_jw_obj(w, "application/json");
     sbx_jw_obj(w, "schema");
-    object_schema(w, route->body);
+    object_schema(w, route->body, false);
     sbx_jw_obj_end(w);
     sbx_jw_raw(w, "example", route->example ? route->example : "{}");
     sbx_jw_obj_end(w);
@@ -455,6 +487,17 @@ static const char *success_words(int status)
     }
 }
 
+/* Is what is answered a thing of its own, with a path? */
+static bool has_id(const char *response)
+{
+    const api_schema *s = response ? api_schema_find(response, strlen(response)) : NULL;
+
+    for (const api_field *f = s ? s->fields : NULL; f && f->name; f++)
+        if (strcmp(f->name, "id") == 0)
+            return true;
+    return false;
+}
+
 static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, bool fails_too)
 {
     static const char *const plain[] = {"X-Request-Id", NULL};
@@ -462,7 +505,7 @@ static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, b
     static const char *const made[] = {"X-Request-Id", "Location", NULL};
     static const char *const busy[] = {"X-Request-Id", "Retry-After", NULL};
     int status = api_status(digits);
-    bool location = (status == 201 || status == 202) && strcmp(route->method, "POST") == 0;
+    bool location = (status == 201 || status == 202) && has_id(route->response);
     bool tagged = status == 200 && strcmp(route->method, "GET") == 0;
 
     sbx_jw_str(w, "description", success_words(status));

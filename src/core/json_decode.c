@@ -144,6 +144,21 @@ static int decode_pairs(const decode *d, const sbx_json_field *f, const sbx_json
 
 static int decode_object(decode *d, const sbx_json *obj, const sbx_json_field *fields, void *out);
 
+static int check_one_of(const decode *d, const sbx_json *obj, const char *names)
+{
+    int given = 0;
+
+    for (const char *p = names; *p; p += strcspn(p, ",") + (strchr(p, ',') != NULL))
+        for (const sbx_json *v = sbx_json_first(obj); v; v = sbx_json_next(v)) {
+            const char *name = sbx_json_name(v);
+
+            given += strlen(name) == strcspn(p, ",") && memcmp(name, p, strlen(name)) == 0;
+        }
+    return given == 1
+               ? 0
+               : sbx_fail_field(d->err, d->path, "%s: give exactly one of %s", d->path, names);
+}
+
 static int decode_field(decode *d, const sbx_json_field *f, const sbx_json *v, void *out)
 {
     if (f->given_offset)
@@ -171,7 +186,9 @@ static int decode_field(decode *d, const sbx_json_field *f, const sbx_json *v, v
     case SBX_JF_OBJ:
         if (sbx_json_kind(v) != SBX_J_OBJ)
             return refuse(d, "must be an object");
-        return decode_object(d, v, f->sub, slot(f, out));
+        if (decode_object(d, v, f->sub, slot(f, out)))
+            return -1;
+        return f->one_of ? check_one_of(d, v, f->one_of) : 0;
     case SBX_JF_REFUSED:
         break;
     }

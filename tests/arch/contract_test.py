@@ -16,7 +16,12 @@ BODY = {"type": "object", "additionalProperties": False, "required": ["name"], "
     "mode": {"enum": ["a", "b"]},
     "count": {"type": "integer", "minimum": 1, "maximum": 5},
     "deep": {"type": "object", "additionalProperties": False, "properties": {
-        "cpus": {"type": "number", "minimum": 0.5, "maximum": 4}}}}}
+        "cpus": {"type": "number", "minimum": 0.5, "maximum": 4}}},
+    "check": {"type": ["object", "null"], "additionalProperties": False, "properties": {
+        "port": {"type": "integer", "minimum": 1}, "file": {"type": "string", "minLength": 1},
+        "tries": {"type": "integer", "minimum": 1}},
+        "oneOf": [{"type": "object", "required": ["port"]}, {"type": "object", "required": ["file"]},
+                  {"type": "null"}]}}}
 
 
 def document(**changed):
@@ -78,6 +83,8 @@ class Requests(unittest.TestCase):
                        ("count", "below the minimum"), ("count", "above the maximum"),
                        ("count", "a wrong type"), ("deep", "a wrong type"),
                        ("deep.cpus", "below the minimum"), ("deep.cpus", "above the maximum"),
+                       ("check", "nothing in it"), ("check", "all at once"),
+                       ("check.tries", "below the minimum"), ("check.file", "too short"),
                        ("noSuchField", "an unknown field")):
             self.assertIn(wanted, tried)
 
@@ -85,8 +92,21 @@ class Requests(unittest.TestCase):
         told = document()
         schema, good = told.operations[0].body
         self.assertTrue(told.valid(good, schema))
+        self.assertTrue(told.valid({**good, "check": None}, schema))
         for what, field, body in told.bad_bodies(schema, good):
             self.assertFalse(told.valid(body, schema), (what, field, body))
+
+
+    def test_a_value_comes_with_what_it_needs_and_without_what_excludes_it(self):
+        told = document()
+        schema, good = told.operations[0].body
+        for path, value, expected in (
+                (("check", "tries"), 3, {"port": 1, "tries": 3}),
+                (("check", "file"), "/x", {"file": "/x"}),
+                (("deep", "cpus"), 1, {"cpus": 1})):
+            body = told.put(schema, good, path, value)
+            self.assertEqual(body, {"name": "x", path[0]: expected})
+            self.assertTrue(told.valid(body, schema))
 
 
 class Faults(unittest.TestCase):

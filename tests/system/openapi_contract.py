@@ -130,12 +130,12 @@ class Document:
         if "enum" in schema:
             return schema["enum"][0]
         for name in ("oneOf", "anyOf"):
-            if name in schema:
+            if name in schema and "properties" not in schema:
                 return self.example(schema[name][0])
         kind = schema["type"] if isinstance(schema["type"], str) else schema["type"][0]
         if kind == "object":
-            return {name: self.example(schema["properties"][name])
-                    for name in schema.get("required", [])}
+            names = schema.get("required", []) + schema.get("oneOf", [{}])[0].get("required", [])
+            return {name: self.example(schema["properties"][name]) for name in names}
         if kind == "array":
             return [self.example(schema["items"])] * schema.get("minItems", 0)
         if kind == "string":
@@ -167,7 +167,10 @@ class Document:
         """(what is wrong, value) for a field; all of them are refused by the schema."""
         schema = self.resolve(schema)
         tries = [("a wrong type", v) for v in (7, "x", [7], {"no-such-field": 7}, True, 1.25)]
-        tries += [("null", None), ("an unknown value", "no-such-value")]
+        tries += [("null", None), ("an unknown value", "no-such-value"), ("nothing in it", {})]
+        if "properties" in schema:  # too much of what excludes each other
+            tries += [("all at once", {name: self.example(below)
+                                       for name, below in schema["properties"].items()})]
         for branch in [schema, *schema.get("oneOf", []), *schema.get("anyOf", [])]:
             tries += self._crossed(self.resolve(branch))
         return [(what, value) for what, value in tries if not self.valid(value, schema)]
@@ -202,7 +205,21 @@ class Document:
             yield "missing", name, {k: v for k, v in good.items() if k != name}
         for path, below in self.fields(schema):
             for what, value in self.bad_values(below):
-                yield what, ".".join(path), put(good, path, value)
+                yield what, ".".join(path), self.put(schema, good, path, value)
+
+    def put(self, schema, body, path, value):
+        """A copy of the body with the value at the path; what the way there needs is added."""
+        head, *rest = path
+        if rest:
+            below = self.resolve(self.resolve(schema)["properties"][head])
+            value = self.put(below, body.get(head) or self.example(below), rest, value)
+        return self.alone(schema, {**body, head: value}, head)
+
+    def alone(self, schema, body, name):
+        """Without what excludes the name."""
+        groups = [set(branch.get("required", [])) for branch in self.resolve(schema).get("oneOf", [])]
+        others = set().union(*groups) - {name} if {name} in groups else set()
+        return {k: v for k, v in body.items() if k not in others}
 
     # ---- the document itself ----
 
@@ -258,9 +275,3 @@ class Document:
         if operation.body and not self.valid(operation.body[1], operation.body[0]):
             found.append(f"{operation}: its example does not fit its schema")
         return found
-
-
-def put(body, path, value):
-    """A copy of the body with the value at the path."""
-    head, *rest = path
-    return {**body, head: put(body.get(head) or {}, rest, value) if rest else value}

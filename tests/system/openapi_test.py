@@ -145,9 +145,7 @@ class ValidTest(Case):
                 for path, below in document.fields(schema):
                     for value in document.edges(below):
                         body = {**good, "wait": False} if "wait" in schema["properties"] else good
-                        for name in reversed(path):
-                            value = {name: value}
-                        self.valid(operation, {**body, **value})
+                        self.valid(operation, document.put(schema, body, path, value))
 
     def test_query_parameters_at_their_bounds(self):
         for operation in self.each(lambda o: o.parameters("query")):
@@ -356,10 +354,11 @@ class StreamTest(Case):
                         if event is None:
                             self.assertTrue(number, f"{operation}: a message without an id")
                         seen.add(event)
-                        if "end" not in declared and operation.method == "GET":
-                            break
+                        if operation.method == "GET" and "{" not in operation.path:
+                            break  # it is about more than the sandbox that ends
                 self.assertIn(None, seen, operation)
-                self.assertTrue("end" not in declared or "end" in seen, operation)
+                ends = "end" in declared and "{" in operation.path
+                self.assertTrue(not ends or "end" in seen, operation)
 
     def test_websockets(self):
         for operation in self.each(lambda o: o.messages("x-frames")):
@@ -373,8 +372,8 @@ class StreamTest(Case):
                     for frame in ws.frames():
                         self.judge(operation, declared, None, frame)
                         seen.append(frame["type"])
-                        if not any("End" in json.dumps(s) for s in declared.values()):
-                            break
+                        if "{" not in operation.path:
+                            break  # it is about more than the sandbox that ends
                 self.assertTrue(seen, operation)
                 if seen[-1] == "end":
                     self.assertEqual(ws.close_code, 1000)

@@ -176,6 +176,40 @@ Test(json_decode, refusals_name_the_field_with_its_path)
     }
 }
 
+Test(json_decode, exactly_one_of_some_names_must_be_given)
+{
+    static const sbx_json_field one[] = {{"port", SBX_JF_I64, 0, .min = 1, .max = 9},
+                                         {"file", SBX_JF_I64, 8, .min = 1, .max = 9},
+                                         {"tries", SBX_JF_I64, 16, .min = 1, .max = 9, .dflt = 1},
+                                         {.name = NULL}};
+    static const sbx_json_field outer[] = {
+        {"check", SBX_JF_OBJ, 0, .nullable = true, .sub = one, .one_of = "port,file"},
+        {.name = NULL}};
+    static const struct {
+        const char *text;
+        bool ok;
+    } cases[] = {
+        {"{}", true},
+        {"{\"check\":null}", true},
+        {"{\"check\":{\"port\":1}}", true},
+        {"{\"check\":{\"tries\":2,\"file\":1}}", true},
+        {"{\"check\":{}}", false},
+        {"{\"check\":{\"tries\":2}}", false},
+        {"{\"check\":{\"port\":1,\"file\":1}}", false},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+        int64_t out[3];
+        sbx_err err = {0};
+
+        cr_assert_eq(sbx_json_parse(cases[i].text, strlen(cases[i].text), &root, &err), 0);
+        cr_expect_eq(sbx_json_decode(root, outer, out, &err), cases[i].ok ? 0 : -1, "%s",
+                     cases[i].text);
+        cr_expect_str_eq(err.field, cases[i].ok ? "" : "check", "%s", cases[i].text);
+    }
+}
+
 Test(json_decode, fills_the_struct_and_its_defaults)
 {
     sample s;

@@ -73,7 +73,9 @@ typedef struct sbx_json_field {
     const char *const *values;
     const char *dflt_text;            /* ENUM: set if absent; STR: for the API document only */
     const struct sbx_json_field *sub; /* ends with a row whose name is NULL */
-    const char *doc;                  /* one sentence for the API document */
+    const char *one_of;               /* OBJ: names, "a,b,c", of which exactly one must be given */
+    const char *example; /* JSON that works, where a made up value would not; for the document */
+    const char *doc;     /* one sentence for the API document */
 } sbx_json_field;
 
 /** Decode an object by its table (ends with a row whose name is NULL). Defaults are set first.
