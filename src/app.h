@@ -15,6 +15,18 @@
 #include "sbx/run/stream.h"
 #include "sbx/sandbox/sandboxes.h"
 #include "sbx/store/store.h"
+#include <pthread.h>
+
+/* What /ready found last. One caller looks, and tells all who ask within a second, or meanwhile. */
+typedef struct sbx_ready {
+    pthread_mutex_t mu;
+    struct sbx_ready_part {
+        bool checking;
+        int64_t at_ms; /* monotonic; 0: not looked yet */
+        int64_t latency_us;
+        sbx_code code; /* SBX_OK, or why not */
+    } parts[3];        /* guarded by mu */
+} sbx_ready;
 
 typedef struct sbx_app {
     sbx_options options;
@@ -37,6 +49,7 @@ typedef struct sbx_app {
     sbx_reaper *reaper;
     sbx_route *routes; /* the HTTP table; row i is sbx_api_routes[i] */
     sbx_http *http;
+    sbx_ready ready;
     /* Made once: the API document, the page to read it, and that page's policy. */
     char *openapi, *docs, *docs_policy;
 } sbx_app;

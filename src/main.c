@@ -328,7 +328,7 @@ static void close_all(sbx_app *app)
 
 static int serve(sbx_options *options, sbx_err *err)
 {
-    sbx_app app = {.options = *options};
+    sbx_app app = {.options = *options, .ready = {.mu = PTHREAD_MUTEX_INITIALIZER}};
 
     signal(SIGPIPE, SIG_IGN);
     mallopt(M_ARENA_MAX, 2); /* many threads, little heap: keeps the resident size small */

@@ -18,7 +18,7 @@ const sbx_api_route sbx_api_routes[] = {
             "server listens on loopback alone, and not to forwarded requests."},
     {"GET", "/openapi.json", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_openapi, "openapi",
      "The contract as OpenAPI 3.1", .tag = "Service", .success = "200", .response = "object"},
-    {"GET", "/ready", NULL, SBX_LANE_SLOW, 0, 0, QUICK_MS, api_ready, "ready",
+    {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
     {"GET", "/sandboxes", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_list,

@@ -2,8 +2,12 @@
 #include "handlers.h"
 
 #include "sbx/core/clock.h"
+#include "sbx/core/thread.h"
 #include "sbx/sandbox/state.h"
 #include "sbx/store/sandboxes.h"
+
+#define READY_FRESH_MS 1000
+#define READY_BOUND_MS 2000 /* of one dependency */
 
 HANDLER(api_health)
 {
@@ -37,6 +41,36 @@ static int ping_engine(sbx_app *app, sbx_err *err)
     return app->engine->ops->ping(app->engine, &version, err);
 }
 
+/* Looks, unless somebody did so a moment ago or is at it. Load balancers ask often and from many
+ * places, and the answer may take a while when something hangs. */
+static struct sbx_ready_part look_at(sbx_app *app, struct sbx_ready_part *part,
+                                     int (*ping)(sbx_app *app, sbx_err *err))
+{
+    struct sbx_ready_part found;
+    int64_t from_us = sbx_now_us();
+    sbx_err why = {0};
+
+    pthread_mutex_lock(&app->ready.mu);
+    found = *part;
+    bool mine = !part->checking && sbx_now_ms() - part->at_ms >= READY_FRESH_MS;
+    if (mine)
+        part->checking = true;
+    pthread_mutex_unlock(&app->ready.mu);
+    if (!mine && found.at_ms)
+        return found;
+    sbx_job_scope(sbx_now_ms() + READY_BOUND_MS, NULL); /* shared: not cut by one who leaves */
+    found.code = ping(app, &why) ? why.code : SBX_OK;
+    found.latency_us = sbx_now_us() - from_us;
+    found.at_ms = sbx_now_ms();
+    found.checking = false;
+    if (!mine)
+        return found;
+    pthread_mutex_lock(&app->ready.mu);
+    *part = found;
+    pthread_mutex_unlock(&app->ready.mu);
+    return found;
+}
+
 HANDLER(api_ready)
 {
     static const struct {
@@ -51,16 +85,14 @@ HANDLER(api_ready)
     (void)who, (void)err;
     sbx_jw_obj(&w, NULL);
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-        int64_t from_us = sbx_now_us();
-        sbx_err why;
-        int rc = parts[i].ping(app, &why);
+        struct sbx_ready_part found = look_at(app, &app->ready.parts[i], parts[i].ping);
 
-        ready = ready && !rc;
+        ready = ready && !found.code;
         sbx_jw_obj(&w, parts[i].name);
-        sbx_jw_str(&w, "status", rc ? "unavailable" : "ok");
-        sbx_jw_milli(&w, "latencyMs", sbx_now_us() - from_us);
-        if (rc)
-            sbx_jw_str(&w, "code", sbx_code_wire(why.code));
+        sbx_jw_str(&w, "status", found.code ? "unavailable" : "ok");
+        sbx_jw_milli(&w, "latencyMs", found.latency_us);
+        if (found.code)
+            sbx_jw_str(&w, "code", sbx_code_wire(found.code));
         sbx_jw_obj_end(&w);
     }
     if (sbx_http_draining(app->http))

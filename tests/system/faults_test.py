@@ -342,8 +342,8 @@ class StoreTest(SystemCase):
                             "store_unavailable")
         self.assert_problem(client.post(f"/sandboxes/{box}/exec", {"command": "true"}), 503,
                             "store_unavailable")
-        ready = client.get("/ready")
-        self.assertEqual((ready.status, ready.json["store"]["status"]), (503, "unavailable"))
+        ready = wait_for(lambda: next((r for r in [client.get("/ready")] if r.status == 503), None))
+        self.assertEqual(ready.json["store"]["status"], "unavailable")
         self.assertEqual(client.get("/health").status, 200)
         self.assertIn("survived\n", [e.get("data") for _, e in events])
         stream.close()

@@ -431,14 +431,14 @@ class Limits(unittest.TestCase):
     def test_a_slow_lane_refuses_early_and_runs_nothing_late(self):
         p = self.probe("--slow=1", "--slow-wait=600")
         busy = p.connect()
-        busy.send("GET /block?ms=2500 HTTP/1.1\r\nHost: x\r\n\r\n")
+        busy.send("GET /block?ms=5000 HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for("it is received", lambda: p.stats()["connections"] == 2)
         t0 = time.monotonic()
         waiting = [p.connect() for _ in range(4)]
         for c, target in zip(waiting, ("/block?ms=1", "/hurry?ms=1", "/block?ms=1", "/hurry")):
             c.send("GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % target)
         got = [c.response() for c in waiting]
-        self.assertLess(time.monotonic() - t0, 2.2, "refused while the worker is busy")
+        self.assertLess(time.monotonic() - t0, 4, "refused while the worker is busy")
         self.assertEqual([r.status for r in got], [503, 504, 503, 504])
         for r in got:
             p_ = r.json()

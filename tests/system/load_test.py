@@ -20,7 +20,7 @@ class LaneTest(SystemCase):
 
     def test_creates_beyond_the_pace_are_refused_and_succeed_when_they_come_back(self):
         service, client = self.serve(SBX_SLOW_WORKERS=1, SBX_SLOW_WAIT=1)
-        wait_for(lambda: client.get("/ready").status == 200, 30, "readiness")
+        wait_for(lambda: self.timed_create(client)[0].status == 201, 60, "the first create")
         first = all_at_once(lambda _: self.timed_create(client), range(24), 24)
         made = [got for got, _ in first if got.status == 201]
         refused = [(got, took) for got, took in first if got.status != 201]
@@ -31,7 +31,7 @@ class LaneTest(SystemCase):
             self.assertLessEqual(int(got.headers["Retry-After"]), 60)
             self.assertNotIn("sandboxId", got.json)
             self.assertLess(took, 5)
-        self.assertEqual(int(service.psql("SELECT count(*) FROM sandboxes")), len(made))
+        self.assertEqual(int(service.psql("SELECT count(*) FROM sandboxes")), len(made) + 1)
 
         def retry(_):
             for _ in range(20):
@@ -41,6 +41,8 @@ class LaneTest(SystemCase):
                 time.sleep(int(got.headers["Retry-After"]))
             return False
         self.assertTrue(all(all_at_once(retry, range(4), 4)))
+        for box in client.every():  # one after the other: the one worker refuses a crowd
+            wait_for(lambda: client.delete(f"/sandboxes/{box['id']}").status == 204, 30)
 
     def test_reads_go_on_while_the_engine_hangs_and_creates_are_refused_early(self):
         folder = sandboxd.pathlib.Path(sandboxd.tempfile.mkdtemp())
@@ -66,6 +68,27 @@ class LaneTest(SystemCase):
         self.assertTrue({answer.status for answer, _ in got} <= {503, 504})
         self.assertLess(time.monotonic() - begin, 60)
         service.psql("UPDATE sandboxes SET state = 'deleted', worker = NULL")
+
+
+class ReadyTest(SystemCase):
+    def test_many_who_ask_cost_one_look_and_wait_for_no_hanging_engine(self):
+        folder = sandboxd.pathlib.Path(sandboxd.tempfile.mkdtemp())
+        engine = HangingEngine(folder)
+        self.addCleanup(sandboxd.shutil.rmtree, folder)
+        self.addCleanup(engine.close)
+        service = sandboxd.Service(env={"DOCKER_HOST": f"unix://{engine.path}",
+                                        "SBX_ENGINE_TIMEOUT": 3})
+        self.addCleanup(service.close)
+        client = Client(service.start(ready=None), service.key())
+        told = client.get("/ready")
+        self.assertEqual((told.status, told.json["engine"]["status"]), (503, "unavailable"))
+        self.assertEqual(told.json["store"]["status"], "ok")
+        self.assertLess(told.json["engine"]["latencyMs"], 4000)
+        before, begin = len(engine.held), time.monotonic()
+        got = all_at_once(lambda _: client.get("/ready").status, range(200), 16)
+        seconds = time.monotonic() - begin
+        self.assertEqual(set(got), {503})
+        self.assertLessEqual(len(engine.held) - before, 2 + 2 * seconds)
 
 
 if __name__ == "__main__":
