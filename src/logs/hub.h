@@ -30,19 +30,16 @@ typedef struct room room;
 typedef struct viewer {
     struct viewer *prev, *next; /* in the room */
     sbx_logs *hub;
-    room *room;       /* NULL until it has joined */
-    sbx_reply *reply; /* a reference */
-    uint64_t pos;     /* everything up to it was sent, filtered out or told as a gap */
-    uint32_t epoch;   /* the history must be read once more since this epoch; 0: need not */
-    uint32_t state;   /* version of the state that was sent last */
-    uint32_t tick;    /* in which the last frame of entries was sent */
+    room *room; /* NULL until it has joined */
+    sbx_feed feed;
+    uint64_t pos;   /* everything up to it was sent, filtered out or told as a gap */
+    uint32_t epoch; /* the history must be read once more since this epoch; 0: need not */
+    uint32_t state; /* version of the state that was sent last */
+    uint32_t tick;  /* in which the last frame of entries was sent */
     int16_t tail;
     uint8_t source;
-    bool websocket;
     bool starting; /* the position follows from `tail` when the history is known */
     bool anchored; /* the position is a real one: holes after it are gaps */
-    bool blocked;  /* its outbox is full */
-    bool gone;     /* the client left, or everything was sent */
 } viewer;
 
 struct room {

@@ -6,7 +6,6 @@
  * news of the replies, BUS with messages. What they may post is bounded: by the number of
  * connections, and by BACKLOG_BYTES. */
 #include "hub.h"
-#include <semaphore.h>
 
 void log_topic(char out[TOPIC_BYTES], const char *sandbox_id)
 {
@@ -28,44 +27,22 @@ sbx_logs *sbx_logs_new(const sbx_logs_config *c)
     return l;
 }
 
-typedef struct farewell {
-    sbx_logs *hub;
-    void (*step)(sbx_logs *l); /* on STREAM */
-    sem_t done;
-} farewell;
-
-static void farewell_run(void *arg)
+static void stop(void *arg)
 {
-    farewell *f = arg;
-
-    f->step(f->hub);
-    sem_post(&f->done);
-}
-
-static void on_stream_and_wait(sbx_logs *l, void (*step)(sbx_logs *l))
-{
-    farewell f = {.hub = l, .step = step};
-
-    sem_init(&f.done, 0, 0);
-    sbx_stream_post(l->cfg.stream, farewell_run, &f);
-    while (sem_wait(&f.done) < 0)
-        ;
-    sem_destroy(&f.done);
-}
-
-static void stop(sbx_logs *l)
-{
-    l->stopping = true;
+    ((sbx_logs *)arg)->stopping = true;
 }
 
 void sbx_logs_stop(sbx_logs *l)
 {
-    if (l)
-        on_stream_and_wait(l, stop);
+    if (!l)
+        return;
+    sbx_stream_post(l->cfg.stream, stop, l);
+    sbx_stream_sync(l->cfg.stream);
 }
 
-static void shut_down(sbx_logs *l)
+static void shut_down(void *arg)
 {
+    sbx_logs *l = arg;
     room *r, *next;
 
     HASH_ITER (hh, l->rooms, r, next) {
@@ -79,7 +56,8 @@ void sbx_logs_free(sbx_logs *l)
     if (!l)
         return;
     l->cfg.bus->ops->set_reader(l->cfg.bus, TOPIC_PREFIX, NULL, NULL);
-    on_stream_and_wait(l, shut_down);
+    sbx_stream_post(l->cfg.stream, shut_down, l);
+    sbx_stream_sync(l->cfg.stream);
     for (int ws = 0; ws < 2; ws++)
         for (int s = 0; s <= SBX_LOGS_ALL; s++)
             sbx_buf_done(&l->frames[ws][s].text);

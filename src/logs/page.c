@@ -1,9 +1,7 @@
 /* Queries: parameters of a request, and one JSON page of the history. */
 #include "hub.h"
 #include "sbx/core/clock.h"
-#include "sbx/core/json.h"
 #include <errno.h>
-#include <stdio.h>
 #include <time.h>
 
 #define FLUSH_WAIT_MS 2000 /* for STREAM, which never blocks: only an overloaded one is slower */
@@ -11,26 +9,6 @@
 #define TEXT_BYTES    (16 * MIB)
 
 /* --- parameters --- */
-
-static int read_number(const char *field, const char *value, uint64_t max, uint64_t *ret,
-                       sbx_err *err)
-{
-    if (log_number(value, strlen(value), max, ret))
-        return 0;
-    return sbx_fail_field(err, field, "%s must be a whole number from 0 to %llu", field,
-                          (unsigned long long)max);
-}
-
-static int read_start(const sbx_request *r, sbx_logs_query *q, sbx_err *err)
-{
-    const char *since = sbx_request_query(r, "since"), *cursor = sbx_request_query(r, "cursor");
-    const char *event = r->accept == SBX_ACCEPT_SSE ? r->last_event_id : NULL;
-    const char *field = event && *event ? "Last-Event-ID" : cursor ? "cursor" : "since";
-    const char *value = event && *event ? event : cursor ? cursor : since;
-
-    q->has_since = value != NULL;
-    return value ? read_number(field, value, INT64_MAX, &q->since, err) : 0;
-}
 
 static int read_source(const sbx_request *r, sbx_logs_query *q, sbx_err *err)
 {
@@ -50,28 +28,13 @@ static int read_source(const sbx_request *r, sbx_logs_query *q, sbx_err *err)
 
 int sbx_logs_query_read(const sbx_request *r, sbx_logs_query *ret, sbx_err *err)
 {
-    sbx_logs_query q = {.tail = -1};
-    const char *tail = sbx_request_query(r, "tail");
-    const char *limit = sbx_request_query(r, "limit");
-    const char *until = sbx_request_query(r, "until");
-    uint64_t n;
+    sbx_logs_query q = {0};
+    int64_t until = 0;
 
-    if (read_start(r, &q, err) < 0 || read_source(r, &q, err) < 0)
+    if (sbx_feed_query_read(r, SBX_LOG_HISTORY_LINES, &q.feed, err) || read_source(r, &q, err) ||
+        sbx_feed_number(r, "until", INT64_MAX, &until, err))
         return -1;
-    if (until && read_number("until", until, INT64_MAX, &q.until, err) < 0)
-        return -1;
-    if (tail) {
-        if (read_number("tail", tail, SBX_LOG_HISTORY_LINES, &n, err) < 0)
-            return -1;
-        q.tail = (int)n;
-    }
-    if (limit) {
-        if (read_number("limit", limit, SBX_MAX_LIST_ITEMS, &n, err) < 0)
-            return -1;
-        if (n == 0)
-            return sbx_fail_field(err, "limit", "limit must be from 1 to %d", SBX_MAX_LIST_ITEMS);
-        q.limit = (int)n;
-    }
+    q.until = (uint64_t)until;
     *ret = q;
     return 0;
 }
@@ -184,7 +147,7 @@ static bool page_add(page *p, const sbx_bus_item *it)
 /* The index where the newest `tail` items of the source begin. */
 static size_t tail_start(const page *p, const sbx_bus_item *items, size_t count)
 {
-    size_t left = (size_t)p->q->tail, i = count;
+    size_t left = (size_t)p->q->feed.tail, i = count;
 
     while (i > 0 && left > 0) {
         i--;
@@ -198,8 +161,8 @@ static size_t tail_start(const page *p, const sbx_bus_item *items, size_t count)
 static int page_fill(sbx_logs *l, const char *topic, page *p, sbx_err *err)
 {
     sbx_bus *bus = l->cfg.bus;
-    bool tail = p->q->tail >= 0;
-    uint64_t since = p->q->has_since ? p->q->since : 0;
+    bool tail = p->q->feed.tail >= 0;
+    uint64_t since = p->q->feed.has_since ? p->q->feed.since : 0;
 
     for (int reads = 0; reads < READS_MAX; reads++) {
         SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(TEXT_BYTES);
@@ -229,13 +192,12 @@ int sbx_logs_page(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q, 
                   sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf entries = SBX_BUF_INIT(SBX_LOGS_PAGE_BYTES);
-    page p = {.q = q, .limit = (size_t)q->limit};
-    sbx_jw w = SBX_JW(out);
-    char topic[TOPIC_BYTES], cursor[24];
+    page p = {.q = q, .limit = (size_t)q->feed.limit};
+    char topic[TOPIC_BYTES];
     int rc;
 
-    if (q->limit == 0)
-        p.limit = q->tail >= 0 ? (size_t)q->tail : SBX_LOGS_DEFAULT_LIMIT;
+    if (q->feed.limit == 0)
+        p.limit = q->feed.tail >= 0 ? (size_t)q->feed.tail : SBX_LOGS_DEFAULT_LIMIT;
     if (flush_pending(l, sandbox_id, err) < 0)
         return -1;
     log_topic(topic, sandbox_id);
@@ -244,13 +206,5 @@ int sbx_logs_page(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q, 
     entries = p.entries;
     if (rc < 0)
         return -1;
-    snprintf(cursor, sizeof cursor, "%llu", (unsigned long long)p.last);
-    sbx_buf_adds(out, "{\"items\":[");
-    sbx_buf_add(out, entries.data, entries.len);
-    sbx_buf_adds(out, "],\"nextCursor\":");
-    sbx_jw_str(&w, NULL, p.more ? cursor : NULL);
-    sbx_buf_addc(out, '}');
-    if (sbx_buf_failed(out))
-        return sbx_fail(err, SBX_E_TOO_LARGE, "the page does not fit into an answer");
-    return 0;
+    return sbx_feed_page(out, &entries, p.more, p.last, err);
 }

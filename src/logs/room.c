@@ -65,7 +65,7 @@ static bool anybody_needs(const room *r, const segment *s)
     const viewer *v;
 
     DL_FOREACH (r->viewers, v) {
-        if (!v->gone && !v->blocked && !v->starting && seg_covers(s, v->pos))
+        if (!v->feed.gone && !v->feed.blocked && !v->starting && seg_covers(s, v->pos))
             return true;
     }
     return false;

@@ -6,7 +6,6 @@
  * for the history. */
 #include "hub.h"
 #include "sbx/core/clock.h"
-#include <stdio.h>
 
 /* --- leaving --- */
 
@@ -24,7 +23,7 @@ void viewer_free(viewer *v)
     r->viewer_count--;
     v->hub->viewer_count--;
     show_count(v->hub);
-    sbx_reply_unref(v->reply);
+    sbx_reply_unref(v->feed.reply);
     if (!r->viewers) {
         char topic[TOPIC_BYTES];
 
@@ -53,7 +52,7 @@ static void reply_ready(void *arg)
 {
     viewer *v = arg;
 
-    v->blocked = false;
+    v->feed.blocked = false;
     room_schedule(v->room, 0);
 }
 
@@ -69,34 +68,9 @@ static void on_ready(void *arg)
 
 /* --- sending --- */
 
-static bool push(viewer *v, const char *data, size_t len)
-{
-    switch (sbx_reply_write(v->reply, data, len)) {
-    case SBX_PUSH_OK:
-        return true;
-    case SBX_PUSH_FULL:
-        v->blocked = true;
-        return false;
-    case SBX_PUSH_GONE:
-        break;
-    }
-    v->gone = true; /* reply_closed() is on its way */
-    return false;
-}
-
 static bool push_gap(viewer *v, uint64_t from, uint64_t to)
 {
-    char text[160];
-    int n;
-
-    if (v->websocket)
-        n = snprintf(text, sizeof text, "{\"type\":\"gap\",\"from\":%llu,\"to\":%llu}",
-                     (unsigned long long)from, (unsigned long long)to);
-    else /* the id, so that a reconnect is not told again */
-        n = snprintf(text, sizeof text,
-                     "id: %llu\nevent: gap\ndata: {\"from\":%llu,\"to\":%llu}\n\n",
-                     (unsigned long long)to, (unsigned long long)from, (unsigned long long)to);
-    if (!push(v, text, (size_t)n))
+    if (!sbx_feed_gap(&v->feed, from, to))
         return false;
     count_up(&v->hub->n_gaps, 1);
     return true;
@@ -108,15 +82,15 @@ static bool push_state(viewer *v)
     const room *r = v->room;
     bool ok;
 
-    if (v->websocket) {
-        ok = push(v, r->state, r->state_len);
+    if (v->feed.websocket) {
+        ok = sbx_feed_push(&v->feed, r->state, r->state_len);
     } else {
         sbx_buf b = SBX_BUF_INIT(2 * LOG_ITEM_BYTES);
 
         sbx_buf_adds(&b, "event: state\ndata: ");
         sbx_buf_add(&b, r->state + sizeof head - 1, r->state_len - sizeof head);
         sbx_buf_adds(&b, "\n\n");
-        ok = push(v, b.data, b.len);
+        ok = sbx_feed_push(&v->feed, b.data, b.len);
         sbx_buf_done(&b);
     }
     if (ok)
@@ -124,37 +98,14 @@ static bool push_state(viewer *v)
     return ok;
 }
 
-static void push_end(viewer *v)
-{
-    static const char ws[] = "{\"type\":\"end\"}", sse[] = "event: end\ndata: {}\n\n";
-
-    if (push(v, v->websocket ? ws : sse, v->websocket ? sizeof ws - 1 : sizeof sse - 1)) {
-        sbx_reply_end(v->reply);
-        v->gone = true;
-    }
-}
-
 /* --- frames of entries --- */
-
-static void frame_add(frame *f, const segment *s, const seg_item *it, bool websocket)
-{
-    if (websocket) {
-        sbx_buf_adds(&f->text, f->entries ? "," : "{\"type\":\"logs\",\"entries\":[");
-        sbx_buf_add(&f->text, s->text + it->off, it->len);
-    } else {
-        sbx_buf_addf(&f->text, "id: %llu\ndata: ", (unsigned long long)it->seq);
-        sbx_buf_add(&f->text, s->text + it->off, it->len);
-        sbx_buf_adds(&f->text, "\n\n");
-    }
-    f->entries++;
-}
 
 /* The frame for this position, from the segment's item behind it on: up to the next hole or
  * FRAME_BYTES. Built once in a tick for all viewers of the same kind. */
 static const frame *frame_get(const viewer *v, const segment *s, const seg_item *it)
 {
     sbx_logs *l = v->hub;
-    frame *f = &l->frames[v->websocket][v->source];
+    frame *f = &l->frames[v->feed.websocket][v->source];
     uint64_t pos = v->pos;
 
     if (f->serial == v->room->serial && f->tick == v->room->tick && f->pos == pos)
@@ -169,12 +120,14 @@ static const frame *frame_get(const viewer *v, const segment *s, const seg_item 
 
         if (wanted && f->entries > 0 && f->text.len + it->len > FRAME_BYTES)
             break;
-        if (wanted)
-            frame_add(f, s, it, v->websocket);
+        if (wanted) {
+            sbx_feed_add(&f->text, v->feed.websocket, "{\"type\":\"logs\",\"entries\":[", it->seq,
+                         s->text + it->off, it->len);
+            f->entries++;
+        }
         pos = it->seq;
     }
-    if (v->websocket && f->entries > 0)
-        sbx_buf_adds(&f->text, "]}");
+    sbx_feed_close(&f->text, v->feed.websocket);
     f->to = pos;
     count_up(&l->n_built, f->entries > 0);
     return f;
@@ -221,7 +174,7 @@ static bool step(viewer *v)
             r->again = true;
             return false;
         }
-        if (!push(v, f->text.data, f->text.len))
+        if (!sbx_feed_push(&v->feed, f->text.data, f->text.len))
             return false;
         v->tick = r->tick;
         r->sent_ms = sbx_now_ms();
@@ -236,7 +189,7 @@ void viewer_serve(viewer *v)
 {
     const room *r = v->room;
 
-    if (v->gone || v->blocked)
+    if (v->feed.gone || v->feed.blocked)
         return;
     if (v->state != r->state_version && r->state && !push_state(v))
         return;
@@ -244,15 +197,15 @@ void viewer_serve(viewer *v)
         return;
     while (step(v))
         ;
-    if (r->ending && !v->gone && !v->blocked && v->epoch == 0 && v->pos >= r->end_seq)
-        push_end(v);
+    if (r->ending && !v->feed.gone && !v->feed.blocked && v->epoch == 0 && v->pos >= r->end_seq)
+        (void)sbx_feed_end(&v->feed);
 }
 
 bool viewer_lacks(const viewer *v)
 {
     const room *r = v->room;
 
-    if (v->gone || v->blocked)
+    if (v->feed.gone || v->feed.blocked)
         return false;
     return v->starting || v->epoch != 0 || (v->pos < r->latest && !segment_for(r, v->pos));
 }
@@ -274,8 +227,8 @@ static void join(void *arg)
 
     free(j);
     if (!r) {
-        sbx_reply_end(v->reply);
-        sbx_reply_unref(v->reply);
+        sbx_reply_end(v->feed.reply);
+        sbx_reply_unref(v->feed.reply);
         free(v);
         return;
     }
@@ -297,7 +250,7 @@ static void join(void *arg)
     v->state = r->state_version;
     /* What waits for its batch is older than this viewer: let the history have it. */
     producer_flush(r);
-    sbx_reply_watch(v->reply, &events);
+    sbx_reply_watch(v->feed.reply, &events);
     room_schedule(r, 0);
 }
 
@@ -308,13 +261,13 @@ void sbx_logs_view(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q,
     viewer *v = sbx_alloc(sizeof *v);
 
     v->hub = l;
-    v->websocket = websocket;
+    v->feed.websocket = websocket;
     v->source = (uint8_t)q->source;
-    v->starting = !q->has_since;
-    v->anchored = q->has_since;
-    v->pos = q->has_since ? q->since : 0;
-    v->tail = (int16_t)(q->tail >= 0 ? q->tail : SBX_LOGS_DEFAULT_TAIL);
-    v->reply = sbx_reply_ref(reply);
+    v->starting = !q->feed.has_since;
+    v->anchored = q->feed.has_since;
+    v->pos = q->feed.has_since ? q->feed.since : 0;
+    v->tail = (int16_t)(q->feed.tail >= 0 ? q->feed.tail : SBX_LOGS_DEFAULT_TAIL);
+    v->feed.reply = sbx_reply_ref(reply);
     j->viewer = v;
     (void)sbx_copy(j->id, sizeof j->id, sandbox_id);
     sbx_reply_begin(reply, 200, websocket ? NULL : "text/event-stream");

@@ -134,7 +134,7 @@ static void breathe(void)
 static sbx_reply *look(world *w, int round)
 {
     sbx_reply *r = sbx_alloc(sizeof *r);
-    sbx_logs_query q = {.tail = round % 7, .source = SBX_LOGS_ALL};
+    sbx_logs_query q = {.feed.tail = round % 7, .source = SBX_LOGS_ALL};
 
     pthread_mutex_init(&r->mu, NULL);
     r->refs = 1;
@@ -156,7 +156,7 @@ static void *play(void *arg)
 
     for (int round = 0; round < ROUNDS; round++) {
         sbx_reply *r = look(w, round + me), *old = held[round % HELD];
-        sbx_logs_query q = {.tail = 5, .source = SBX_LOGS_ALL};
+        sbx_logs_query q = {.feed.tail = 5, .source = SBX_LOGS_ALL};
         sbx_buf out = SBX_BUF_INIT(4 * MIB);
         sbx_err err;
 

@@ -446,12 +446,13 @@ static __attribute__((unused)) bool trace_is(sbx_reply *r, const char *want)
 
 static sbx_logs_query query(int tail)
 {
-    return (sbx_logs_query){.tail = tail, .source = SBX_LOGS_ALL};
+    return (sbx_logs_query){.feed.tail = tail, .source = SBX_LOGS_ALL};
 }
 
 static __attribute__((unused)) sbx_logs_query query_since(uint64_t since)
 {
-    return (sbx_logs_query){.has_since = true, .since = since, .tail = -1, .source = SBX_LOGS_ALL};
+    return (sbx_logs_query){
+        .feed.has_since = true, .feed.since = since, .feed.tail = -1, .source = SBX_LOGS_ALL};
 }
 
 static __attribute__((unused)) sbx_reply *view(hub *h, sbx_logs_query q, bool websocket)

@@ -260,20 +260,20 @@ Test(logs_query, an_event_source_that_reconnects_goes_on)
     r.query[1] = (sbx_param){(char[]){"tail"}, (char[]){"9"}};
     r.accept = SBX_ACCEPT_SSE;
     cr_assert_eq(sbx_logs_query_read(&r, &q, &err), 0);
-    cr_expect(q.has_since);
-    cr_expect_eq(q.since, 77);
-    cr_expect_eq(q.tail, 9);
+    cr_expect(q.feed.has_since);
+    cr_expect_eq(q.feed.since, 77);
+    cr_expect_eq(q.feed.tail, 9);
     r.accept = SBX_ACCEPT_JSON;
     cr_assert_eq(sbx_logs_query_read(&r, &q, &err), 0);
-    cr_expect_eq(q.since, 5);
+    cr_expect_eq(q.feed.since, 5);
     r.accept = SBX_ACCEPT_SSE;
     r.last_event_id[0] = 'x';
     cr_expect_eq(sbx_logs_query_read(&r, &q, &err), -1);
     r.query_count = 0;
     r.last_event_id[0] = '\0';
     cr_assert_eq(sbx_logs_query_read(&r, &q, &err), 0);
-    cr_expect_not(q.has_since);
-    cr_expect_eq(q.tail, -1);
+    cr_expect_not(q.feed.has_since);
+    cr_expect_eq(q.feed.tail, -1);
     cr_expect_eq(q.source, SBX_LOGS_ALL);
 }
 
@@ -324,25 +324,30 @@ Test(logs_page, has_what_was_asked_for)
         sbx_logs_query q;
         const char *want;
     } cases[] = {
-        {{.tail = -1, .source = SBX_LOGS_ALL}, "1-50 next:50"},
-        {{.tail = -1, .source = SBX_LOGS_ALL, .limit = 200}, "1-120 next:null"},
-        {{.tail = -1, .source = SBX_LOGS_ALL, .limit = 120}, "1-120 next:null"},
-        {{.tail = -1, .source = SBX_LOGS_ALL, .limit = 119}, "1-119 next:119"},
-        {{.tail = -1, .source = SBX_LOGS_ALL, .has_since = true, .since = 100},
+        {{.feed.tail = -1, .source = SBX_LOGS_ALL}, "1-50 next:50"},
+        {{.feed.tail = -1, .source = SBX_LOGS_ALL, .feed.limit = 200}, "1-120 next:null"},
+        {{.feed.tail = -1, .source = SBX_LOGS_ALL, .feed.limit = 120}, "1-120 next:null"},
+        {{.feed.tail = -1, .source = SBX_LOGS_ALL, .feed.limit = 119}, "1-119 next:119"},
+        {{.feed.tail = -1, .source = SBX_LOGS_ALL, .feed.has_since = true, .feed.since = 100},
          "101-120 next:null"},
-        {{.tail = -1, .source = SBX_LOGS_ALL, .has_since = true, .since = 120}, "next:null"},
-        {{.tail = -1, .source = SBX_LOGS_ALL, .has_since = true, .since = 5, .until = 9},
+        {{.feed.tail = -1, .source = SBX_LOGS_ALL, .feed.has_since = true, .feed.since = 120},
+         "next:null"},
+        {{.feed.tail = -1,
+          .source = SBX_LOGS_ALL,
+          .feed.has_since = true,
+          .feed.since = 5,
+          .until = 9},
          "6-9 next:null"},
-        {{.tail = 10, .source = SBX_LOGS_ALL}, "111-120 next:null"},
-        {{.tail = 1000, .source = SBX_LOGS_ALL}, "1-120 next:null"},
-        {{.tail = 0, .source = SBX_LOGS_ALL}, "next:null"},
-        {{.tail = 10, .source = SBX_LOGS_ALL, .until = 30}, "21-30 next:null"},
-        {{.tail = 10, .source = SBX_LOGS_ALL, .has_since = true, .since = 115},
+        {{.feed.tail = 10, .source = SBX_LOGS_ALL}, "111-120 next:null"},
+        {{.feed.tail = 1000, .source = SBX_LOGS_ALL}, "1-120 next:null"},
+        {{.feed.tail = 0, .source = SBX_LOGS_ALL}, "next:null"},
+        {{.feed.tail = 10, .source = SBX_LOGS_ALL, .until = 30}, "21-30 next:null"},
+        {{.feed.tail = 10, .source = SBX_LOGS_ALL, .feed.has_since = true, .feed.since = 115},
          "116-120 next:null"},
-        {{.tail = 10, .source = SBX_LOGS_ALL, .limit = 4}, "111-114 next:114"},
-        {{.tail = 2, .source = SBX_LOGS_MAIN}, "118-118 120-120 next:null"},
-        {{.tail = -1, .source = SBX_LOGS_EXEC, .limit = 2}, "1-1 3-3 next:3"},
-        {{.tail = -1, .source = SBX_LOGS_SYSTEM}, "next:null"},
+        {{.feed.tail = 10, .source = SBX_LOGS_ALL, .feed.limit = 4}, "111-114 next:114"},
+        {{.feed.tail = 2, .source = SBX_LOGS_MAIN}, "118-118 120-120 next:null"},
+        {{.feed.tail = -1, .source = SBX_LOGS_EXEC, .feed.limit = 2}, "1-1 3-3 next:3"},
+        {{.feed.tail = -1, .source = SBX_LOGS_SYSTEM}, "next:null"},
     };
     hub *h = hub_new(0);
 
@@ -368,7 +373,7 @@ Test(logs_page, includes_what_still_waits_for_its_batch)
 Test(logs_page, cursors_lead_through_everything)
 {
     hub *h = hub_new(0);
-    sbx_logs_query q = {.tail = -1, .limit = 77, .source = SBX_LOGS_MAIN};
+    sbx_logs_query q = {.feed.tail = -1, .feed.limit = 77, .source = SBX_LOGS_MAIN};
     uint64_t seen = 0;
 
     append(h, 1, 1500);
@@ -382,8 +387,8 @@ Test(logs_page, cursors_lead_through_everything)
             seen++;
         next = strstr(out.data, "\"nextCursor\":\"");
         if (next) {
-            q.has_since = true;
-            q.since = strtoull(next + 14, NULL, 10);
+            q.feed.has_since = true;
+            q.feed.since = strtoull(next + 14, NULL, 10);
         }
         sbx_buf_done(&out);
         if (!next)
@@ -396,7 +401,7 @@ Test(logs_page, cursors_lead_through_everything)
 Test(logs_page, is_bounded_in_bytes)
 {
     hub *h = hub_new(0);
-    sbx_logs_query q = {.tail = 1000, .source = SBX_LOGS_ALL};
+    sbx_logs_query q = {.feed.tail = 1000, .source = SBX_LOGS_ALL};
     sbx_buf small = SBX_BUF_INIT(100);
     sbx_err err = {0};
 

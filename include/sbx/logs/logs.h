@@ -20,7 +20,7 @@
 
 #include "sbx/bus/bus.h"
 #include "sbx/core/agent_proto.h"
-#include "sbx/http/http.h"
+#include "sbx/http/feed.h"
 #include "sbx/metrics/metrics.h"
 #include "sbx/run/lanes.h"
 #include "sbx/run/stream.h"
@@ -92,17 +92,12 @@ typedef enum sbx_logs_source {
 
 /* What a client asked for, from the parameters of the request. */
 typedef struct sbx_logs_query {
-    bool has_since; /* `since`, `cursor`, or the Last-Event-ID header */
-    uint64_t since; /* only entries above it */
-    uint64_t until; /* only entries up to it; 0: no bound; pages only */
-    int tail;       /* -1: not given; else 0..SBX_LOG_HISTORY_LINES */
-    int limit;      /* 0: not given; else 1..SBX_MAX_LIST_ITEMS; pages only */
+    sbx_feed_query feed; /* its tail: at most SBX_LOG_HISTORY_LINES */
+    uint64_t until;      /* only entries up to it; 0: no bound; pages only */
     sbx_logs_source source;
 } sbx_logs_query;
 
-/** Read a request's `since`, `cursor` (the same, for lists), `until`, `tail`, `limit`, `source` and
- * the Last-Event-ID header. Where several tell a start: Last-Event-ID (it is sent by an EventSource
- * that reconnects to the URL it began with), then `cursor`, then `since`.
+/** Read where a request wants to begin (sbx_feed_query_read()), and its `until` and `source`.
  * @return 0, or -1 with INVALID, naming the field. */
 int sbx_logs_query_read(const sbx_request *r, sbx_logs_query *ret, sbx_err *err) SBX_MUST_CHECK;
 
