@@ -6,6 +6,7 @@
 #include "sbx/bus/bus.h"
 #include "sbx/core/options.h"
 #include "sbx/engine/engine.h"
+#include "sbx/events/events.h"
 #include "sbx/exec/exec.h"
 #include "sbx/http/http.h"
 #include "sbx/logs/logs.h"
@@ -46,6 +47,7 @@ typedef struct sbx_app {
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;
     sbx_logs *logs;
+    sbx_events *events;
     sbx_reaper *reaper;
     sbx_route *routes; /* the HTTP table; row i is sbx_api_routes[i] */
     sbx_http *http;

@@ -46,14 +46,11 @@ static void on_acked(void *arg, const char *sandbox, uint64_t seq)
 static void on_changed(void *arg, const sbx_sandbox_row *row, const char *json)
 {
     sbx_app *app = arg;
-    char topic[32];
-    sbx_bus_item item = {.seq = row->event_seq, .data = json, .len = strlen(json)};
 
     sbx_logs_state(app->logs, row->id, json);
     if (strcmp(row->state, "deleted") == 0)
         sbx_logs_close(app->logs, row->id);
-    snprintf(topic, sizeof(topic), "events:%s", row->owner);
-    app->bus->ops->publish(app->bus, topic, &item, 1);
+    sbx_events_written(app->events, row->owner, row->event_seq);
 }
 
 static void on_replaced(void *arg)
@@ -138,11 +135,29 @@ static int start_threads(sbx_app *app, sbx_err *err)
     return 0;
 }
 
+static void make_hubs(sbx_app *app)
+{
+    sbx_logs_config logs = {.stream = app->stream,
+                            .lanes = app->lanes,
+                            .bus = app->bus,
+                            .metrics = app->metrics,
+                            .acked = on_acked,
+                            .arg = app};
+    sbx_events_config events = {.stream = app->stream,
+                                .lanes = app->lanes,
+                                .store = app->store,
+                                .bus = app->bus,
+                                .metrics = app->metrics};
+
+    app->logs = sbx_logs_new(&logs);
+    app->events = sbx_events_new(&events);
+}
+
 static int make_services(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
     char *agent = command_agent_path(o);
-    sbx_channel_events events = {.log = on_log, .lost = on_lost, .arg = app};
+    sbx_channel_events told = {.log = on_log, .lost = on_lost, .arg = app};
     sbx_sandboxes_config sandboxes = {.stream = app->stream,
                                       .lanes = app->lanes,
                                       .store = app->store,
@@ -157,16 +172,10 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .pull_timeout_s = o->pull_timeout_s,
                                       .changed = on_changed,
                                       .arg = app};
-    sbx_logs_config logs = {.stream = app->stream,
-                            .lanes = app->lanes,
-                            .bus = app->bus,
-                            .metrics = app->metrics,
-                            .acked = on_acked,
-                            .arg = app};
 
     app->channels = sbx_channels_new(app->stream);
     app->checks = sbx_checks_new(app->stream, app->channels);
-    app->logs = sbx_logs_new(&logs);
+    make_hubs(app);
     app->ledger = sbx_ledger_new(app->store);
     sandboxes.channels = app->channels;
     sandboxes.checks = app->checks;
@@ -175,7 +184,7 @@ static int make_services(sbx_app *app, sbx_err *err)
     free(agent);
     if (rc)
         return -1;
-    sbx_channels_watch(app->channels, &events);
+    sbx_channels_watch(app->channels, &told);
     sbx_execs_config execs = {.stream = app->stream,
                               .lanes = app->lanes,
                               .store = app->store,
@@ -299,6 +308,10 @@ static void close_all(sbx_app *app)
     if (app->logs) {
         sbx_logs_stop(app->logs);
         sbx_logs_free(app->logs);
+    }
+    if (app->events) {
+        sbx_events_stop(app->events);
+        sbx_events_free(app->events);
     }
     sbx_stream_free(app->stream);
     sbx_http_free(app->http); /* after all who hold replies */

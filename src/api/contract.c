@@ -210,6 +210,36 @@ static const api_field log_page[] = {
     {0},
 };
 
+static const api_field event[] = {
+    {"seq", T_INT, 0, NULL, "One counter per user, from 1, without gaps.", 1, INT64_MAX},
+    {"ts", T_TIME, 0, NULL,
+     "When it happened (a change of state: `stateChangedAt`). The order is that of `seq`."},
+    {"type", T_STR, 0, NULL, "`sandbox.` and the new state, or status of health.",
+     .example = "\"sandbox.running\""},
+    {"sandboxId", T_ID, 0, NULL, "Whose state changed."},
+    {"data", T_REF, 0, "EventData", "The change."},
+    {0},
+};
+
+static const api_field event_data[] = {
+    {"from", T_STR, NULLABLE, NULL, "The state, or status of health, before; null: new."},
+    {"to", T_STR, 0, NULL, "The new state, or status of health.", .example = "\"running\""},
+    {"reason", T_REF, NULLABLE, "StateReason", "Why; `failed` always has one."},
+    {0},
+};
+
+static const api_field event_page[] = {
+    {"items", T_LIST, 0, "Event", "Oldest first."},
+    {"nextCursor", T_STR, NULLABLE, NULL, "The last event's number, if there are more."},
+    {0},
+};
+
+static const api_field events_frame[] = {
+    {"type", T_CONST, 0, "events", "At most one per 100 ms."},
+    {"events", T_LIST, 0, "Event", "In order."},
+    {0},
+};
+
 static const api_field gap[] = {
     {"from", T_INT, 0, NULL, "The first number that is gone for good.", 1, INT64_MAX},
     {"to", T_INT, 0, NULL, "The last one.", 1, INT64_MAX},
@@ -246,14 +276,18 @@ const api_schema api_schemas[] = {
     {"Dependency", "A part that the server needs.", dependency},
     {"End", "Nothing more comes; do not reconnect.", end},
     {"EndFrame", "The last frame.", end_frame},
+    {"Event", "A sandbox changed its state, or its status of health.", event},
+    {"EventData", "The change.", event_data},
+    {"EventPage", "Events, oldest first.", event_page},
+    {"EventsFrame", "Events as they come.", events_frame},
     {"ExecError", "Event: the command was lost.", exec_error},
     {"ExecExit", "Event: the end.", exec_exit},
     {"ExecOutput", "Event: output.", exec_output},
     {"ExecResult", "How a command ended, and what it wrote.", exec_result},
     {"ExecStart", "Event: the first one.", exec_start},
     {"FieldError", "One field that was wrong.", field_error},
-    {"Gap", "Entries that are gone for good.", gap},
-    {"GapFrame", "Entries that are gone for good.", gap_frame},
+    {"Gap", "Numbers that are gone for good.", gap},
+    {"GapFrame", "Numbers that are gone for good.", gap_frame},
     {"Health", "The process runs.", health},
     {"Limits", "What a sandbox may use.", limits},
     {"LogEntry", "One line.", log_entry},
@@ -288,6 +322,12 @@ static const api_field params[] = {
     {"tail", T_INT, 0, NULL,
      "Begin with the newest so many. Streams: default " TEXT(SBX_LOGS_DEFAULT_TAIL) ".", 0,
      SBX_LOG_HISTORY_LINES, .route = "logs"},
+    {"cursor", T_INT, 0, NULL, "`nextCursor` of the page before; the same as `since`.", 0,
+     INT64_MAX, .route = "events"},
+    {"tail", T_INT, 0, NULL, "Begin with the newest so many. Streams: default 0.", 0,
+     SBX_MAX_LIST_ITEMS, .route = "events"},
+    {"sandboxId", T_ID, 0, NULL, "Only those of this sandbox, which may be deleted."},
+    {"type", T_STR, 0, NULL, "Only those of this type.", .example = "\"sandbox.failed\""},
     {"since", T_INT, 0, NULL, "Only numbers above this one: where to resume.", 0, INT64_MAX},
     {"until", T_INT, 0, NULL, "Only numbers up to this one; pages only.", 0, INT64_MAX},
     {"source", T_ENUM, 0, "main,exec,run,system", "Only lines of this kind of process."},

@@ -23,6 +23,8 @@ HANDLER(api_sandbox_create);
 HANDLER(api_sandbox_list);
 HANDLER(api_sandbox_get);
 HANDLER(api_sandbox_delete);
+/* events.c */
+HANDLER(api_events);
 /* commands.c */
 HANDLER(api_exec);
 HANDLER(api_logs);

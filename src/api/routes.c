@@ -9,6 +9,16 @@
 const sbx_api_route sbx_api_routes[] = {
     {"GET", "/docs", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_docs, "docs", "This page",
      .produces = "text/html", .tag = "Service", .success = "200", .response = "text"},
+    {"GET", "/events", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS, QUICK_MS,
+     api_events, "events", "Events of the caller's sandboxes: a page, or a live stream",
+     .tag = "Events", .query = "sandboxId,type,since,tail,limit,cursor", .success = "200",
+     .response = "EventPage", .sse = "Event,gap:Gap,end:End", .ws = "EventsFrame,GapFrame,EndFrame",
+     .failures = "404",
+     .doc = "Every change of a sandbox's state, kept for 7 days, also when the sandbox is deleted. "
+            "A page begins with the oldest that is kept; a stream with what comes. For a view that "
+            "is complete, open the stream, then list the sandboxes. The number of an event is the "
+            "id in an event stream: reconnect with it and nothing is missed or twice. The stream "
+            "of one sandbox ends after `sandbox.deleted`."},
     {"GET", "/health", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_health, "health",
      "Is the process running?", .tag = "Service", .success = "200", .response = "Health"},
     {"GET", "/metrics", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_metrics, "metrics",

@@ -24,7 +24,8 @@ typedef struct sbx_metrics sbx_metrics;
     X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
     X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")           \
     X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
-    X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")
+    X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")                        \
+    X(EVENT_VIEWERS, GAUGE, "sandboxd_event_viewers", NULL, "Open event streams")
 
 typedef enum sbx_metric {
 #define X(name, type, text, label, help) SBX_M_##name,
