@@ -61,6 +61,7 @@ static void read_done(void *arg)
     room *r = NULL;
 
     e->reading--;
+    count_up(&e->n_reads, 1);
     HASH_FIND_STR(e->rooms, f->owner, r);
     if (r && r->serial == f->serial) {
         r->reading = false;
@@ -126,7 +127,6 @@ static void submit(room *r, uint64_t since, int64_t now)
     r->look = false;
     r->reading = true;
     r->hub->reading++;
-    count_up(&r->hub->n_reads, 1);
 }
 
 void event_read_wait_no_more(room *r)
