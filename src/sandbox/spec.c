@@ -68,10 +68,10 @@ const sbx_json_field sbx_spec_fields[] = {
     {"command", SBX_JF_CMD, AT(command), .min = 1, .max = SBX_MAX_ARGS,
      .max_each = SBX_MAX_ARG_BYTES, .doc = "main process; its output is logged"},
     {"readiness", SBX_JF_OBJ, AT(readiness), .nullable = true, .sub = sbx_readiness_fields,
-     .doc = "what must succeed before the sandbox counts as running; exactly one of command, port "
-            "and file"},
+     .one_of = "command,port,file",
+     .doc = "what must succeed before the sandbox counts as running"},
     {"health", SBX_JF_OBJ, AT(health), .nullable = true, .sub = sbx_health_fields,
-     .doc = "what is checked while it runs; exactly one of command, port and file"},
+     .one_of = "command,port,file", .doc = "what is checked while it runs"},
     {"wait", SBX_JF_BOOL, AT(wait), .dflt = 1,
      .doc = "false: answer 202 at once, before the sandbox can run commands"},
     END_OF_FIELDS,
