@@ -126,6 +126,7 @@ static void number_schema(sbx_jw *w, const sbx_json_field *f)
 
 static void enum_schema(sbx_jw *w, const sbx_json_field *f)
 {
+    typed(w, "string", f->nullable);
     sbx_jw_arr(w, "enum");
     for (size_t i = 0; f->values[i]; i++)
         sbx_jw_str(w, NULL, f->values[i]);
@@ -199,20 +200,24 @@ static void ref(sbx_jw *w, const char *name, const char *where, const char *of, 
         sbx_jw_obj_end(w);
 }
 
-static void list_enum(sbx_jw *w, const char *list)
+static void list_enum(sbx_jw *w, const char *list, bool nullable)
 {
     const char *item;
     size_t len;
 
+    typed(w, "string", nullable);
     sbx_jw_arr(w, "enum");
     while (api_list_next(&list, &item, &len))
         sbx_jw_strn(w, NULL, item, len);
+    if (nullable)
+        sbx_jw_null(w, NULL);
     sbx_jw_arr_end(w);
 }
 
 /* @param status  only the codes with it; 0: all. */
 static void codes_enum(sbx_jw *w, int status)
 {
+    sbx_jw_str(w, "type", "string");
     sbx_jw_arr(w, "enum");
     for (int c = SBX_OK + 1; c < SBX_E_COUNT; c++)
         if (status ? sbx_code_status((sbx_code)c) == status : c != SBX_E_CANCELLED)
@@ -220,11 +225,14 @@ static void codes_enum(sbx_jw *w, int status)
     sbx_jw_arr_end(w);
 }
 
-static void states_enum(sbx_jw *w)
+static void states_enum(sbx_jw *w, bool nullable)
 {
+    typed(w, "string", nullable);
     sbx_jw_arr(w, "enum");
     for (int s = 0; s < SBX_S_COUNT; s++)
         sbx_jw_str(w, NULL, sbx_state_wire((sbx_state)s));
+    if (nullable)
+        sbx_jw_null(w, NULL);
     sbx_jw_arr_end(w);
 }
 
@@ -292,15 +300,16 @@ static void value_schema(sbx_jw *w, const api_field *f)
         typed(w, "boolean", f->flags & NULLABLE);
         break;
     case T_STATE:
-        states_enum(w);
+        states_enum(w, f->flags & NULLABLE);
         break;
     case T_CODE:
         codes_enum(w, 0);
         break;
     case T_ENUM:
-        list_enum(w, f->of);
+        list_enum(w, f->of, f->flags & NULLABLE);
         break;
     case T_CONST:
+        sbx_jw_str(w, "type", "string");
         sbx_jw_str(w, "const", f->of);
         break;
     case T_REF:

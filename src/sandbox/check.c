@@ -64,10 +64,7 @@ int64_t sbx_check_budget_ms(const sbx_check *c)
 int sbx_check_verify(const char *field, const sbx_check *c, sbx_err *err)
 {
     size_t total = 0;
-    int kinds = (c->command.count > 0) + (c->port > 0) + (c->file != NULL);
 
-    if (kinds != 1)
-        return sbx_fail_field(err, field, "%s: give exactly one of command, port and file", field);
     if (c->file && *c->file != '/')
         return sbx_fail_field(err, field, "%s: file must be an absolute path", field);
     for (size_t i = 0; i < c->command.count; i++)

@@ -19,7 +19,7 @@ typedef struct sbx_check {
 } sbx_check;
 void sbx_check_done(sbx_check *c);
 
-/** Is exactly one kind given, and usable? INVALID names `field`. */
+/** Is what was decoded (one kind, by the table) usable? INVALID names `field`. */
 int sbx_check_verify(const char *field, const sbx_check *c, sbx_err *err) SBX_MUST_CHECK;
 
 /** As a JSON object, the way it was asked for. */
