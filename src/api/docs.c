@@ -62,6 +62,15 @@ static void range(sbx_buf *b, int64_t min, int64_t max, int scale, const char *u
         sbx_buf_addf(b, ", %lld to %lld%s", (long long)min, (long long)max, unit);
 }
 
+static void named_values(sbx_buf *b, const char *list)
+{
+    const char *item;
+    size_t len;
+
+    while (api_list_next(&list, &item, &len))
+        sbx_buf_addf(b, "<code>%.*s</code> ", (int)len, item);
+}
+
 static void request_type(sbx_buf *b, const sbx_json_field *f)
 {
     switch (f->type) {
@@ -100,8 +109,10 @@ static void request_type(sbx_buf *b, const sbx_json_field *f)
     case SBX_JF_REFUSED:
         break;
     }
-    if (f->one_of)
-        sbx_buf_addf(b, " with exactly one of %s", f->one_of);
+    if (f->one_of) {
+        sbx_buf_adds(b, " with exactly one of ");
+        named_values(b, f->one_of);
+    }
     if (f->nullable)
         sbx_buf_adds(b, ", or null");
 }
@@ -121,15 +132,6 @@ static void request_default(sbx_buf *b, const sbx_json_field *f)
 static void schema_link(sbx_buf *b, const char *name, size_t len)
 {
     sbx_buf_addf(b, "<a href=\"#schema-%.*s\">%.*s</a>", (int)len, name, (int)len, name);
-}
-
-static void named_values(sbx_buf *b, const char *list)
-{
-    const char *item;
-    size_t len;
-
-    while (api_list_next(&list, &item, &len))
-        sbx_buf_addf(b, "<code>%.*s</code> ", (int)len, item);
 }
 
 static void answer_type(sbx_buf *b, const api_field *f)

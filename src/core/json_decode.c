@@ -146,17 +146,20 @@ static int decode_object(decode *d, const sbx_json *obj, const sbx_json_field *f
 
 static int check_one_of(const decode *d, const sbx_json *obj, const char *names)
 {
+    char words[160] = "";
     int given = 0;
 
-    for (const char *p = names; *p; p += strcspn(p, ",") + (strchr(p, ',') != NULL))
-        for (const sbx_json *v = sbx_json_first(obj); v; v = sbx_json_next(v)) {
-            const char *name = sbx_json_name(v);
+    for (const char *p = names; *p;) {
+        size_t len = strcspn(p, ","), at = strlen(words);
 
-            given += strlen(name) == strcspn(p, ",") && memcmp(name, p, strlen(name)) == 0;
-        }
-    return given == 1
-               ? 0
-               : sbx_fail_field(d->err, d->path, "%s: give exactly one of %s", d->path, names);
+        for (const sbx_json *v = sbx_json_first(obj); v; v = sbx_json_next(v))
+            given += strlen(sbx_json_name(v)) == len && memcmp(sbx_json_name(v), p, len) == 0;
+        snprintf(words + at, sizeof(words) - at, "%s%.*s", at ? ", " : "", (int)len, p);
+        p += len + (p[len] == ',');
+    }
+    if (given == 1)
+        return 0;
+    return sbx_fail_field(d->err, d->path, "%s: give exactly one of %s", d->path, words);
 }
 
 static int decode_field(decode *d, const sbx_json_field *f, const sbx_json *v, void *out)
