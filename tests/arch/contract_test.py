@@ -97,6 +97,13 @@ class Requests(unittest.TestCase):
             self.assertFalse(told.valid(body, schema), (what, field, body))
 
 
+    def test_bounds_are_found_object_by_object(self):
+        told = document()
+        self.assertEqual(told.edges_by_object(told.operations[0].body[0]), [
+            {("mode",): ["a", "b"], ("count",): [1, 5], ("check",): [None]},
+            {("deep", "cpus"): [0.5, 4]},
+            {("check", "port"): [1], ("check", "tries"): [1]}])
+
     def test_a_value_comes_with_what_it_needs_and_without_what_excludes_it(self):
         told = document()
         schema, good = told.operations[0].body

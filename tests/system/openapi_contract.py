@@ -154,6 +154,14 @@ class Document:
             found += [True, False]
         return found + [schema[b] for b in ("minimum", "maximum") if b in schema]
 
+    def edges_by_object(self, schema):
+        """{path: values at the bounds} of each object of a body, where it has any."""
+        found = {}
+        for path, below in self.fields(schema):
+            if values := self.edges(below):
+                found.setdefault(path[:-1], {})[path] = values
+        return list(found.values())
+
     def fields(self, schema, path=()):
         """(path, schema) of each property, also of nested objects."""
         schema = self.resolve(schema)
