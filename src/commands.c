@@ -1,9 +1,7 @@
-/* migrate, key, doctor, version, help. */
+/* migrate, key, version, help. */
 #include "commands.h"
 
 #include "sbx/auth/auth.h"
-#include "sbx/bus/bus.h"
-#include "sbx/engine/engine.h"
 #include "sbx/store/store.h"
 #include <limits.h>
 #include <stdio.h>
@@ -18,9 +16,11 @@ int command_help(void)
            "usage: sandboxd COMMAND [OPTIONS]\n\n"
            "  serve     run the server until SIGTERM\n"
            "  migrate   bring the database's schema up to date\n"
+           "            --dry-run: only list what would be applied; exit status 3 if something is\n"
            "  key       make an API key, and its user if the name is new, and print the key once:\n"
            "            --user NAME [--role user|admin] [--name TEXT] [--scopes \"*\"]\n"
-           "  doctor    check what the server needs, and say what to do\n"
+           "  doctor    check what the server needs, and say what to do; --json for programs;\n"
+           "            exit status 1 if something fails\n"
            "  version   print the version\n\n"
            "Options: a flag wins over the environment, which wins over the file.\n%s",
            b.data);
@@ -33,16 +33,49 @@ int command_version(void)
     return 0;
 }
 
-int command_migrate(const sbx_options *o, sbx_err *err)
+static void print_migration(void *arg, const char *name, const char *sum, const char *state)
+{
+    (void)arg;
+    printf("%-8s %s (checksum %.12s)\n", state, name, sum);
+}
+
+/* 3 tells a script that something is pending, which no failure does. */
+static int dry_run(sbx_store *store, sbx_err *err)
+{
+    int pending;
+
+    if (sbx_store_migrations(store, print_migration, NULL, &pending, err))
+        return -1;
+    printf("%d migration%s would be applied; nothing was changed\n", pending,
+           pending == 1 ? "" : "s");
+    return pending ? 3 : 0;
+}
+
+int command_migrate(const sbx_options *o, bool only_look, sbx_err *err)
 {
     SBX_CLEANUP(sbx_store_free) sbx_store *store = NULL;
     int applied = 0;
 
-    if (sbx_store_new(o->database_url, o->database_direct_url, NULL, &store, err) ||
-        sbx_store_migrate(store, &applied, err))
+    if (sbx_store_new(o->database_url, o->database_direct_url, NULL, &store, err))
+        return -1;
+    if (only_look)
+        return dry_run(store, err);
+    if (sbx_store_migrate(store, &applied, err))
         return -1;
     printf("%d migration%s applied\n", applied, applied == 1 ? "" : "s");
     return 0;
+}
+
+bool command_flag(int *argc, char **argv, const char *flag)
+{
+    for (int i = 2; i < *argc; i++) {
+        if (strcmp(argv[i], flag) != 0)
+            continue;
+        memmove(argv + i, argv + i + 1, (size_t)(*argc - i) * sizeof(*argv));
+        --*argc;
+        return true;
+    }
+    return false;
 }
 
 /* --- key --- */
@@ -98,8 +131,6 @@ int command_key(const sbx_options *o, const key_request *k, sbx_err *err)
     return 0;
 }
 
-/* --- doctor --- */
-
 char *command_agent_path(const sbx_options *o)
 {
     char self[PATH_MAX];
@@ -111,86 +142,4 @@ char *command_agent_path(const sbx_options *o)
     char *slash = strrchr(self, '/');
     *slash = '\0';
     return sbx_asprintf("%s/sbx-agent", self);
-}
-
-static int check_secret(const sbx_options *o, sbx_err *err)
-{
-    SBX_CLEANUP(sbx_crypt_free) sbx_crypt *crypt = NULL;
-
-    return sbx_crypt_open(o->secret_file, &crypt, err);
-}
-
-static int check_store(const sbx_options *o, sbx_err *err)
-{
-    SBX_CLEANUP(sbx_store_free) sbx_store *store = NULL;
-
-    if (sbx_store_new(o->database_url, o->database_direct_url, NULL, &store, err))
-        return -1;
-    return sbx_store_check(store, err);
-}
-
-static int check_bus(const sbx_options *o, sbx_err *err)
-{
-    sbx_bus *bus;
-
-    if (!*o->redis_url)
-        return 0;
-    if (sbx_bus_redis_new(o->redis_url, &bus, err))
-        return -1;
-    int rc = bus->ops->ping(bus, err);
-    bus->ops->free(bus);
-    return rc;
-}
-
-static int check_engine(const sbx_options *o, sbx_err *err)
-{
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf version = SBX_BUF_INIT(KIB);
-    sbx_docker_config c = {.host = o->docker_host,
-                           .tls = *o->docker_tls_verify,
-                           .cert_path = o->docker_cert_path,
-                           .timeout_ms = 5000,
-                           .pull_timeout_ms = 5000};
-    sbx_engine *engine;
-
-    if (sbx_docker_new(&c, &engine, err))
-        return -1;
-    int rc = engine->ops->ping(engine, &version, err);
-    engine->ops->free(engine);
-    return rc;
-}
-
-static int check_agent(const sbx_options *o, sbx_err *err)
-{
-    char *path = command_agent_path(o);
-    int rc = access(path, X_OK)
-                 ? sbx_fail(err, SBX_E_INVALID, "%s is not a program; build it or set --agent-path",
-                            path)
-                 : 0;
-
-    free(path);
-    return rc;
-}
-
-int command_doctor(const sbx_options *o, sbx_err *err)
-{
-    static const struct {
-        const char *name;
-        int (*check)(const sbx_options *o, sbx_err *err);
-    } checks[] = {{"secret", check_secret},
-                  {"store", check_store},
-                  {"bus", check_bus},
-                  {"engine", check_engine},
-                  {"agent", check_agent}};
-    int failed = 0;
-
-    for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
-        sbx_err why;
-        int rc = checks[i].check(o, &why);
-
-        printf("%-8s %s%s\n", checks[i].name, rc ? "FAILED: " : "ok", rc ? why.msg : "");
-        failed += rc != 0;
-    }
-    return failed
-               ? sbx_fail(err, SBX_E_INVALID, "%d of %zu checks failed", failed, ARRAY_LEN(checks))
-               : 0;
 }

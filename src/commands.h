@@ -1,4 +1,5 @@
-/* The commands of the program besides `serve`. Each returns 0, or -1 with an error. */
+/* The commands of the program besides `serve`. Each returns the exit status, or -1 with an error.
+ */
 #ifndef SBX_COMMANDS_H
 #define SBX_COMMANDS_H
 
@@ -13,9 +14,14 @@ int key_request_read(int *argc, char **argv, key_request *ret, sbx_err *err);
 
 int command_help(void);
 int command_version(void);
-int command_migrate(const sbx_options *o, sbx_err *err);
+/** @param only_look  list what would be applied; 3 if something would be. */
+int command_migrate(const sbx_options *o, bool only_look, sbx_err *err);
 int command_key(const sbx_options *o, const key_request *k, sbx_err *err);
-int command_doctor(const sbx_options *o, sbx_err *err);
+/** See doctor.c. 1 if something fails. */
+int command_doctor(const sbx_options *o, bool json);
+
+/** Take a flag without a value out of argv. @return whether it was there. */
+bool command_flag(int *argc, char **argv, const char *flag);
 
 /** Where the agent's program is: the option, or beside this program. Owned by the caller. */
 char *command_agent_path(const sbx_options *o);

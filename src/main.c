@@ -379,24 +379,28 @@ int main(int argc, char **argv)
     if (strcmp(name, "version") == 0 || strcmp(name, "--version") == 0)
         return command_version();
     key_request key = {0};
+    bool dry_run = strcmp(name, "migrate") == 0 && command_flag(&argc, argv, "--dry-run");
+    bool json = strcmp(name, "doctor") == 0 && command_flag(&argc, argv, "--json");
     int rc = strcmp(name, "key") == 0 ? key_request_read(&argc, argv, &key, &err) : 0;
     if (!rc)
         rc = sbx_options_load(&options, argc - used, argv + used, &err) ||
-             set_log_level(options.log_level, &err);
+                     set_log_level(options.log_level, &err)
+                 ? -1
+                 : 0;
     if (!rc) {
         if (strcmp(name, "serve") == 0)
             rc = serve(&options, &err);
         else if (strcmp(name, "migrate") == 0)
-            rc = command_migrate(&options, &err);
+            rc = command_migrate(&options, dry_run, &err);
         else if (strcmp(name, "key") == 0)
             rc = command_key(&options, &key, &err);
         else if (strcmp(name, "doctor") == 0)
-            rc = command_doctor(&options, &err);
+            rc = command_doctor(&options, json);
         else
             rc = sbx_fail(&err, SBX_E_INVALID, "unknown command \"%s\"; see sandboxd --help", name);
     }
     sbx_options_done(&options);
-    if (rc)
+    if (rc < 0)
         fprintf(stderr, "sandboxd %s: %s\n", name, err.msg);
-    return rc ? 1 : 0;
+    return rc < 0 ? 1 : rc;
 }

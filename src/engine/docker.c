@@ -133,6 +133,7 @@ static void docker_free(sbx_engine *e)
 
 static const sbx_engine_ops docker_ops = {
     .ping = docker_ping,
+    .facts = docker_facts,
     .create = docker_create,
     .attach = docker_attach,
     .start = docker_start,

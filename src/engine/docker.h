@@ -150,6 +150,7 @@ int docker_list_label(sbx_docker *d, const char *cluster, const char *label,
                       sbx_container_info **ret, size_t *ret_count, sbx_err *err) SBX_MUST_CHECK;
 
 /* --- operations --- */
+int docker_facts(sbx_engine *e, sbx_engine_facts *ret, sbx_err *err);
 int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err);
 int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err);
 int docker_start(sbx_engine *e, const char *id, sbx_err *err);

@@ -11,23 +11,26 @@
 
 #define MAX_AGENT_BYTES (8 * MIB)
 
-static int parse_templates(sbx_sandboxes *s, const char *text, sbx_err *err)
+int sbx_templates_parse(const char *text, sbx_template *ret, size_t *ret_count, sbx_err *err)
 {
+    size_t count = 0;
+
     while (*text) {
         size_t len = strcspn(text, ",");
         const char *eq = memchr(text, '=', len);
 
-        if (s->template_count == MAX_TEMPLATES || !eq || eq == text || eq - text > 64 ||
+        if (count == SBX_MAX_TEMPLATES || !eq || eq == text || eq - text > 64 ||
             len - (size_t)(eq - text) > SBX_MAX_IMAGE_BYTES || eq + 1 == text + len)
             return sbx_fail(err, SBX_E_INVALID,
                             "option --templates: \"%s\" must be a list name=image,name=image of at "
                             "most %d entries",
-                            text, MAX_TEMPLATES);
-        template_row *t = &s->templates[s->template_count++];
+                            text, SBX_MAX_TEMPLATES);
+        sbx_template *t = &ret[count++];
         snprintf(t->name, sizeof(t->name), "%.*s", (int)(eq - text), text);
         snprintf(t->image, sizeof(t->image), "%.*s", (int)(text + len - eq - 1), eq + 1);
         text += len + (text[len] == ',');
     }
+    *ret_count = count;
     return 0;
 }
 
@@ -67,7 +70,8 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
     sbx_sandboxes *s = sbx_alloc(sizeof(*s));
 
     s->c = *c;
-    if (parse_templates(s, c->templates, err) || read_agent(s, c->agent_path, err)) {
+    if (sbx_templates_parse(c->templates, s->templates, &s->template_count, err) ||
+        read_agent(s, c->agent_path, err)) {
         sbx_sandboxes_free(s);
         return -1;
     }

@@ -6,17 +6,12 @@
 #include "sbx/sandbox/images.h"
 #include "sbx/sandbox/sandboxes.h"
 
-#define MAX_TEMPLATES     32
 #define DELETE_DEADLINE_S 60
-
-typedef struct template_row {
-    char name[65], image[SBX_MAX_IMAGE_BYTES + 1];
-} template_row;
 
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
     sbx_images *images;
-    template_row templates[MAX_TEMPLATES];
+    sbx_template templates[SBX_MAX_TEMPLATES];
     size_t template_count;
     char *agent; /* the agent's program */
     size_t agent_len;

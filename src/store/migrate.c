@@ -136,19 +136,59 @@ int sbx_store_migrate(sbx_store *s, int *ret_applied, sbx_err *err)
     return rc;
 }
 
+/* The recorded ones; none if even the table is not there. */
+static int recorded(sbx_store *s, PGresult **ret, sbx_err *err)
+{
+    store_params p = {0};
+    sbx_err why = {0};
+
+    if (store_exec(s, Q_MIGRATIONS, &p, STORE_AGAIN, ret, &why) == 0 ||
+        strstr(why.msg, "SQLSTATE 42P01")) /* no such table */
+        return 0;
+    return sbx_fail(err, why.code, "%s", why.msg);
+}
+
+int sbx_store_migrations(sbx_store *s,
+                         void (*each)(void *arg, const char *name, const char *sum,
+                                      const char *state),
+                         void *arg, int *ret_pending, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    char sum[2 * SBX_HASH_BYTES + 1], theirs[2 * SBX_HASH_BYTES + 2], name[64];
+    size_t there, done;
+
+    *ret_pending = 0;
+    if (recorded(s, &r, err))
+        return -1;
+    there = r ? (size_t)PQntuples(r) : 0;
+    for (size_t i = 0; i < SBX_MAX(there, store_migration_count); i++) {
+        if (i < there)
+            store_copy(r, (int)i, 2, theirs, sizeof theirs);
+        if (i >= store_migration_count) {
+            store_copy(r, (int)i, 1, name, sizeof name);
+            each(arg, name, theirs, "unknown");
+            continue;
+        }
+        checksum(&store_migrations[i], sum);
+        each(arg, store_migrations[i].name, sum,
+             i >= there               ? "pending"
+             : sbx_streq(sum, theirs) ? "applied"
+                                      : "differs");
+        *ret_pending += i >= there;
+    }
+    return r ? compare(r, &done, err) : 0;
+}
+
 int sbx_store_check(sbx_store *s, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
-    store_params p = {0};
     size_t done = 0;
     sbx_err why = {0};
 
-    if (store_exec(s, Q_MIGRATIONS, &p, STORE_AGAIN, &r, &why) != 0) {
-        if (strstr(why.msg, "SQLSTATE 42P01")) /* no such table */
-            return sbx_fail(err, SBX_E_INTERNAL,
-                            "the database is empty: run `sandboxd migrate` first");
-        return sbx_fail(err, why.code, "%s", why.msg);
-    }
+    if (recorded(s, &r, err))
+        return -1;
+    if (!r)
+        return sbx_fail(err, SBX_E_INTERNAL, "the database is empty: run `sandboxd migrate` first");
     if (compare(r, &done, &why) != 0)
         return sbx_fail(err, SBX_E_INTERNAL, "%s", why.msg);
     if (done < store_migration_count)

@@ -71,6 +71,9 @@ struct sbx_bus {
 /** The in-process bus: never fails, nothing outlives it. */
 sbx_bus *sbx_bus_memory_new(void);
 
+/** Ask a Redis server for its version: a look from outside, no bus is made. Blocks up to 2 s for
+ * each step. @return 0, or -1 with INVALID (url) or STORE_UNAVAILABLE. */
+int sbx_bus_redis_probe(const char *url, char version[32], sbx_err *err) SBX_MUST_CHECK;
 /** The bus over Redis 5 or later. Connects in the background and reconnects for ever, so that it
  * succeeds while Redis is down. The process must ignore SIGPIPE (hiredis writes without
  * MSG_NOSIGNAL).

@@ -60,6 +60,16 @@ typedef struct sbx_engine_event {
     int64_t time_ns;
 } sbx_engine_event;
 
+/* What the engine says of itself and its host. */
+typedef struct sbx_engine_facts {
+    char cgroup_version[8], cgroup_driver[32], storage_driver[32], default_runtime[64];
+    char runtimes[512]; /* names, with spaces between them */
+    char root[256];     /* where it keeps images and containers, on its host */
+    char architecture[32];
+    bool memory_limit, swap_limit, pids_limit, cpu_quota, seccomp; /* it can set these */
+    int64_t cpus, memory_bytes;
+} sbx_engine_facts;
+
 /* Codes of failures: NOT_FOUND (no such container, image), CONFLICT (name in use, not running),
  * INVALID (the engine refused the request's content), ENGINE (any other answer of the engine),
  * ENGINE_UNAVAILABLE (no connection, broken connection, 5xx while it starts), TIMEOUT, CANCELLED.
@@ -67,6 +77,7 @@ typedef struct sbx_engine_event {
 typedef struct sbx_engine_ops {
     /* One line about the engine: version and API version in use. Also the health check. */
     int (*ping)(sbx_engine *e, sbx_buf *ret_version, sbx_err *err);
+    int (*facts)(sbx_engine *e, sbx_engine_facts *ret, sbx_err *err);
     int (*create)(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err);
     /* Attach stdin, stdout, stderr; before start nothing is missed. */
     int (*attach)(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err);

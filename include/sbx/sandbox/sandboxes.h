@@ -6,6 +6,7 @@
 #define SBX_SANDBOX_SANDBOXES_H
 
 #include "sbx/bus/bus.h"
+#include "sbx/core/limits.h"
 #include "sbx/engine/engine.h"
 #include "sbx/metrics/metrics.h"
 #include "sbx/run/lanes.h"
@@ -38,6 +39,14 @@ typedef struct sbx_sandboxes_config {
     void (*changed)(void *arg, const sbx_sandbox_row *row, const char *json);
     void *arg;
 } sbx_sandboxes_config;
+
+#define SBX_MAX_TEMPLATES 32
+typedef struct sbx_template {
+    char name[65], image[SBX_MAX_IMAGE_BYTES + 1];
+} sbx_template;
+/** Read the option. @param ret  SBX_MAX_TEMPLATES of them. @return 0, or -1 with INVALID. */
+int sbx_templates_parse(const char *text, sbx_template *ret, size_t *ret_count,
+                        sbx_err *err) SBX_MUST_CHECK;
 
 /** Reads the agent's program. INVALID if it or the templates are not usable. */
 int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret,

@@ -36,8 +36,27 @@ int sbx_store_ping(sbx_store *s, sbx_err *err) SBX_MUST_CHECK;
  * applied. @param ret_applied  how many. CONFLICT if an applied one differs or is unknown
  * (newer database). TIMEOUT if another program holds the lock for a minute. */
 int sbx_store_migrate(sbx_store *s, int *ret_applied, sbx_err *err) SBX_MUST_CHECK;
+/** What sbx_store_migrate() would find and do; changes nothing. `each` is called for every
+ * migration that is recorded or known, in order; `state`: "applied", "pending", "differs" (it was
+ * applied with another text), "unknown" (of a newer program). `sum` is the checksum of the text
+ * here, or the recorded one if there is none here.
+ * @return 0, or -1 as sbx_store_migrate() would fail; `each` was called all the same. */
+int sbx_store_migrations(sbx_store *s,
+                         void (*each)(void *arg, const char *name, const char *sum,
+                                      const char *state),
+                         void *arg, int *ret_pending, sbx_err *err) SBX_MUST_CHECK;
 /** Are all migrations applied? INTERNAL with what to do if not. */
 int sbx_store_check(sbx_store *s, sbx_err *err) SBX_MUST_CHECK;
+
+typedef struct sbx_store_facts {
+    int version; /* 150004 is 15.4 */
+    char version_text[64];
+    int64_t max_connections, reserved_connections, connections; /* of the server; used now */
+    int64_t skew_ms;                                            /* its clock minus ours */
+    bool read_only;
+} sbx_store_facts;
+/** What the server says of itself. */
+int sbx_store_facts_get(sbx_store *s, sbx_store_facts *ret, sbx_err *err) SBX_MUST_CHECK;
 
 /** The installation's id, made by the first migration. @param out  a sbx_id. */
 int sbx_store_cluster(sbx_store *s, sbx_id *out, sbx_err *err) SBX_MUST_CHECK;
