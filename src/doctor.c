@@ -157,11 +157,13 @@ static void check_agent(doctor *d)
         const char *name;
     } machines[] = {{EM_X86_64, "x86_64"}, {EM_AARCH64, "aarch64"}, {EM_RISCV, "riscv64"}};
     char *path = command_agent_path(d->o);
-    const char *why, *name = "an unknown processor";
-    int machine = access(path, X_OK) ? -1 : static_machine(path, &why);
+    const char *why = NULL, *name = "an unknown processor";
+    int machine = -1;
 
     if (access(path, X_OK))
         why = strerror(errno);
+    else
+        machine = static_machine(path, &why);
     for (size_t i = 0; i < ARRAY_LEN(machines); i++)
         if (machines[i].machine == machine)
             name = machines[i].name;

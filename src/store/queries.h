@@ -66,7 +66,7 @@
       " current_setting('max_connections')::int,"                                                  \
       " current_setting('superuser_reserved_connections')::int,"                                   \
       " (SELECT sum(numbackends)::bigint FROM pg_stat_database), clock_timestamp(),"               \
-      " pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool")            \
+      " pg_is_in_recovery()")                                                                      \
     X(CLUSTER, 0, SYSTEM, "SELECT value FROM public.meta WHERE key = 'cluster'")                   \
     X(MIGRATIONS, 0, SYSTEM,                                                                       \
       "SELECT version, name, checksum FROM public.schema_migrations ORDER BY version")             \
