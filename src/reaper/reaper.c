@@ -194,7 +194,7 @@ sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
     sbx_reaper *r = sbx_alloc(sizeof(*r));
 
     r->c = *c;
-    sbx_keeper_every(keeper, "heartbeat", HEARTBEAT_MS, SBX_LANE_FAST, heartbeat, r);
+    sbx_keeper_every(keeper, "heartbeat", HEARTBEAT_MS, SBX_LANE_PULSE, heartbeat, r);
     sbx_keeper_every(keeper, "flush", FLUSH_MS, SBX_LANE_FAST, flush, r);
     sbx_keeper_every(keeper, "health", FLUSH_MS, SBX_LANE_REAP, health, r);
     sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_expired, r);

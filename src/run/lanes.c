@@ -40,7 +40,7 @@ struct sbx_lanes {
 
 const char *sbx_lane_name(sbx_lane l)
 {
-    static const char *const names[SBX_LANE_COUNT] = {"fast", "slow", "reap"};
+    static const char *const names[SBX_LANE_COUNT] = {"fast", "slow", "reap", "pulse"};
 
     return names[l];
 }
@@ -161,8 +161,8 @@ sbx_lanes *sbx_lanes_new(const sbx_lanes_config *c)
     sbx_lanes *l = sbx_alloc(sizeof(*l));
 
     for (int i = 0; i < SBX_LANE_COUNT; i++)
-        lane_start(&l->lanes[i], sbx_lane_name((sbx_lane)i), c->threads[i], c->queue,
-                   c->wait_ms[i]);
+        lane_start(&l->lanes[i], sbx_lane_name((sbx_lane)i), SBX_MAX(c->threads[i], (size_t)1),
+                   c->queue, c->wait_ms[i]);
     return l;
 }
 

@@ -9,7 +9,13 @@
 #include "sbx/core/error.h"
 #include <stdatomic.h>
 
-typedef enum sbx_lane { SBX_LANE_FAST, SBX_LANE_SLOW, SBX_LANE_REAP, SBX_LANE_COUNT } sbx_lane;
+typedef enum sbx_lane {
+    SBX_LANE_FAST,
+    SBX_LANE_SLOW,
+    SBX_LANE_REAP,
+    SBX_LANE_PULSE, /* the sign of life: no request and no cleanup may hold it up */
+    SBX_LANE_COUNT
+} sbx_lane;
 
 typedef struct sbx_lanes sbx_lanes;
 
@@ -24,8 +30,8 @@ typedef struct sbx_job {
 } sbx_job;
 
 typedef struct sbx_lanes_config {
-    size_t threads[SBX_LANE_COUNT];
-    size_t queue; /* waiting jobs per lane */
+    size_t threads[SBX_LANE_COUNT]; /* 0 means 1 */
+    size_t queue;                   /* waiting jobs per lane */
     /* How long a job that can be refused may wait; from half of it on, and when by the lane's pace
      * it would wait longer, new ones are refused at the door. 0: as long as it takes */
     int64_t wait_ms[SBX_LANE_COUNT];
