@@ -11,6 +11,7 @@
 #include "sbx/http/http.h"
 #include "sbx/logs/logs.h"
 #include "sbx/metrics/metrics.h"
+#include "sbx/moves/moves.h"
 #include "sbx/reaper/reaper.h"
 #include "sbx/run/keeper.h"
 #include "sbx/run/stream.h"
@@ -46,6 +47,7 @@ typedef struct sbx_app {
     sbx_ledger *ledger;
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;
+    sbx_moves *moves;
     sbx_logs *logs;
     sbx_events *events;
     sbx_reaper *reaper;

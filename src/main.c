@@ -38,6 +38,21 @@ static void on_lost(void *arg, const char *sandbox, bool broken)
         sbx_reaper_look_at(app->reaper, sandbox);
 }
 
+static void on_no_main(void *arg, const char *sandbox)
+{
+    sbx_reaper_start_main(((sbx_app *)arg)->reaper, sandbox);
+}
+
+static void on_busy(void *arg, const char *sandbox, int by)
+{
+    sbx_ledger *ledger = ((sbx_app *)arg)->ledger;
+
+    if (by > 0)
+        sbx_ledger_begin(ledger, sandbox);
+    else
+        sbx_ledger_end(ledger, sandbox);
+}
+
 static void on_acked(void *arg, const char *sandbox, uint64_t seq)
 {
     sbx_channels_log_ack(((sbx_app *)arg)->channels, sandbox, seq);
@@ -157,7 +172,7 @@ static int make_services(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
     char *agent = command_agent_path(o);
-    sbx_channel_events told = {.log = on_log, .lost = on_lost, .arg = app};
+    sbx_channel_events told = {on_log, on_lost, on_no_main, on_busy, app};
     sbx_sandboxes_config sandboxes = {.stream = app->stream,
                                       .lanes = app->lanes,
                                       .store = app->store,
@@ -191,7 +206,9 @@ static int make_services(sbx_app *app, sbx_err *err)
                               .channels = app->channels,
                               .ledger = app->ledger,
                               .metrics = app->metrics,
+                              .sandboxes = app->sandboxes,
                               .worker = app->worker.s};
+    app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
     sbx_reaper_config reaper = {.store = app->store,
                                 .engine = app->engine,
@@ -318,6 +335,7 @@ static void close_all(sbx_app *app)
     sbx_lanes_free(app->lanes);
     sbx_keeper_free(app->keeper);
     sbx_reaper_free(app->reaper);
+    sbx_moves_free(app->moves);
     sbx_execs_free(app->execs);
     sbx_sandboxes_free(app->sandboxes);
     sbx_checks_free(app->checks);

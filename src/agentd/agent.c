@@ -20,23 +20,82 @@
 #define RETRY_SPARE_MS  200
 #define ORPHAN_LIMIT_MS 2000
 #define GOODBYE_MS      3000
+#define LAST_CALL_MS    2000 /* for exits and the log to reach the owner */
+#define SILENCE_STEP_S  60
 
 static void collect(void *arg);
 
+static void on_dead_man(void *arg);
+
+static void wait_for_owner(agent *a)
+{
+    uint64_t left_s = a->lifetime_s - a->silent_s;
+
+    agent_timer_set(&a->shared.loop, &a->dead_man,
+                    (left_s < SILENCE_STEP_S ? left_s : SILENCE_STEP_S) * 1000, on_dead_man, a);
+}
+
+/* Counted in steps, since a frozen sandbox is not a silent owner: of all the time in the freezer
+ * only one step counts. */
 static void on_dead_man(void *arg)
 {
     agent *a = arg;
 
-    a->stop = true;
+    a->silent_s += SILENCE_STEP_S;
+    if (a->silent_s >= a->lifetime_s)
+        a->stop = true;
+    else
+        wait_for_owner(a);
 }
 
 /* The owner is there: the dead-man's switch begins anew. */
 static void hear(agent *a)
 {
+    a->silent_s = 0;
     if (a->lifetime_s > 0 && a->lifetime_s < UINT32_MAX)
-        agent_timer_set(&a->shared.loop, &a->dead_man, a->lifetime_s * 1000, on_dead_man, a);
+        wait_for_owner(a);
     else
         agent_timer_stop(&a->shared.loop, &a->dead_man);
+}
+
+/* --- leaving --- */
+
+static void on_last_call(void *arg)
+{
+    ((agent *)arg)->stop = true;
+}
+
+static void on_grace_over(void *arg)
+{
+    agent *a = arg;
+
+    for (size_t i = 0; i < a->ncommands; i++)
+        agent_command_order(a->commands[i], (agent_order){.kill = true});
+    agent_timer_set(&a->shared.loop, &a->last_call, LAST_CALL_MS, on_last_call, a);
+}
+
+void agent_leave(agent *a, uint64_t grace_ms)
+{
+    a->leaving = true;
+    if (grace_ms == 0) {
+        on_grace_over(a);
+        return;
+    }
+    for (size_t i = 0; i < a->ncommands; i++)
+        agent_command_order(a->commands[i], (agent_order){.sig = SIGTERM, .tree = true});
+    agent_timer_set(&a->shared.loop, &a->last_call, grace_ms, on_grace_over, a);
+}
+
+/* Does the owner have all that it will get? */
+static bool all_told(const agent *a)
+{
+    for (size_t i = 0; i < a->ncommands; i++) {
+        const agent_command *c = a->commands[i];
+
+        if (!c->gone || !c->reaped || (c->bound && !c->exit_told))
+            return false;
+    }
+    return agent_journal_settled(a->shared.journal);
 }
 
 static void refill_spare(void *arg)
@@ -194,7 +253,12 @@ static bool turn(agent *a)
     more = take_input(a);
     more |= step_commands(a, &starved);
     more |= send_log(a);
+    if (a->drain_req && !agent_journal_pending(a->shared.journal)) {
+        agent_channel_send(ch, SBX_F_PONG, a->drain_req, NULL, 0);
+        a->drain_req = 0;
+    }
     agent_channel_flush(ch);
+    a->stop |= a->leaving && all_told(a);
     more |= starved && agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT);
     if (!a->shared.spare.there && !a->retry_spare.armed)
         refill_spare(a);

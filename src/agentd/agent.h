@@ -16,8 +16,12 @@ typedef struct agent {
     char image_user[AGENT_SPEC_BYTES];
     uint64_t epoch;      /* of the last greeting; 0 before */
     uint64_t lifetime_s; /* of the dead-man's switch */
-    agent_timer dead_man, retry_spare;
-    bool stop; /* SIGTERM came, or nobody cared for too long */
+    uint64_t silent_s;   /* for so long nothing was heard of the owner */
+    agent_timer dead_man, retry_spare, last_call;
+    uint32_t drain_req; /* PONG with it is due when the log was sent; 0: none */
+    bool main_seen;     /* a main process was started */
+    bool leaving;       /* the owner wants all to end: no new commands */
+    bool stop;          /* SIGTERM came, all is over, or nobody cared for too long */
 } agent;
 
 /** Serve until told to stop; then nothing of any command is left.
@@ -28,6 +32,9 @@ typedef struct agent {
  */
 int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_BYTES],
               char *const *image_env);
+
+/** End all that runs, politely for `grace_ms`, then the agent itself. */
+void agent_leave(agent *a, uint64_t grace_ms);
 
 /** Carry out one frame of the owner. @return false if it was malformed: the channel is lost. */
 bool agent_obey(agent *a, const sbx_frame *f);

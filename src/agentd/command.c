@@ -166,6 +166,7 @@ agent_command *agent_command_new(agent_shared *shared, uint32_t req, const agent
         memcpy(c->exec_id, r->exec_id.data, r->exec_id.len);
     c->detached = (r->flags & SBX_EXEC_DETACHED) != 0;
     c->check = (r->flags & SBX_EXEC_CHECK) != 0;
+    c->main = (r->flags & SBX_EXEC_MAIN) != 0;
     c->window = r->window;
     c->output_left = r->max_output ? r->max_output : UINT64_MAX;
     c->started_ms = agent_now_ms();

@@ -62,6 +62,7 @@ typedef struct agent_command {
     bool bound;    /* `req` is known to the present owner */
     bool detached; /* output is journalled only */
     bool check;    /* leaves nothing behind: no log line, no process */
+    bool main;     /* the sandbox's main process */
     bool gone;     /* the supervisor has closed its end */
     bool reaped;   /* the supervisor has been waited for */
     bool done;     /* nothing is left to do: free it */

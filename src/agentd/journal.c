@@ -230,6 +230,11 @@ bool agent_journal_pending(const agent_journal *j)
     return before(&j->sent, &j->end) && flight_bytes(j) < SBX_LOG_UNACKED_BYTES;
 }
 
+bool agent_journal_settled(const agent_journal *j)
+{
+    return !before(&j->sent, &j->end) && flight_bytes(j) == 0;
+}
+
 size_t agent_journal_fill(agent_journal *j, unsigned char *out, size_t cap)
 {
     size_t done = 0;

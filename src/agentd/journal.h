@@ -31,6 +31,9 @@ void agent_journal_ack(agent_journal *j, uint64_t seq);
 /** Is there an entry to send, and may it be sent now? */
 bool agent_journal_pending(const agent_journal *j);
 
+/** Is everything sent and acknowledged? */
+bool agent_journal_settled(const agent_journal *j);
+
 /** Write entries to send, as many as fit and as the limit of unacknowledged bytes allows.
  * @return bytes written. */
 size_t agent_journal_fill(agent_journal *j, unsigned char *out, size_t cap);

@@ -8,12 +8,13 @@
 
 #define MAX_SIGNAL    64
 #define MAX_PING      64
+#define MAX_GRACE_MS  3600000
 #define MAX_SEQ       ((uint64_t)1 << 62)
 #define WELCOME_BYTES (32 * 1024)
 
 /* The numbers of a small record. */
 typedef struct numbers {
-    uint64_t epoch, log_from, lifetime_s, pids, window, flags, sig, seq;
+    uint64_t epoch, log_from, lifetime_s, pids, window, flags, sig, seq, timeout_ms;
     sbx_field user, exec_id;
 } numbers;
 
@@ -36,6 +37,8 @@ static uint64_t *number_of(numbers *n, uint16_t tag)
         return &n->sig;
     case SBX_T_SEQ:
         return &n->seq;
+    case SBX_T_TIMEOUT_MS:
+        return &n->timeout_ms;
     default:
         return NULL;
     }
@@ -157,6 +160,7 @@ static void start(agent *a, const sbx_frame *f, const agent_request *r, const ag
         fail_spawn(a, f->req);
     else
         a->commands[a->ncommands++] = c;
+    a->main_seen |= c && (r->flags & SBX_EXEC_MAIN);
 }
 
 static bool on_exec(agent *a, const sbx_frame *f)
@@ -172,6 +176,10 @@ static bool on_exec(agent *a, const sbx_frame *f)
         fail(a, f->req, SBX_AF_BAD_REQUEST, why);
     else if (f->req == 0 || !free_req(a, f->req) || find_id(a, &r.exec_id))
         fail(a, f->req, SBX_AF_BAD_REQUEST, "a command with this req or EXEC_ID is there");
+    else if ((r.flags & SBX_EXEC_MAIN) && a->main_seen)
+        fail(a, f->req, SBX_AF_BAD_REQUEST, "the main process was started already");
+    else if (a->leaving)
+        fail(a, f->req, SBX_AF_BUSY, "the sandbox is being stopped");
     else if (!make_place(a))
         fail(a, f->req, SBX_AF_BUSY, "too many commands at once");
     else if (!pick_user(a, &r, &u))
@@ -243,6 +251,19 @@ static void on_syslog(agent *a, const sbx_frame *f)
                        .data = (const char *)f->payload};
 
     agent_journal_add(a->shared.journal, &e);
+    if (f->req)
+        a->drain_req = f->req;
+}
+
+static bool on_stop(agent *a, const sbx_frame *f)
+{
+    numbers n;
+
+    if (!read_numbers(f, &n))
+        return false;
+    if (!a->leaving)
+        agent_leave(a, n.timeout_ms < MAX_GRACE_MS ? n.timeout_ms : MAX_GRACE_MS);
+    return true;
 }
 
 static bool on_ping(agent *a, const sbx_frame *f)
@@ -285,6 +306,8 @@ bool agent_obey(agent *a, const sbx_frame *f)
         return true;
     case SBX_F_ATTACH:
         return on_attach(a, f);
+    case SBX_F_STOP:
+        return on_stop(a, f);
     default:
         return false;
     }
@@ -305,12 +328,16 @@ static void send_welcome(agent *a)
         sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_NEXT_SEQ, agent_journal_next_seq(j));
     len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_OLDEST_SEQ,
                              agent_journal_oldest_seq(j));
+    len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_MAIN, a->main_seen);
     for (size_t i = 0; i < a->ncommands; i++) {
         const agent_command *c = a->commands[i];
 
-        if (c->exec_id_len > 0 && !c->exit_told)
-            len += sbx_field_put(to + len, WELCOME_BYTES - len, SBX_T_EXEC_ID, c->exec_id,
-                                 c->exec_id_len);
+        if (c->exec_id_len == 0 || c->exit_told)
+            continue;
+        len +=
+            sbx_field_put(to + len, WELCOME_BYTES - len, SBX_T_EXEC_ID, c->exec_id, c->exec_id_len);
+        if (c->main)
+            len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_FLAGS, SBX_EXEC_MAIN);
     }
     agent_channel_commit(ch, SBX_F_WELCOME, 0, len);
 }
@@ -326,6 +353,7 @@ bool agent_greet(agent *a, const sbx_frame *f)
     if (n.epoch < a->epoch)
         return true;
     a->epoch = n.epoch;
+    a->drain_req = 0;
     a->lifetime_s = n.lifetime_s;
     if (n.user.len > 0)
         memcpy(a->image_user, n.user.data, n.user.len);

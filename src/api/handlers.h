@@ -23,6 +23,14 @@ HANDLER(api_sandbox_create);
 HANDLER(api_sandbox_list);
 HANDLER(api_sandbox_get);
 HANDLER(api_sandbox_delete);
+HANDLER(api_sandbox_patch);
+HANDLER(api_sandbox_start);
+HANDLER(api_sandbox_stop);
+HANDLER(api_sandbox_restart);
+HANDLER(api_sandbox_pause);
+HANDLER(api_sandbox_resume);
+HANDLER(api_sandbox_reset);
+HANDLER(api_sandbox_keepalive);
 /* events.c */
 HANDLER(api_events);
 /* commands.c */

@@ -6,6 +6,8 @@
 #define ENGINE_MS (15 * 60 * 1000) /* a create may pull an image */
 #define QUICK_MS  10000
 
+#define MOVE_FAILURES "409,410,502"
+
 const sbx_api_route sbx_api_routes[] = {
     {"GET", "/docs", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_docs, "docs", "This page",
      .produces = "text/html", .tag = "Service", .success = "200", .response = "text"},
@@ -52,6 +54,13 @@ const sbx_api_route sbx_api_routes[] = {
      "sandbox_get", "Read a sandbox", .tag = "Sandboxes", .success = "200", .response = "Sandbox",
      .doc = "Reading is no use: it neither resumes a sandbox nor keeps it from idling. A deleted "
             "one can be read for a day."},
+    {"PATCH", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0, 120000,
+     api_sandbox_patch, "sandbox_patch", "Change a sandbox", sbx_patch_fields, .tag = "Sandboxes",
+     .success = "200", .response = "Sandbox", .failures = "409,410,502",
+     .doc = "All that is given, or nothing. `metadata` and `env` are merged: what is not named "
+            "stays, null removes. A running sandbox gets new limits at once; memory below what is "
+            "in use is 409. `env` is for commands from now on.",
+     .example = "{\"name\":\"renamed\",\"metadata\":{\"team\":\"blue\"}}"},
     {"POST", "/sandboxes/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
      QUICK_MS, api_exec, "exec", "Run a command, and wait for it or stream its output",
      sbx_exec_fields, .tag = "Commands", .success = "200", .response = "ExecResult",
@@ -59,6 +68,12 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "A command that fails is a success of this request: look at `exitCode`. With `Accept: "
             "text/event-stream` output comes while it is written; the events are numbered from 1.",
      .example = "{\"command\":\"echo hello\"}"},
+    {"POST", "/sandboxes/{id}/keepalive", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_keepalive, "sandbox_keepalive", "Begin the lifetime anew",
+     sbx_no_fields, .tag = "Sandboxes", .success = "200", .response = "Sandbox",
+     .failures = MOVE_FAILURES,
+     .doc = "While `running` or `paused`: expiresAt is now + timeoutSeconds, unless it is null. It "
+            "does not count as activity."},
     {"GET", "/sandboxes/{id}/logs", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
      QUICK_MS, api_logs, "logs", "Log lines: a page, or a live stream", .tag = "Logs",
      .query = "tail,since,until,source,limit,cursor", .success = "200", .response = "LogPage",
@@ -67,6 +82,37 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "A page by default; a live stream as server-sent events or as a WebSocket. The number "
             "of an entry is the id of its event: reconnect with it and nothing is missed or "
             "twice."},
+    {"POST", "/sandboxes/{id}/pause", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_pause, "sandbox_pause", "Freeze all processes", sbx_no_fields,
+     .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
+     .doc = "From `running`. Memory stays, and expiresAt runs on. Use of a paused sandbox resumes "
+            "it; reading does not."},
+    {"POST", "/sandboxes/{id}/reset", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_reset, "sandbox_reset", "Begin again inside", sbx_reset_fields,
+     .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
+     .doc = "From `running`. `soft` ends all processes and keeps the files, `hard` is a new "
+            "container without them; then the main process starts again."},
+    {"POST", "/sandboxes/{id}/restart", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_restart, "sandbox_restart", "Stop and start", sbx_restart_fields,
+     .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
+     .doc = "From `running`, `paused`, `stopped` and `failed`. Files stay, unless another template "
+            "is given: that is a new container."},
+    {"POST", "/sandboxes/{id}/resume", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_resume, "sandbox_resume", "Let a paused sandbox go on", sbx_no_fields,
+     .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
+     .doc = "From `paused`. Without an expiresAt a lifetime begins."},
+    {"POST", "/sandboxes/{id}/start", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_start, "sandbox_start", "Start a stopped sandbox", sbx_no_fields,
+     .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
+     .doc = "From `stopped`, with its files, and from `failed`, in a new container. A stopped "
+            "sandbox whose container was lost gets a new one, too. The main process runs, and the "
+            "lifetime begins anew."},
+    {"POST", "/sandboxes/{id}/stop", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_sandbox_stop, "sandbox_stop", "End all processes, keep the files",
+     sbx_stop_fields, .tag = "Sandboxes", .success = "200", .response = "Sandbox",
+     .failures = MOVE_FAILURES,
+     .doc = "From `running` and `paused`. SIGTERM to every process, SIGKILL to those that are left "
+            "after `graceSeconds`."},
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 

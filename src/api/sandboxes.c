@@ -180,6 +180,23 @@ HANDLER(api_sandbox_get)
     return 0;
 }
 
+HANDLER(api_sandbox_patch)
+{
+    sbx_sandbox_row row = {0};
+    sbx_patch patch = {0};
+    int rc = sbx_patch_parse(r->body, r->body_len, &patch, err);
+
+    if (!rc)
+        rc = sbx_sandbox_patch(app->sandboxes, who->user, sbx_request_path(r, "id"), &patch, &row,
+                               err);
+    sbx_patch_done(&patch);
+    if (rc)
+        return -1;
+    reply_sandbox(r->reply, 200, &row);
+    sbx_sandbox_row_done(&row);
+    return 0;
+}
+
 HANDLER(api_sandbox_delete)
 {
     sbx_buf empty = SBX_BUF_INIT(1);
@@ -189,3 +206,19 @@ HANDLER(api_sandbox_delete)
     sbx_reply_send(r->reply, 204, NULL, NULL, 0, &empty);
     return 0;
 }
+
+/* --- moves --- */
+
+#define MOVE(name, verb)                                                                           \
+    HANDLER(name)                                                                                  \
+    {                                                                                              \
+        return sbx_moves_start(app->moves, verb, who->user, sbx_request_path(r, "id"), r, err);    \
+    }
+
+MOVE(api_sandbox_start, SBX_V_START)
+MOVE(api_sandbox_stop, SBX_V_STOP)
+MOVE(api_sandbox_restart, SBX_V_RESTART)
+MOVE(api_sandbox_pause, SBX_V_PAUSE)
+MOVE(api_sandbox_resume, SBX_V_RESUME)
+MOVE(api_sandbox_reset, SBX_V_RESET)
+MOVE(api_sandbox_keepalive, SBX_V_KEEPALIVE)

@@ -132,7 +132,8 @@ static int decode_pairs(const decode *d, const sbx_json_field *f, const sbx_json
 
         if (!*name || strlen(name) > 128)
             return refuse(d, "names must have 1 to 128 bytes");
-        if (!s || strlen(s) > (size_t)f->max_each)
+        bool null = f->nullable_each && sbx_json_kind(c) == SBX_J_NULL;
+        if (!null && (!s || strlen(s) > (size_t)f->max_each))
             return sbx_fail_field(d->err, d->path,
                                   "%s: \"%.40s\" must be a string of at most %lld bytes", d->path,
                                   name, (long long)f->max_each);
@@ -259,7 +260,8 @@ void sbx_pairs_done(sbx_pairs *p)
 {
     for (size_t i = 0; i < p->count; i++) {
         free(p->names[i]);
-        sbx_wipe(p->values[i], strlen(p->values[i]));
+        if (p->values[i])
+            sbx_wipe(p->values[i], strlen(p->values[i]));
         free(p->values[i]);
     }
     free(p->names);

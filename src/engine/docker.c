@@ -143,6 +143,7 @@ static const sbx_engine_ops docker_ops = {
     .stop = docker_stop,
     .pause = docker_freeze,
     .unpause = docker_thaw,
+    .update = docker_update,
     .image_inspect = docker_image_inspect,
     .pull = docker_pull,
     .volume_ensure = docker_volume_ensure,

@@ -25,6 +25,7 @@
 #define DOCKER_HEADERS_BYTES (64 * KIB)
 #define DOCKER_ENTRY_BYTES   (4 * MIB) /* one container in a list */
 #define DOCKER_PATH_BYTES    4096
+#define DOCKER_CPU_PERIOD_US 100000 /* NanoCpus is refused above the host's number of cores */
 
 typedef struct docker_handle docker_handle; /* a connection with its libcurl handles */
 
@@ -161,6 +162,10 @@ int docker_remove(sbx_engine *e, const char *id, sbx_err *err);
 int docker_stop(sbx_engine *e, const char *id, int grace_s, sbx_err *err);
 int docker_freeze(sbx_engine *e, const char *id, sbx_err *err);
 int docker_thaw(sbx_engine *e, const char *id, sbx_err *err);
+/* Limits as the engine wants them; 0 leaves one out. */
+void docker_write_limits(sbx_jw *w, int64_t cpu_milli, int64_t memory_bytes, int64_t pids);
+int docker_update(sbx_engine *e, const char *id, int64_t cpu_milli, int64_t memory_bytes,
+                  int64_t pids, sbx_err *err);
 int docker_image_inspect(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
 int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err *err);
 int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster, const char *file,

@@ -121,6 +121,12 @@ static void read_info(const sbx_json *json, sbx_container_info *i)
     sbx_copy(i->state, sizeof(i->state), docker_str(sbx_json_get(state, "Status")));
     i->exit_code = (int)sbx_json_int(sbx_json_get(state, "ExitCode"), 0);
     i->oom_killed = sbx_json_bool(sbx_json_get(state, "OOMKilled"), false);
+    const sbx_json *host = sbx_json_get(json, "HostConfig");
+    int64_t period = sbx_json_int(sbx_json_get(host, "CpuPeriod"), 0);
+
+    i->cpu_milli = period > 0 ? sbx_json_int(sbx_json_get(host, "CpuQuota"), 0) * 1000 / period : 0;
+    i->memory_bytes = sbx_json_int(sbx_json_get(host, "Memory"), 0);
+    i->pids = SBX_MAX(sbx_json_int(sbx_json_get(host, "PidsLimit"), 0), 0);
     i->created_at_ms = docker_time_ms(sbx_json_str(sbx_json_get(json, "Created")));
     i->started_at_ms = docker_time_ms(sbx_json_str(sbx_json_get(state, "StartedAt")));
 }
@@ -146,4 +152,78 @@ int docker_inspect(sbx_engine *e, const char *id, sbx_container_info *ret, sbx_e
         return sbx_fail(err, SBX_E_ENGINE, "%s: the engine's answer lacks id or state", what);
     *ret = info;
     return 0;
+}
+
+/* --- limits --- */
+
+/* What the container uses and the kernel cannot just drop. 0 if it does not run. */
+static int memory_in_use(sbx_engine *e, const char *id, int64_t *ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
+    SBX_CLEANUP(sbx_json_free) sbx_json *json = NULL;
+    char what[160];
+
+    if (docker_container_path(&path, id, "/stats?stream=false&one-shot=true", err))
+        return -1;
+    docker_what(what, sizeof(what), "reading the memory of container", id);
+    docker_req q = {.method = "GET", .path = path.data, .max_bytes = MIB};
+
+    if (docker_call((sbx_docker *)e, &q, what, &res, err) ||
+        docker_parse(res.body.data, res.body.len, &json, err))
+        return -1;
+    const sbx_json *memory = sbx_json_get(json, "memory_stats");
+    const sbx_json *stats = sbx_json_get(memory, "stats");
+    const sbx_json *files = sbx_json_get(stats, "total_inactive_file"); /* cgroup v1 */
+
+    files = files ? files : sbx_json_get(stats, "inactive_file");
+    *ret = sbx_json_int(sbx_json_get(memory, "usage"), 0) - sbx_json_int(files, 0);
+    return 0;
+}
+
+static int enough_memory(sbx_engine *e, const char *id, int64_t wanted, sbx_err *err)
+{
+    int64_t used;
+
+    if (memory_in_use(e, id, &used, err))
+        return -1;
+    if (used < wanted)
+        return 0;
+    return sbx_fail(err, SBX_E_CONFLICT,
+                    "%lld MiB of memory are in use, more than the limit of %lld",
+                    (long long)(used / (int64_t)MIB), (long long)(wanted / (int64_t)MIB));
+}
+
+/* cgroup v1 refuses a limit below the use, v2 would kill processes: so it is looked at first. */
+int docker_update(sbx_engine *e, const char *id, int64_t cpu_milli, int64_t memory_bytes,
+                  int64_t pids, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(KIB);
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
+    sbx_jw w = SBX_JW(&body);
+    sbx_err got = {0};
+    char what[160];
+
+    if (memory_bytes > 0 && enough_memory(e, id, memory_bytes, err))
+        return -1;
+    sbx_jw_obj(&w, NULL);
+    docker_write_limits(&w, cpu_milli, memory_bytes, pids);
+    sbx_jw_obj_end(&w);
+    if (docker_container_path(&path, id, "/update", err))
+        return -1;
+    docker_what(what, sizeof(what), "changing the limits of container", id);
+    docker_req q = {.method = "POST",
+                    .path = path.data,
+                    .body = body.data,
+                    .body_len = body.len,
+                    .max_bytes = MIB};
+
+    if (docker_call((sbx_docker *)e, &q, what, &res, &got) == 0)
+        return 0;
+    if (memory_bytes > 0 && strstr(got.msg, "device or resource busy"))
+        got.code = SBX_E_CONFLICT; /* it grew meanwhile */
+    if (err)
+        *err = got;
+    return -1;
 }

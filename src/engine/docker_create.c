@@ -6,7 +6,6 @@
 #include "docker.h"
 
 #define CREATE_BODY_BYTES (4 * MIB)
-#define CPU_PERIOD_US     100000
 #define SHM_BYTES         (64 * MIB)
 #define OOM_SCORE         500 /* before the host's services */
 
@@ -46,18 +45,23 @@ static void write_config(sbx_jw *w, const sbx_container_spec *s)
     sbx_jw_obj_end(w);
 }
 
+void docker_write_limits(sbx_jw *w, int64_t cpu_milli, int64_t memory_bytes, int64_t pids)
+{
+    if (memory_bytes > 0) {
+        sbx_jw_int(w, "Memory", memory_bytes);
+        sbx_jw_int(w, "MemorySwap", memory_bytes);
+    }
+    if (cpu_milli > 0) {
+        sbx_jw_int(w, "CpuPeriod", DOCKER_CPU_PERIOD_US);
+        sbx_jw_int(w, "CpuQuota", cpu_milli * DOCKER_CPU_PERIOD_US / 1000);
+    }
+    if (pids > 0)
+        sbx_jw_int(w, "PidsLimit", pids);
+}
+
 static void write_limits(sbx_jw *w, const sbx_container_spec *s)
 {
-    if (s->memory_bytes > 0) {
-        sbx_jw_int(w, "Memory", s->memory_bytes);
-        sbx_jw_int(w, "MemorySwap", s->memory_bytes);
-    }
-    if (s->cpu_milli > 0) { /* NanoCpus is refused above the host's number of cores */
-        sbx_jw_int(w, "CpuPeriod", CPU_PERIOD_US);
-        sbx_jw_int(w, "CpuQuota", s->cpu_milli * CPU_PERIOD_US / 1000);
-    }
-    if (s->pids > 0)
-        sbx_jw_int(w, "PidsLimit", s->pids);
+    docker_write_limits(w, s->cpu_milli, s->memory_bytes, s->pids);
     if (s->nofile > 0) {
         sbx_jw_arr(w, "Ulimits");
         sbx_jw_obj(w, NULL);

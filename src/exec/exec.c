@@ -496,8 +496,10 @@ static int may_start(exec *x, const sbx_sandbox_row *row, sbx_err *err)
             return 1;
         wait_ms = WAIT_ADOPT_MS;
         break;
+    case SBX_S_PAUSED:
     case SBX_S_CREATING:
     case SBX_S_STARTING:
+    case SBX_S_PAUSING:
     case SBX_S_RESUMING:
         break;
     case SBX_S_DELETED:
@@ -515,6 +517,24 @@ static int may_start(exec *x, const sbx_sandbox_row *row, sbx_err *err)
     return 0;
 }
 
+/* The env was changed since the channel, or the last command through it, got it. */
+static int renew_env(exec *x, const sbx_sandbox_row *row, sbx_err *err)
+{
+    sbx_execs_config *c = &x->e->c;
+    uint64_t version;
+    sbx_pairs env = {0};
+
+    if (!sbx_channels_env_version(c->channels, row->id, &version) || version >= row->env_version)
+        return 0;
+    if (sbx_store_sandbox_env(c->store, row->id, &env, err))
+        return -1;
+    sbx_channels_env(c->channels, row->id, row->env_version, &env);
+    return 0;
+}
+
+static void run_resume(void *arg);
+static int submit(exec *x, sbx_lane lane, void (*run)(void *arg), sbx_err *err);
+
 /* On a WORKER, which owns `x` here. Takes x->refs over unless it fails. */
 static int attempt(exec *x, sbx_err *err)
 {
@@ -524,10 +544,15 @@ static int attempt(exec *x, sbx_err *err)
     if (sbx_store_sandbox_get(x->e->c.store, x->record.owner, x->sandbox, &row, err))
         return -1;
     int go = may_start(x, &row, err);
+    bool frozen = strcmp(row.state, "paused") == 0;
+    if (go > 0)
+        go = renew_env(x, &row, err) ? -1 : 1;
     sbx_sandbox_row_done(&row);
     if (go < 0)
         return -1;
     if (go == 0) {
+        if (frozen)
+            return submit(x, SBX_LANE_SLOW, run_resume, err);
         sbx_stream_post(x->e->c.stream, wait_on_stream, x);
         return 0;
     }
@@ -556,13 +581,38 @@ static void run_attempt(void *arg)
     }
 }
 
+static int submit(exec *x, sbx_lane lane, void (*run)(void *arg), sbx_err *err)
+{
+    sbx_job job = {.run = run, .arg = x};
+
+    return sbx_lanes_submit(x->e->c.lanes, lane, &job, err);
+}
+
+/* Use of a paused sandbox resumes it. Whoever was faster has done the same, or the next look tells
+ * what he did. */
+static void run_resume(void *arg)
+{
+    exec *x = arg;
+    sbx_move resume = {.verb = SBX_V_RESUME};
+    sbx_sandbox_row row = {0};
+    sbx_err err;
+    int rc = sbx_sandbox_move(x->e->c.sandboxes, x->record.owner, x->sandbox, &resume, &row, &err);
+
+    sbx_sandbox_row_done(&row);
+    if (rc >= 0 || err.code == SBX_E_CONFLICT) {
+        submit_attempt(x);
+        return;
+    }
+    sbx_reply_problem(x->reply, &err);
+    exec_unref(x);
+}
+
 static void submit_attempt(void *arg)
 {
     exec *x = arg;
-    sbx_job job = {.run = run_attempt, .arg = x};
     sbx_err err;
 
-    if (sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &err)) {
+    if (submit(x, SBX_LANE_FAST, run_attempt, &err)) {
         sbx_reply_problem(x->reply, &err);
         exec_unref(x);
     }

@@ -74,7 +74,7 @@ static void reap_expired(void *arg)
     if (rc)
         complain("expired", &err);
     else
-        submit_rows(r, &list, "expired", sbx_sandbox_finish_delete);
+        submit_rows(r, &list, "expired", sbx_sandbox_carry_on);
 }
 
 static void settle_overdue(void *arg)
@@ -175,16 +175,36 @@ static void run_look(void *arg)
     free(l);
 }
 
-void sbx_reaper_look_at(sbx_reaper *r, const char *sandbox)
+static void run_main(void *arg)
+{
+    look *l = arg;
+    sbx_err err;
+
+    if (sbx_sandbox_main(l->r->c.sandboxes, l->id, &err))
+        sbx_log_err(SBX_WARN, "a main process could not be started", &err, "sandbox", l->id, NULL);
+    free(l);
+}
+
+static void submit_look(sbx_reaper *r, const char *sandbox, void (*run)(void *arg))
 {
     look *l = sbx_alloc(sizeof(*l));
-    sbx_job job = {.run = run_look, .arg = l};
+    sbx_job job = {.run = run, .arg = l};
     sbx_err err;
 
     l->r = r;
     sbx_copy(l->id, sizeof(l->id), sandbox);
     if (sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
         free(l); /* the next adopt tick finds it */
+}
+
+void sbx_reaper_start_main(sbx_reaper *r, const char *sandbox)
+{
+    submit_look(r, sandbox, run_main);
+}
+
+void sbx_reaper_look_at(sbx_reaper *r, const char *sandbox)
+{
+    submit_look(r, sandbox, run_look);
 }
 
 /* --- life --- */

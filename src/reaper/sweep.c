@@ -14,7 +14,8 @@
 
 typedef struct sweep {
     sbx_reaper *r;
-    sbx_sandbox_list rows;
+    sbx_sandbox_list rows;   /* that may have a container */
+    sbx_sandbox_list failed; /* among the sandboxes of containers that have none of `rows` */
     sbx_container_info *containers;
     size_t count;
 } sweep;
@@ -30,14 +31,12 @@ static int by_sandbox(const void *a, const void *b)
                   ((const sbx_container_info *)b)->sandbox_id);
 }
 
-static const sbx_sandbox_row *row_of(const sweep *s, const char *id)
+static const sbx_sandbox_row *row_of(const sbx_sandbox_list *l, const char *id)
 {
     sbx_sandbox_row key;
 
     sbx_copy(key.id, sizeof(key.id), id);
-    return s->rows.count
-               ? bsearch(&key, s->rows.items, s->rows.count, sizeof(sbx_sandbox_row), by_id)
-               : NULL;
+    return l->count ? bsearch(&key, l->items, l->count, sizeof(sbx_sandbox_row), by_id) : NULL;
 }
 
 static const sbx_container_info *container_of(const sweep *s, const char *id)
@@ -55,15 +54,16 @@ static bool over_grace(const sweep *s, int64_t since_ms)
 
 static bool is_orphan(const sweep *s, const sbx_container_info *c)
 {
-    return !row_of(s, c->sandbox_id) && over_grace(s, c->created_at_ms);
+    return !row_of(&s->rows, c->sandbox_id) && !row_of(&s->failed, c->sandbox_id) &&
+           over_grace(s, c->created_at_ms);
 }
 
 /* Its row says `failed`, but removing it failed then: no doubt here, whatever their number. */
 static bool is_left_over(const sweep *s, const sbx_container_info *c)
 {
-    const sbx_sandbox_row *row = row_of(s, c->sandbox_id);
+    const sbx_sandbox_row *row = row_of(&s->failed, c->sandbox_id);
 
-    return row && strcmp(row->state, "failed") == 0 && over_grace(s, row->state_changed_ms);
+    return row && over_grace(s, row->state_changed_ms);
 }
 
 static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
@@ -113,7 +113,8 @@ static void check_rows(const sweep *s)
         const sbx_sandbox_row *row = &s->rows.items[i];
         sbx_err err;
 
-        if (strcmp(row->state, "running") != 0 && strcmp(row->state, "paused") != 0)
+        if (strcmp(row->state, "running") != 0 && strcmp(row->state, "paused") != 0 &&
+            strcmp(row->state, "stopping") != 0)
             continue;
         const sbx_container_info *c = container_of(s, row->id);
         if (c && strcmp(c->state, "exited") != 0 && strcmp(c->state, "dead") != 0)
@@ -124,23 +125,52 @@ static void check_rows(const sweep *s)
     }
 }
 
+static void sort_rows(sbx_sandbox_list *l)
+{
+    if (l->count)
+        qsort(l->items, l->count, sizeof(sbx_sandbox_row), by_id);
+}
+
+/* Failed rows are many, and hardly any has a container still: only those are asked for. */
+static int read_failed(sweep *s, sbx_err *err)
+{
+    const char **ids = sbx_alloc((s->count + 1) * sizeof(char *));
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->count; i++)
+        if (!row_of(&s->rows, s->containers[i].sandbox_id))
+            ids[n++] = s->containers[i].sandbox_id;
+    int rc = n ? sbx_store_sandbox_failed(s->r->c.store, ids, n, &s->failed, err) : 0;
+    free(ids);
+    sort_rows(&s->failed);
+    return rc;
+}
+
+static int look(sweep *s, sbx_err *err)
+{
+    sbx_engine *e = s->r->c.engine;
+
+    if (sbx_store_sandbox_all(s->r->c.store, &s->rows, err) ||
+        e->ops->list(e, s->r->c.cluster, &s->containers, &s->count, err))
+        return -1;
+    sort_rows(&s->rows);
+    if (s->count)
+        qsort(s->containers, s->count, sizeof(sbx_container_info), by_sandbox);
+    return read_failed(s, err);
+}
+
 void reaper_sweep(void *arg)
 {
     sweep s = {.r = arg};
     sbx_err err;
 
-    if (sbx_store_sandbox_all(s.r->c.store, &s.rows, &err) ||
-        s.r->c.engine->ops->list(s.r->c.engine, s.r->c.cluster, &s.containers, &s.count, &err)) {
+    if (look(&s, &err)) {
         sbx_log_err(SBX_WARN, "sweep could not look", &err, NULL);
-        sbx_sandbox_list_done(&s.rows);
-        return;
+    } else {
+        check_rows(&s);
+        remove_orphans(&s);
     }
-    if (s.rows.count)
-        qsort(s.rows.items, s.rows.count, sizeof(sbx_sandbox_row), by_id);
-    if (s.count)
-        qsort(s.containers, s.count, sizeof(sbx_container_info), by_sandbox);
-    check_rows(&s);
-    remove_orphans(&s);
     sbx_sandbox_list_done(&s.rows);
+    sbx_sandbox_list_done(&s.failed);
     free(s.containers);
 }

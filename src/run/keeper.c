@@ -17,8 +17,10 @@ typedef struct tick {
     sbx_lane lane;
     void (*fn)(void *arg);
     void *arg;
-    int64_t due_ms;      /* KEEPER and, under mu, kick() */
-    atomic_bool running; /* set by KEEPER, cleared by the worker */
+    int64_t due_ms; /* KEEPER and, under mu, kick() */
+    bool running;   /* guarded by mu */
+    bool again;     /* guarded by mu; kicked while it ran */
+    struct sbx_keeper *keeper;
 } tick;
 
 struct sbx_keeper {
@@ -52,6 +54,7 @@ void sbx_keeper_every(sbx_keeper *k, const char *name, int64_t period_ms, sbx_la
     if (k->count == MAX_TICKS || k->started)
         abort();
     tick *t = &k->ticks[k->count++];
+    t->keeper = k;
     t->name = name;
     t->period_ms = period_ms;
     t->lane = lane;
@@ -60,12 +63,26 @@ void sbx_keeper_every(sbx_keeper *k, const char *name, int64_t period_ms, sbx_la
     t->due_ms = sbx_now_ms() + period_ms;
 }
 
+/* What a kick came for may have been looked at before it came: one more run. */
+static void over(tick *t)
+{
+    sbx_keeper *k = t->keeper;
+
+    pthread_mutex_lock(&k->mu);
+    t->running = false;
+    if (t->again)
+        t->due_ms = 0;
+    t->again = false;
+    pthread_cond_signal(&k->wake);
+    pthread_mutex_unlock(&k->mu);
+}
+
 static void run_tick(void *arg)
 {
     tick *t = arg;
 
     t->fn(t->arg);
-    atomic_store(&t->running, false);
+    over(t);
 }
 
 static void submit(sbx_keeper *k, tick *t)
@@ -73,11 +90,9 @@ static void submit(sbx_keeper *k, tick *t)
     sbx_job job = {.run = run_tick, .arg = t};
     sbx_err err;
 
-    if (atomic_exchange(&t->running, true))
-        return;
     if (sbx_lanes_submit(k->lanes, t->lane, &job, &err)) {
-        atomic_store(&t->running, false);
         sbx_log_err(SBX_WARN, "periodic work skipped", &err, "tick", t->name, NULL);
+        over(t);
     }
 }
 
@@ -103,6 +118,9 @@ static void *keep(void *arg)
 
             if (t->due_ms <= now) {
                 t->due_ms = now + t->period_ms;
+                if (t->running)
+                    continue;
+                t->running = true;
                 pthread_mutex_unlock(&k->mu);
                 submit(k, t);
                 pthread_mutex_lock(&k->mu);
@@ -129,9 +147,15 @@ int sbx_keeper_start(sbx_keeper *k, sbx_err *err)
 void sbx_keeper_kick(sbx_keeper *k, const char *name)
 {
     pthread_mutex_lock(&k->mu);
-    for (size_t i = 0; i < k->count; i++)
-        if (strcmp(k->ticks[i].name, name) == 0)
-            k->ticks[i].due_ms = 0;
+    for (size_t i = 0; i < k->count; i++) {
+        tick *t = &k->ticks[i];
+
+        if (strcmp(t->name, name) != 0)
+            continue;
+        t->again = t->running;
+        if (!t->running)
+            t->due_ms = 0;
+    }
     pthread_cond_signal(&k->wake);
     pthread_mutex_unlock(&k->mu);
 }

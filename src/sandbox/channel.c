@@ -4,6 +4,7 @@
  * lets go last frees it. */
 #include "channel_priv.h"
 
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include <stdatomic.h>
@@ -26,6 +27,17 @@ struct sbx_greeting {
     sbx_channels *set;
     char sandbox[SBX_ID_LEN + 1];
 };
+
+void channel_waiting_init(pthread_mutex_t *mu, pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_mutex_init(mu, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
 
 static void greeting_unref(sbx_greeting *g)
 {
@@ -79,6 +91,7 @@ static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
     ch->ready = false;
     greeting_answer(ch, false, text);
     commands_fail(ch, why, text);
+    channel_drains_over(ch, 0);
     sbx_timer_free(ch->late);
     sbx_timer_free(ch->again);
     sbx_watch_free(ch->watch);
@@ -179,25 +192,43 @@ static void send_hello(channel *ch, const sbx_channel_hello *h)
 
 /* --- receiving --- */
 
-static bool take_welcome(channel *ch, const sbx_frame *f)
+/* The main process is no activity: it may run for ever. */
+static bool adopt_commands(channel *ch, const sbx_frame *f, bool *ret_had_main)
 {
+    sbx_command *last = NULL;
     sbx_fields fields;
     sbx_field field;
     int more;
 
+    sbx_fields_init(&fields, f->payload, f->len);
+    while ((more = sbx_fields_next(&fields, &field)) == 1) {
+        if (field.tag == SBX_T_MAIN)
+            *ret_had_main = field.num != 0;
+        if (last && !(field.tag == SBX_T_FLAGS && (field.num & SBX_EXEC_MAIN)))
+            command_is_busy(last);
+        last = field.tag == SBX_T_EXEC_ID && field.len <= SBX_ID_LEN
+                   ? command_adopt(ch, field.data, field.len)
+                   : NULL;
+    }
+    if (last)
+        command_is_busy(last);
+    return more == 0;
+}
+
+static bool take_welcome(channel *ch, const sbx_frame *f)
+{
     if (ch->ready)
         return false;
     pthread_mutex_lock(&ch->set->mu);
     ch->ready = true;
     pthread_mutex_unlock(&ch->set->mu);
     sbx_timer_free(sbx_steal(ch->late));
-    sbx_fields_init(&fields, f->payload, f->len);
-    while ((more = sbx_fields_next(&fields, &field)) == 1)
-        if (field.tag == SBX_T_EXEC_ID && field.len <= SBX_ID_LEN)
-            command_adopt(ch, field.data, field.len);
-    if (more == 0)
+    bool had_main = false, ok = adopt_commands(ch, f, &had_main);
+    if (ok)
         greeting_answer(ch, true, "");
-    return more == 0;
+    if (ok && ch->adopted && !had_main && ch->set->events.no_main)
+        ch->set->events.no_main(ch->set->events.arg, ch->id);
+    return ok;
 }
 
 static bool take_log(channel *ch, const sbx_frame *f)
@@ -229,6 +260,8 @@ static bool take_frame(channel *ch, const sbx_frame *f)
     case SBX_F_LOG:
         return take_log(ch, f);
     case SBX_F_PONG:
+        if (f->req)
+            channel_drains_over(ch, f->req);
         return true;
     default:
         return command_frame(ch, f);
@@ -385,13 +418,8 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
     channel *ch = sbx_alloc(sizeof(*ch));
     sbx_greeting *g = sbx_alloc(sizeof(*g));
     opening *o = sbx_alloc(sizeof(*o));
-    pthread_condattr_t attr;
 
-    pthread_mutex_init(&g->mu, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&g->answered, &attr);
-    pthread_condattr_destroy(&attr);
+    channel_waiting_init(&g->mu, &g->answered);
     g->refs = 2;
     g->set = c;
     memcpy(g->sandbox, hello->sandbox, sizeof(g->sandbox));
@@ -403,6 +431,8 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
     ch->greeting = g;
     sbx_buf_init(&ch->in, MAX_IN_BYTES);
     sbx_buf_init(&ch->out, MAX_OUT_BYTES + KIB);
+    ch->env_version = hello->env_version;
+    ch->adopted = hello->adopted;
     ch->env.names = sbx_alloc((env->count + 1) * sizeof(char *));
     ch->env.values = sbx_alloc((env->count + 1) * sizeof(char *));
     for (; ch->env.count < env->count; ch->env.count++) {
@@ -415,18 +445,18 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
     return g;
 }
 
+struct timespec channel_in_ms(int64_t ms)
+{
+    int64_t at = sbx_now_ms() + ms;
+
+    return (struct timespec){.tv_sec = (time_t)(at / 1000), .tv_nsec = (long)(at % 1000) * 1000000};
+}
+
 int sbx_greeting_wait(sbx_greeting *g, int64_t ms, sbx_err *err)
 {
-    struct timespec at;
+    struct timespec at = channel_in_ms(ms);
     int rc = 0;
 
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    at.tv_sec += (time_t)(ms / 1000);
-    at.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (at.tv_nsec >= 1000000000) {
-        at.tv_sec++;
-        at.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&g->mu);
     while (!g->done && !rc)
         rc = pthread_cond_timedwait(&g->answered, &g->mu, &at);
@@ -449,15 +479,13 @@ typedef struct message {
     sbx_channels *set;
     char sandbox[SBX_ID_LEN + 1];
     sbx_code why;
-    char *text;
 } message;
 
-static void post(sbx_channels *c, const char *sandbox, sbx_code why, const char *text,
-                 sbx_msg_fn fn)
+static void post(sbx_channels *c, const char *sandbox, sbx_code why, sbx_msg_fn fn)
 {
     message *m = sbx_alloc(sizeof(*m));
 
-    *m = (message){.set = c, .why = why, .text = sbx_strdup(text)};
+    *m = (message){.set = c, .why = why};
     sbx_copy(m->sandbox, sizeof(m->sandbox), sandbox);
     sbx_stream_post(c->stream, fn, m);
 }
@@ -476,7 +504,7 @@ static void close_on_stream(void *arg)
 
 void sbx_channels_close(sbx_channels *c, const char *sandbox, sbx_code why)
 {
-    post(c, sandbox, why, NULL, close_on_stream);
+    post(c, sandbox, why, close_on_stream);
 }
 
 static void expect_on_stream(void *arg)
@@ -492,26 +520,8 @@ static void expect_on_stream(void *arg)
 /* Who waits has a time-out of its own, which begins after the container was started. */
 void sbx_greeting_forget(sbx_greeting *g)
 {
-    post(g->set, g->sandbox, SBX_OK, NULL, expect_on_stream);
+    post(g->set, g->sandbox, SBX_OK, expect_on_stream);
     greeting_unref(g);
-}
-
-static void note_on_stream(void *arg)
-{
-    message *m = arg;
-    channel *ch = channel_find(m->set, m->sandbox);
-
-    if (ch && ch->ready) {
-        channel_send(ch, SBX_F_SYSLOG, 0, m->text, SBX_MIN(strlen(m->text), (size_t)KIB));
-        channel_flush(ch);
-    }
-    free(m->text);
-    free(m);
-}
-
-void sbx_channels_note(sbx_channels *c, const char *sandbox, const char *text)
-{
-    post(c, sandbox, SBX_OK, text, note_on_stream);
 }
 
 void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq)

@@ -6,6 +6,7 @@
 #include "sbx/core/limits.h"
 #include "sbx/sandbox/channel.h"
 #include <pthread.h>
+#include <time.h>
 #include <uthash.h>
 
 #define MAX_OUT_BYTES (8 * MIB) /* unsent frames of one channel */
@@ -19,10 +20,22 @@ struct sbx_command {
     void *arg;
     int64_t granted; /* bytes of output the agent may still send */
     bool detached, started;
+    bool busy; /* the owner was told that it runs */
     UT_hash_handle hh;
 };
 
-/* One sandbox's connection. Owned by STREAM; `id` and `ready` are read by others under mu. */
+/* Somebody on a WORKER waits for a PONG. Freed by whoever lets go last. */
+typedef struct drain {
+    struct drain *next;
+    pthread_mutex_t mu;
+    pthread_cond_t over;
+    int refs;  /* guarded by mu */
+    bool done; /* guarded by mu */
+    uint32_t req;
+} drain;
+
+/* One sandbox's connection. Owned by STREAM; `id`, `ready` and `env_version` are read by others
+ * under mu. */
 struct channel {
     char id[SBX_ID_LEN + 1];
     sbx_channels *set;
@@ -32,6 +45,9 @@ struct channel {
     uint64_t epoch;
     unsigned char token[SBX_PROTO_TOKEN_BYTES];
     sbx_pairs env;
+    uint64_t env_version;
+    bool adopted;
+    drain *drains;
     bool marked; /* the answer's marker has come */
     bool ready;  /* the greeting was answered */
     sbx_buf in, out;
@@ -58,11 +74,20 @@ channel *channel_find(sbx_channels *c, const char *id); /* STREAM */
 bool channel_send(channel *ch, uint8_t type, uint32_t req, const void *payload, size_t len);
 void channel_send_num(channel *ch, uint8_t type, uint32_t req, uint16_t tag, uint64_t value);
 void channel_flush(channel *ch);
+/* For waits of a WORKER: a condition on the monotonic clock, and a time on it. */
+void channel_waiting_init(pthread_mutex_t *mu, pthread_cond_t *cond);
+struct timespec channel_in_ms(int64_t ms);
+/* The PONG with `req` came; 0: none will come any more. */
+void channel_drains_over(channel *ch, uint32_t req);
 
 /* Frames that belong to a command. False: a protocol violation. */
 bool command_frame(channel *ch, const sbx_frame *f);
 /* Bind a command that an earlier owner started, so that its output goes on into the log. */
-void command_adopt(channel *ch, const char *exec_id, size_t len);
+sbx_command *command_adopt(channel *ch, const char *exec_id, size_t len);
+/* An adopted command counts as activity. */
+void command_is_busy(sbx_command *c);
+/* A number for a request that no command has. */
+uint32_t command_free_req(channel *ch);
 /* Tell every command of a channel that it failed. */
 void commands_fail(channel *ch, sbx_code why, const char *text);
 

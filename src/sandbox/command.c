@@ -76,7 +76,7 @@ static bool send_stdin(channel *ch, uint32_t req, const sbx_command_spec *s)
     return channel_send(ch, SBX_F_STDIN, req, NULL, 0);
 }
 
-static uint32_t free_req(channel *ch)
+uint32_t command_free_req(channel *ch)
 {
     sbx_command *taken;
 
@@ -96,7 +96,7 @@ static int begin(channel *ch, start *s, sbx_err *err)
     if (sbx_buf_failed(&b))
         return sbx_fail_field(err, "command", "command and environment together exceed %d bytes",
                               SBX_PROTO_MAX_TO_AGENT);
-    uint32_t req = free_req(ch);
+    uint32_t req = command_free_req(ch);
     if (ch->out.len + b.len + s->spec.stdin_len + 64 * KIB > MAX_OUT_BYTES)
         return sbx_fail(err, SBX_E_CAPACITY, "too much input is waiting for this sandbox");
     channel_send(ch, SBX_F_EXEC, req, b.data, b.len);
@@ -143,18 +143,28 @@ void sbx_channels_exec(sbx_channels *c, const char *sandbox, sbx_command_spec *s
     sbx_stream_post(c->stream, start_on_stream, s);
 }
 
-void command_adopt(channel *ch, const char *exec_id, size_t len)
+sbx_command *command_adopt(channel *ch, const char *exec_id, size_t len)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(KIB);
     sbx_command *c = sbx_alloc(sizeof(*c));
 
-    *c = (sbx_command){.ch = ch, .req = free_req(ch), .detached = true};
+    *c = (sbx_command){.ch = ch, .req = command_free_req(ch), .detached = true};
     HASH_ADD_INT(ch->commands, req, c);
     add_field(&b, SBX_T_EXEC_ID, exec_id, len);
     add_num(&b, SBX_T_WINDOW, 0);
     channel_send(ch, SBX_F_ATTACH, c->req, b.data, b.len);
     channel_send(ch, SBX_F_DETACH, c->req, NULL, 0);
     channel_flush(ch);
+    return c;
+}
+
+void command_is_busy(sbx_command *c)
+{
+    sbx_channel_events *e = &c->ch->set->events;
+
+    c->busy = e->busy != NULL;
+    if (c->busy)
+        e->busy(e->arg, c->ch->id, 1);
 }
 
 void sbx_command_grant(sbx_command *c, int64_t bytes)
@@ -185,6 +195,8 @@ void sbx_command_detach(sbx_command *c)
 
 static void forget(sbx_command *c)
 {
+    if (c->busy)
+        c->ch->set->events.busy(c->ch->set->events.arg, c->ch->id, -1);
     HASH_DEL(c->ch->commands, c);
     free(c);
 }

@@ -14,6 +14,14 @@
 #define CREATE_DEADLINE_S 180 /* without the wait for the image */
 #define RETRY_MS          100 /* until the lane has room again */
 
+const char *sandbox_template_image(const sbx_sandboxes *s, const char *name)
+{
+    for (size_t i = 0; i < s->template_count; i++)
+        if (strcmp(s->templates[i].name, name) == 0)
+            return s->templates[i].image;
+    return NULL;
+}
+
 static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const char **ret_template,
                          const char **ret_image, sbx_err *err)
 {
@@ -23,12 +31,11 @@ static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const cha
     *ret_image = spec->image;
     if (!wanted)
         return 0;
-    for (size_t i = 0; i < s->template_count; i++)
-        if (strcmp(s->templates[i].name, wanted) == 0) {
-            if (!spec->image)
-                *ret_image = s->templates[i].image;
-            return 0;
-        }
+    const char *image = sandbox_template_image(s, wanted);
+    if (image && !spec->image)
+        *ret_image = image;
+    if (image)
+        return 0;
     return sbx_fail_field(err, "template", "template: there is no template \"%s\"", wanted);
 }
 
@@ -105,7 +112,7 @@ static int fill_row(sbx_sandboxes *s, const char *owner, const sbx_spec *spec, s
 }
 
 /* The image's USER. @return 0, 1 if the engine does not have the image, or -1. */
-static int look_at_image(sbx_sandboxes *s, const char *image, char **ret_user, sbx_err *err)
+int sandbox_look_at_image(sbx_sandboxes *s, const char *image, char **ret_user, sbx_err *err)
 {
     sbx_engine *e = s->c.engine;
     sbx_image_info info = {0};
@@ -156,13 +163,15 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, char ret
 }
 
 int sandbox_connect(sbx_sandboxes *s, const sbx_sandbox_row *row, const sbx_pairs *env,
-                    uint64_t log_from, sbx_greeting **ret, sbx_err *err)
+                    bool adopted, sbx_greeting **ret, sbx_err *err)
 {
     sbx_channel_hello hello = {.epoch = row->epoch,
                                .image_user = row->image_user ? row->image_user : "",
                                .lifetime_s = row->timeout_s + 600,
                                .pids = row->pids,
-                               .log_from = log_from};
+                               .log_from = row->log_seq ? row->log_seq + 1 : 0,
+                               .env_version = row->env_version,
+                               .adopted = adopted};
     sbx_engine_conn *conn;
 
     memcpy(hello.sandbox, row->id, sizeof(hello.sandbox));
@@ -194,7 +203,7 @@ static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *en
     sbx_greeting *g;
 
     if (create_container(s, row, row->container_id, err) ||
-        sandbox_connect(s, row, env, 0, &g, err))
+        sandbox_connect(s, row, env, false, &g, err))
         return -1;
     if (s->c.engine->ops->start(s->c.engine, row->container_id, err)) {
         sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
@@ -285,8 +294,17 @@ static void main_output(void *arg, sbx_command *c, bool is_stderr, const char *d
 
 static const sbx_command_events main_events = {main_started, main_output, main_exit, main_failed};
 
-static void start_main(sbx_sandboxes *s, const sbx_spec *spec, const sbx_sandbox_row *row)
+void sandbox_start_main(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
+    SBX_CLEANUP(sbx_json_free) sbx_json *argv = NULL;
+    sbx_err err;
+
+    if (!row->command)
+        return;
+    if (sbx_json_parse(row->command, strlen(row->command), &argv, &err)) {
+        sbx_log_err(SBX_ERROR, "a main process is not readable", &err, "sandbox", row->id, NULL);
+        return;
+    }
     main_process *m = sbx_alloc(sizeof(*m));
     sbx_command_spec exec = {.flags = SBX_EXEC_MAIN | SBX_EXEC_DETACHED};
     sbx_id id = sbx_id_new();
@@ -301,9 +319,10 @@ static void start_main(sbx_sandboxes *s, const sbx_spec *spec, const sbx_sandbox
     sbx_copy(m->record.kind, sizeof(m->record.kind), "main");
     sbx_copy(m->record.id, sizeof(m->record.id), id.s);
     sbx_copy(exec.exec_id, sizeof(exec.exec_id), id.s);
-    exec.argv.items = sbx_alloc((spec->command.count + 1) * sizeof(char *));
-    for (; exec.argv.count < spec->command.count; exec.argv.count++)
-        exec.argv.items[exec.argv.count] = sbx_strdup(spec->command.items[exec.argv.count]);
+    exec.argv.items = sbx_alloc((SBX_MAX_ARGS + 1) * sizeof(char *));
+    for (const sbx_json *a = sbx_json_first(argv); a && exec.argv.count < SBX_MAX_ARGS;
+         a = sbx_json_next(a))
+        exec.argv.items[exec.argv.count++] = sbx_strdup(sbx_json_str(a));
     sbx_channels_exec(s->c.channels, row->id, &exec, &main_events, m);
 }
 
@@ -363,13 +382,20 @@ int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_cr
 }
 
 /* What a record may tell its owner: addresses and statements of the store are for the log. */
-static const char *public_reason(const sbx_err *err, const char *id)
+const char *sandbox_public_reason(const sbx_err *err, const char *id)
 {
     if (err->code != SBX_E_STORE_UNAVAILABLE && err->code != SBX_E_INTERNAL)
         return err->msg;
-    sbx_log_err(SBX_WARN, "create failed", err, "sandbox", id, NULL);
+    sbx_log_err(SBX_WARN, "a sandbox could not start", err, "sandbox", id, NULL);
     return err->code == SBX_E_INTERNAL ? "internal error; the server's log tells more"
                                        : "the database could not be reached";
+}
+
+const char *sandbox_failure_code(const sbx_err *err)
+{
+    bool image = err->code == SBX_E_INVALID && strcmp(err->field, "image") == 0;
+
+    return image ? "image_missing" : sbx_code_wire(err->code);
 }
 
 /* Undoing must not be stopped by what stopped the create. */
@@ -378,9 +404,10 @@ static void undo(sbx_create *c, sbx_err *err)
     sbx_sandboxes *s = c->s;
     sbx_sandbox_row *row = &c->row;
     sbx_err later;
-    const char *code = c->interrupted ? "interrupted" : sbx_code_wire(err->code);
-    move failed = {
-        .to = SBX_S_FAILED, .worker = "", .why = {code, public_reason(err, row->id), -1, false}};
+    const char *code = c->interrupted ? "interrupted" : sandbox_failure_code(err);
+    move failed = {.to = SBX_S_FAILED,
+                   .worker = "",
+                   .why = {code, sandbox_public_reason(err, row->id), -1, false}};
 
     sbx_job_scope(0, NULL);
     sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
@@ -397,13 +424,17 @@ static void undo(sbx_create *c, sbx_err *err)
     sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
 }
 
+int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)
+{
+    return sbx_sandboxes_prepare(s, err) || start_container(s, row, env, err) ? -1 : 0;
+}
+
 /* The main process comes before `running`: what waits to be ready is mostly the main process. */
 static int start_all(sbx_create *c, sbx_err *err)
 {
-    if (sbx_sandboxes_prepare(c->s, err) || start_container(c->s, &c->row, &c->spec.env, err))
+    if (sandbox_bring_up(c->s, &c->row, &c->spec.env, err))
         return -1;
-    if (c->spec.command.count)
-        start_main(c->s, &c->spec, &c->row);
+    sandbox_start_main(c->s, &c->row);
     c->started = true;
     return 0;
 }
@@ -470,7 +501,7 @@ static int run(sbx_create *c, sbx_err *err)
         return c->wait_err.code ? refuse_unready(c, err) : make_running(c, err);
     if (c->wait_err.code)
         return refuse_image(c, err);
-    int rc = look_at_image(c->s, c->row.image, &c->row.image_user, err);
+    int rc = sandbox_look_at_image(c->s, c->row.image, &c->row.image_user, err);
 
     if (rc < 0)
         return -1;

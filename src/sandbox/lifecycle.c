@@ -6,7 +6,6 @@
 
 int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
-    sbx_err current_err;
     move deleted = {.to = SBX_S_DELETED, .worker = "", .why.exit_code = -1};
 
     sbx_channels_close(s->c.channels, row->id, SBX_E_GONE);
@@ -14,10 +13,7 @@ int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *e
         return sbx_wrap(err, "removing the container");
     /* The reason of the deletion stays on the record. */
     SBX_CLEANUP(sbx_json_free) sbx_json *why = NULL;
-    if (row->reason && sbx_json_parse(row->reason, strlen(row->reason), &why, &current_err) == 0) {
-        deleted.why.code = sbx_json_str(sbx_json_get(why, "code"));
-        deleted.why.message = sbx_json_str(sbx_json_get(why, "message"));
-    }
+    sandbox_reason(row, &deleted.why, &why);
     if (sandbox_set_state(s, row, &deleted, err) == 0)
         return 0;
     if (err->code != SBX_E_CONFLICT)
@@ -45,7 +41,8 @@ int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_
         if (rc)
             return -1;
         if (strcmp(row.state, "deleted") != 0) {
-            bool creating = strcmp(row.state, "creating") == 0;
+            bool creating =
+                strcmp(row.state, "creating") == 0 || strcmp(row.state, "starting") == 0;
 
             if (strcmp(row.state, "deleting") != 0)
                 rc = sandbox_set_state(s, &row, &deleting, err);
@@ -82,17 +79,19 @@ int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     case SBX_S_DELETING:
         return sbx_sandbox_finish_delete(s, row, err);
     case SBX_S_CREATING:
-    case SBX_S_STARTING:
-    case SBX_S_PAUSING:
-    case SBX_S_RESUMING:
         return fail_row(s, row, &interrupted, err);
+    case SBX_S_RUNNING:
+    case SBX_S_PAUSED:
+    case SBX_S_STOPPED:
+    case SBX_S_FAILED:
+        return sandbox_settle_limits(s, row, err);
     default:
-        return 0;
+        return sandbox_settle_move(s, row, true, err);
     }
 }
 
-static int fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_container_info *info,
-                     sbx_err *err)
+int sandbox_fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_container_info *info,
+                      sbx_err *err)
 {
     char text[160];
     reason why = {"container_ended", text, info ? info->exit_code : -1, info && info->oom_killed};
@@ -109,7 +108,8 @@ static int fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_container
     return fail_row(s, row, &why, err);
 }
 
-static int connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+int sandbox_connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, bool adopted, sbx_greeting **ret,
+                          sbx_err *err)
 {
     sbx_pairs env = {0};
     sbx_greeting *g;
@@ -121,59 +121,92 @@ static int connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
         sbx_store_sandbox_env(s->c.store, row->id, &env, err))
         return -1;
     snprintf(topic, sizeof(topic), "logs:%s", row->id);
-    if (s->c.bus->ops->last_seq(s->c.bus, topic, &last, &ignored))
-        last = 0; /* the agent sends all it has; what is known already is dropped */
-    int rc = sandbox_connect(s, row, &env, last ? last + 1 : 0, &g, err);
+    /* without an answer the agent sends all it has; what is known already is dropped */
+    if (s->c.bus->ops->last_seq(s->c.bus, topic, &last, &ignored) == 0)
+        row->log_seq = SBX_MAX(row->log_seq, last);
+    int rc = sandbox_connect(s, row, &env, adopted, &g, err);
     sbx_pairs_done(&env);
     if (rc)
         return rc;
-    /* Not waited for: a few agents that answer late would keep all threads of the cleanup. */
-    sbx_greeting_forget(g);
+    if (ret)
+        *ret = g;
+    else /* a few agents that answer late would keep all threads of the cleanup */
+        sbx_greeting_forget(g);
     sbx_copy(row->worker, sizeof(row->worker), s->c.worker);
     sandbox_follow_health(s, row);
     return 0;
 }
 
-/* Ends a row whose container does not live. @return 1 if it lives (info is set), 0 if the row was
- * failed, -1. */
-static int still_alive(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_container_info *info,
-                       sbx_err *err)
+int sandbox_look(sbx_sandboxes *s, const char *id, sbx_container_info *info, fate *ret,
+                 sbx_err *err)
 {
     char name[SBX_ID_LEN + 8];
 
-    sbx_sandbox_container(row->id, name);
-    if (s->c.engine->ops->inspect(s->c.engine, name, info, err))
-        return err->code == SBX_E_NOT_FOUND ? fail_dead(s, row, NULL, err) : -1;
-    if (strcmp(info->state, "exited") == 0 || strcmp(info->state, "dead") == 0)
-        return fail_dead(s, row, info, err);
-    return 1;
+    sbx_sandbox_container(id, name);
+    if (s->c.engine->ops->inspect(s->c.engine, name, info, err)) {
+        *ret = FATE_GONE;
+        return err->code == SBX_E_NOT_FOUND ? 0 : -1;
+    }
+    bool ended = strcmp(info->state, "exited") == 0 || strcmp(info->state, "dead") == 0 ||
+                 strcmp(info->state, "created") == 0;
+    /* what is being removed by somebody is looked at again when it is gone */
+    *ret = ended ? FATE_ENDED : strcmp(info->state, "paused") == 0 ? FATE_PAUSED : FATE_RUNNING;
+    return 0;
+}
+
+/* Ends a row whose container does not live. @return 1 if it lives (info is set), 0 if the row was
+ * failed, -1. */
+static int still_alive(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_container_info *info, fate *ret,
+                       sbx_err *err)
+{
+    if (sandbox_look(s, row->id, info, ret, err))
+        return -1;
+    if (*ret == FATE_RUNNING || *ret == FATE_PAUSED)
+        return 1;
+    return sandbox_fail_dead(s, row, *ret == FATE_GONE ? NULL : info, err);
 }
 
 int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     sbx_container_info info;
+    fate how;
 
     if (sbx_channels_holds(s->c.channels, row->id))
         return 0;
-    int alive = still_alive(s, row, &info, err);
+    int alive = still_alive(s, row, &info, &how, err);
     if (alive != 1)
         return alive;
-    if (strcmp(info.state, "running") != 0)
+    if (how != FATE_RUNNING)
         return sbx_fail(err, SBX_E_CONFLICT, "the container is %s", info.state);
     sbx_copy(row->container_id, sizeof(row->container_id), info.id);
-    return connect_again(s, row, err);
+    return sandbox_connect_again(s, row, true, NULL, err);
 }
 
 static int with_row(sbx_sandboxes *s, const char *id, bool even_with_channel, sbx_err *err)
 {
     sbx_sandbox_row row = {0};
     sbx_container_info info;
+    fate how;
     int rc = 0;
 
     if (sbx_store_sandbox_get(s->c.store, NULL, id, &row, err))
         return err->code == SBX_E_NOT_FOUND ? 0 : -1;
-    if (strcmp(row.state, "running") == 0 || strcmp(row.state, "paused") == 0)
-        rc = even_with_channel ? still_alive(s, &row, &info, err) : sbx_sandbox_adopt(s, &row, err);
+    switch (sbx_state_parse(row.state)) {
+    case SBX_S_RUNNING:
+        if (!even_with_channel) {
+            rc = sbx_sandbox_adopt(s, &row, err);
+            break;
+        }
+        /* fall through */
+    case SBX_S_PAUSED: /* needs no channel */
+        rc = still_alive(s, &row, &info, &how, err);
+        break;
+    case SBX_S_STOPPING:
+        rc = sandbox_settle_move(s, &row, false, err);
+        break;
+    default:
+        break;
+    }
     sbx_sandbox_row_done(&row);
     return rc < 0 ? -1 : 0;
 }
@@ -181,6 +214,18 @@ static int with_row(sbx_sandboxes *s, const char *id, bool even_with_channel, sb
 int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err)
 {
     return with_row(s, id, false, err);
+}
+
+int sbx_sandbox_main(sbx_sandboxes *s, const char *id, sbx_err *err)
+{
+    sbx_sandbox_row row = {0};
+
+    if (sbx_store_sandbox_get(s->c.store, NULL, id, &row, err))
+        return -1;
+    if (strcmp(row.state, "running") == 0)
+        sandbox_start_main(s, &row);
+    sbx_sandbox_row_done(&row);
+    return 0;
 }
 
 int sbx_sandbox_lost(sbx_sandboxes *s, const char *id, sbx_err *err)

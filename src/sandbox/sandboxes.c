@@ -136,6 +136,18 @@ static void reason_json(const reason *r, sbx_buf *b)
     sbx_jw_obj_end(&w);
 }
 
+void sandbox_reason(const sbx_sandbox_row *row, reason *ret, sbx_json **json)
+{
+    sbx_err ignored;
+
+    *ret = (reason){.exit_code = -1};
+    *json = NULL;
+    if (!row->reason || sbx_json_parse(row->reason, strlen(row->reason), json, &ignored))
+        return;
+    ret->code = sbx_json_str(sbx_json_get(*json, "code"));
+    ret->message = sbx_json_str(sbx_json_get(*json, "message"));
+}
+
 void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(MIB);
@@ -162,7 +174,12 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
                                .container_id = m->container_id,
                                .image_user = m->image_user,
                                .deadline_s = m->deadline_s,
-                               .started = m->started};
+                               .started = m->started,
+                               .goal = m->goal,
+                               .template_name = m->template_name,
+                               .image = m->image,
+                               .log_seq = m->log_seq,
+                               .expiry = m->expiry};
     sbx_sandbox_row fresh = {0};
 
     if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err))

@@ -34,9 +34,15 @@ typedef struct move {
     const char *worker, *container_id, *image_user;
     int deadline_s;
     bool started;
+    const char *goal, *template_name, *image; /* as in sbx_state_change */
+    uint64_t log_seq;
+    sbx_expiry expiry;
 } move;
 int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m,
                       sbx_err *err) SBX_MUST_CHECK;
+
+/* The row's reason, to be kept through the next move. `json` holds its texts. */
+void sandbox_reason(const sbx_sandbox_row *row, reason *ret, sbx_json **json);
 
 /* Tell whoever listens how the sandbox is now. */
 void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row);
@@ -44,9 +50,58 @@ void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row);
 /* Check the health of what runs here, and of nothing else. After each change of state or holder. */
 void sandbox_follow_health(sbx_sandboxes *s, const sbx_sandbox_row *row);
 
-/* Attach and greet. The row holds container_id, token and epoch. */
+/* Attach and greet. The row holds container_id, token and epoch. The log goes on behind
+ * row->log_seq. @param adopted  the container runs already. */
 int sandbox_connect(sbx_sandboxes *s, const sbx_sandbox_row *row, const sbx_pairs *env,
-                    uint64_t log_from, sbx_greeting **ret, sbx_err *err) SBX_MUST_CHECK;
+                    bool adopted, sbx_greeting **ret, sbx_err *err) SBX_MUST_CHECK;
+/* Take the channel (CONFLICT: another live worker has it), attach, greet. `ret` NULL: the answer
+ * is not waited for. */
+int sandbox_connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, bool adopted, sbx_greeting **ret,
+                          sbx_err *err) SBX_MUST_CHECK;
+/* The image's USER. @return 0, 1 if the engine does not have the image, -1. */
+int sandbox_look_at_image(sbx_sandboxes *s, const char *image, char **ret_user,
+                          sbx_err *err) SBX_MUST_CHECK;
+/* The agent's volume, a new container, its agent's answer. Fills container_id. */
+int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
+                     sbx_err *err) SBX_MUST_CHECK;
+/* Start the main process, if there is to be one; the agent refuses a second. */
+void sandbox_start_main(sbx_sandboxes *s, const sbx_sandbox_row *row);
+
+/* What the engine says of a sandbox's container. */
+typedef enum fate { FATE_GONE, FATE_ENDED, FATE_RUNNING, FATE_PAUSED } fate;
+int sandbox_look(sbx_sandboxes *s, const char *id, sbx_container_info *info, fate *ret,
+                 sbx_err *err) SBX_MUST_CHECK;
+/* The container of a row does not live: the row becomes failed. `info` NULL: it is gone. */
+int sandbox_fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_container_info *info,
+                      sbx_err *err) SBX_MUST_CHECK;
+/* What to record of a failure: no addresses or statements of the store, which are for the log. */
+const char *sandbox_public_reason(const sbx_err *err, const char *id);
+const char *sandbox_failure_code(const sbx_err *err);
+
+/* Change the env of a row, without its limits. */
+int sandbox_patch_env(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
+                      sbx_err *err) SBX_MUST_CHECK;
+/* The limits of row and container may differ: make them the same. */
+int sandbox_settle_limits(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
+
+/* Start a row in state `starting`. @return 0, 1 if it waits for an image, and goes on by itself
+ * when that is there, or -1: the row is stopped or failed then. start.c */
+int sandbox_start(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
+/* Its container and agent have answered: running, and the main process. */
+int sandbox_started(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
+/* A call of the engine's table that takes a container only. */
+int sandbox_engine(sbx_sandboxes *s,
+                   int (*verb)(sbx_engine *e, const char *id_or_name, sbx_err *err), const char *id,
+                   sbx_err *err) SBX_MUST_CHECK;
+int sandbox_engine_stop(sbx_sandboxes *s, const char *id, int grace_s, sbx_err *err) SBX_MUST_CHECK;
+
+/* Finish or undo a move that nobody is at any more; moves.c. `force`: do not wait for a container
+ * that is on its way to its end. */
+int sandbox_settle_move(sbx_sandboxes *s, sbx_sandbox_row *row, bool force,
+                        sbx_err *err) SBX_MUST_CHECK;
+
+/* The image of a template. @return NULL if there is no such template. */
+const char *sandbox_template_image(const sbx_sandboxes *s, const char *name);
 
 /* Remove the container, whatever its state; retried by the reaper if it fails. */
 int sandbox_remove_container(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;

@@ -19,8 +19,20 @@ static const struct {
     {"large", 4000, 2048}, {"xlarge", 4000, 4096},
 };
 
+bool sbx_size_limits(const char *size, int64_t *cpu_milli, int64_t *memory_mb)
+{
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        if (strcmp(sizes[i].name, size) != 0)
+            continue;
+        *cpu_milli = sizes[i].cpu_milli;
+        *memory_mb = sizes[i].memory_mb;
+        return true;
+    }
+    return false;
+}
+
 static const char *const size_names[] = {"nano", "small", "medium", "large", "xlarge", NULL};
-static const char *const ends[] = {"delete", NULL};
+static const char *const ends[] = {"delete", "pause", "stop", NULL};
 static const char *const modes[] = {"none", NULL};
 
 static const sbx_json_field limit_fields[] = {
@@ -62,7 +74,7 @@ const sbx_json_field sbx_spec_fields[] = {
     {"onTimeout", SBX_JF_ENUM, AT(on_timeout), .values = ends, .dflt_text = "delete",
      .doc = "what the lifetime's end does"},
     {"onIdle", SBX_JF_ENUM, AT(on_idle), .values = ends,
-     .doc = "what idleness does; default: the onTimeout that was given"},
+     .doc = "what idleness does; default: the onTimeout that was given, else pause"},
     {"network", SBX_JF_OBJ, AT(network), .sub = network_fields, .doc = "what it may reach"},
     {"volumes", SBX_JF_REFUSED, .doc = "volumes are not available"},
     {"command", SBX_JF_CMD, AT(command), .min = 1, .max = SBX_MAX_ARGS,
@@ -74,6 +86,42 @@ const sbx_json_field sbx_spec_fields[] = {
      .one_of = "command,port,file", .doc = "what is checked while it runs"},
     {"wait", SBX_JF_BOOL, AT(wait), .dflt = 1,
      .doc = "false: answer 202 at once, before the sandbox can run commands"},
+    END_OF_FIELDS,
+};
+
+#define IN_PATCH(member)       offsetof(sbx_patch, member)
+#define IN_PATCH_LIMIT(member) (offsetof(sbx_patch, limits.member) - offsetof(sbx_patch, limits))
+
+static const sbx_json_field patch_limit_fields[] = {
+    {"cpus", SBX_JF_MILLI, IN_PATCH_LIMIT(cpu_milli), .min = SBX_MIN_CPU_MILLI,
+     .max = SBX_MAX_CPU_MILLI, .doc = "CPU cores"},
+    {"memoryMb", SBX_JF_I64, IN_PATCH_LIMIT(memory_mb), .min = SBX_MIN_MEMORY_MB,
+     .max = SBX_MAX_MEMORY_MB, .doc = "memory, without swap; not below what is in use"},
+    {"pids", SBX_JF_I64, IN_PATCH_LIMIT(pids), .min = SBX_MIN_PIDS, .max = SBX_MAX_PIDS,
+     .doc = "processes and threads at once"},
+    {"diskMb", SBX_JF_REFUSED, .nullable = true, .doc = "disk limits are not available"},
+    END_OF_FIELDS,
+};
+
+const sbx_json_field sbx_patch_fields[] = {
+    {"name", SBX_JF_STR, IN_PATCH(name), IN_PATCH(name_given), .nullable = true, .min = 1,
+     .max = SBX_MAX_NAME_BYTES, .doc = "null: none"},
+    {"metadata", SBX_JF_PAIRS, IN_PATCH(metadata), .nullable_each = true,
+     .max = 2 * SBX_MAX_METADATA, .max_each = SBX_MAX_METADATA_BYTES,
+     .doc = "names that are not given stay; null removes one"},
+    {"env", SBX_JF_PAIRS, IN_PATCH(env), .nullable_each = true, .max = 2 * SBX_MAX_ENV,
+     .max_each = SBX_MAX_ENV_BYTES,
+     .doc = "for commands from now on; names that are not given stay; null removes one"},
+    {"size", SBX_JF_ENUM, IN_PATCH(size), .values = size_names, .doc = "sets its limits, too"},
+    {"limits", SBX_JF_OBJ, IN_PATCH(limits), .sub = patch_limit_fields,
+     .doc = "live; each alone is possible"},
+    {"timeoutSeconds", SBX_JF_I64, IN_PATCH(timeout_s), .min = 1, .max = SBX_MAX_LIFETIME_S,
+     .doc = "lifetime; of a running or paused sandbox it begins now"},
+    {"idleTimeoutSeconds", SBX_JF_I64, IN_PATCH(idle_timeout_s), .min = 1,
+     .max = SBX_MAX_LIFETIME_S, .doc = "time without a command until onIdle"},
+    {"onTimeout", SBX_JF_ENUM, IN_PATCH(on_timeout), .values = ends,
+     .doc = "what the lifetime's end does"},
+    {"onIdle", SBX_JF_ENUM, IN_PATCH(on_idle), .values = ends, .doc = "what idleness does"},
     END_OF_FIELDS,
 };
 
@@ -100,7 +148,7 @@ int sbx_env_check(const char *field, const sbx_pairs *env, sbx_err *err)
         if (strncmp(env->names[i], "SBX_AGENT_", 10) == 0)
             return sbx_fail_field(err, field, "%s: names that begin with SBX_AGENT_ are reserved",
                                   field);
-        total += strlen(env->names[i]) + strlen(env->values[i]) + 2;
+        total += strlen(env->names[i]) + (env->values[i] ? strlen(env->values[i]) : 0) + 2;
     }
     if (total > SBX_MAX_ENV_TOTAL_BYTES)
         return sbx_fail_field(err, field, "%s: more than %u bytes in all", field,
@@ -130,16 +178,23 @@ static bool has_control(const char *s)
     return false;
 }
 
+int sbx_name_check(const char *name, sbx_err *err)
+{
+    if (name && has_control(name))
+        return sbx_fail_field(err, "name", "name: control characters are not allowed");
+    return 0;
+}
+
 static void fill_from_size(sbx_spec *s)
 {
-    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
-        if (strcmp(sizes[i].name, s->size) != 0)
-            continue;
-        if (!s->limits.cpu_given)
-            s->limits.cpu_milli = sizes[i].cpu_milli;
-        if (!s->limits.memory_given)
-            s->limits.memory_mb = sizes[i].memory_mb;
-    }
+    int64_t cpu_milli, memory_mb;
+
+    if (!sbx_size_limits(s->size, &cpu_milli, &memory_mb))
+        return;
+    if (!s->limits.cpu_given)
+        s->limits.cpu_milli = cpu_milli;
+    if (!s->limits.memory_given)
+        s->limits.memory_mb = memory_mb;
 }
 
 /* null, as absence, means none; {} does not. */
@@ -157,15 +212,16 @@ int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err)
     if (sbx_json_parse(len ? body : "{}", len ? len : 2, &root, err) ||
         sbx_json_decode(root, sbx_spec_fields, ret, err))
         return -1;
-    if (ret->name && has_control(ret->name))
-        return sbx_fail_field(err, "name", "name: control characters are not allowed");
+    if (sbx_name_check(ret->name, err))
+        return -1;
     if (ret->image && !image_ok(ret->image))
         return sbx_fail_field(err, "image", "image: not an image reference");
     if (sbx_env_check("env", &ret->env, err) ||
         take_check(root, "readiness", &ret->readiness, &ret->has_readiness, err) ||
         take_check(root, "health", &ret->health, &ret->has_health, err))
         return -1;
-    ret->on_idle = ret->on_idle ? ret->on_idle : ret->on_timeout;
+    if (!ret->on_idle)
+        ret->on_idle = sbx_json_get(root, "onTimeout") ? ret->on_timeout : "pause";
     fill_from_size(ret);
     return 0;
 }
@@ -173,4 +229,25 @@ int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err)
 void sbx_spec_done(sbx_spec *s)
 {
     sbx_json_struct_done(sbx_spec_fields, s);
+}
+
+int sbx_patch_parse(const char *body, size_t len, sbx_patch *ret, sbx_err *err)
+{
+    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    int64_t cpu_milli, memory_mb;
+
+    if (sbx_json_parse(len ? body : "{}", len ? len : 2, &root, err) ||
+        sbx_json_decode(root, sbx_patch_fields, ret, err) || sbx_name_check(ret->name, err) ||
+        sbx_env_check("env", &ret->env, err))
+        return -1;
+    if (ret->size && sbx_size_limits(ret->size, &cpu_milli, &memory_mb)) {
+        ret->limits.cpu_milli = ret->limits.cpu_milli ? ret->limits.cpu_milli : cpu_milli;
+        ret->limits.memory_mb = ret->limits.memory_mb ? ret->limits.memory_mb : memory_mb;
+    }
+    return 0;
+}
+
+void sbx_patch_done(sbx_patch *p)
+{
+    sbx_json_struct_done(sbx_patch_fields, p);
 }

@@ -12,7 +12,8 @@
     "id, owner, worker, name, template, image, state, reason, size, cpu_milli, memory_mb, pids, "  \
     "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
     "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
-    "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state"
+    "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "   \
+    "goal, log_seq, version, env_version"
 
 /* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
 #define HOLDER_IS_DEAD                                                                             \
@@ -33,7 +34,7 @@
     " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                           \
     " SELECT owner, last + 1 - row_number() OVER (PARTITION BY owner ORDER BY id DESC), id,"       \
     " 'sandbox.' || " status ", " data                                                             \
-    " FROM u JOIN n ON of_owner = owner RETURNING sandbox, seq)"
+    " FROM u JOIN n ON of_owner = owner WHERE " which " RETURNING sandbox, seq)"
 
 /* Of changes of state; the former one is the column or expression `was`. */
 #define EVENTS_OF_CHANGE(was, which)                                                               \
@@ -94,21 +95,27 @@
     X(SANDBOX_LIST_OWNED, 8, OWNER,                                                                \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE owner = $1" LIST_REST)                  \
                                                                                                    \
-    /* $2 from, $3 to, $4 reason, $5 worker, $6 container, $7 image user, $8 deadline,             \
-     * $9 started, $10 number of this change */                                                    \
-    X(SANDBOX_SET_STATE, 10, SYSTEM,                                                               \
+    /* $2 from, $3 to, $4 reason, $5 worker, $6 container, $7 image user, $8 deadline, $9 started, \
+     * $10 number of this change, $11 goal, $12 last number of the log, $13 end of the lifetime    \
+     * (1 keep it or begin anew, 2 none), $14 template, $15 image */                               \
+    X(SANDBOX_SET_STATE, 15, SYSTEM,                                                               \
       "WITH u AS (UPDATE public.sandboxes SET state = $3::text, reason = $4::json,"                \
       " worker = CASE WHEN $5::text IS NULL THEN worker ELSE nullif($5, '') END,"                  \
       " container_id = coalesce($6, container_id), image_user = coalesce($7, image_user),"         \
       " deadline_at = CASE WHEN $8::int > 0 THEN now() + make_interval(secs => $8::int)"           \
       " WHEN $2::text = $3::text THEN deadline_at END,"                                            \
       " started_at = CASE WHEN $9::bool THEN now() ELSE started_at END,"                           \
-      " last_active_at = CASE WHEN $9::bool THEN now() ELSE last_active_at END,"                   \
+      " last_active_at = CASE WHEN $9::bool OR $13::int = 1 THEN now() ELSE last_active_at END,"   \
       " expires_at = CASE WHEN $9::bool THEN now() + make_interval(secs => timeout_s)"             \
-      " ELSE expires_at END,"                                                                      \
+      " WHEN $13::int = 1 THEN coalesce(expires_at, now() + make_interval(secs => timeout_s))"     \
+      " WHEN $13::int = 2 THEN NULL ELSE expires_at END,"                                          \
       " health_state = CASE WHEN $9::bool THEN NULL ELSE health_state END,"                        \
       " state_changed_at = CASE WHEN $2::text = $3::text THEN state_changed_at ELSE now() END,"    \
       " env_sealed = CASE WHEN $3::text = 'deleted' THEN NULL ELSE env_sealed END,"                \
+      " goal = CASE WHEN $11::text IS NULL THEN goal ELSE nullif($11, '') END,"                    \
+      " log_seq = greatest(log_seq, $12::bigint),"                                                 \
+      " template = CASE WHEN $15::text IS NULL THEN template ELSE $14 END,"                        \
+      " image = coalesce($15::text, image),"                                                       \
       " change = $10::bigint WHERE id = $1 AND state = $2::text RETURNING *),"                     \
       EVENTS_OF_CHANGE("$2::text", "$2::text <> $3::text")                                         \
       " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON true")                   \
@@ -137,45 +144,88 @@
       "UPDATE public.sandboxes SET last_active_at = now()"                                         \
       " WHERE id = ANY ($1::text[]) AND state <> 'deleted'")                                       \
     X(SANDBOX_RENEW, 2, OWNER,                                                                     \
-      "UPDATE public.sandboxes SET expires_at = now() + make_interval(secs => timeout_s)"          \
+      "UPDATE public.sandboxes SET expires_at = CASE WHEN expires_at IS NOT NULL"                  \
+      " THEN now() + make_interval(secs => timeout_s) END"                                         \
       " WHERE id = $1 AND owner = $2 AND state IN ('running', 'paused')"                           \
       " RETURNING " SANDBOX_COLS)                                                                  \
-    /* $1 worker, $2 busy ids, $3 limit, $4 number of this change */                               \
+    /* $3 version, $4 name is given, $5 name, $6 metadata, $7 env, $8 its names, $9 size, $10 cpu, \
+     * $11 memory, $12 pids, $13 timeout, $14 idle timeout, $15 on timeout, $16 on idle, $17 the   \
+     * state in which the container got these limits; NULL or 0 keeps */                           \
+    X(SANDBOX_PATCH, 17, OWNER,                                                                    \
+      "UPDATE public.sandboxes SET name = CASE WHEN $4::bool THEN $5 ELSE name END,"               \
+      " metadata = coalesce($6::jsonb, metadata), env_sealed = coalesce($7::bytea, env_sealed),"   \
+      " env_names = coalesce($8::json, env_names), size = coalesce($9, size),"                     \
+      " cpu_milli = coalesce(nullif($10::bigint, 0), cpu_milli),"                                  \
+      " memory_mb = coalesce(nullif($11::bigint, 0), memory_mb),"                                  \
+      " pids = coalesce(nullif($12::bigint, 0), pids),"                                            \
+      " timeout_s = coalesce(nullif($13::bigint, 0), timeout_s),"                                  \
+      " expires_at = CASE WHEN $13::bigint > 0 AND state IN ('running', 'paused')"                 \
+      " THEN now() + make_interval(secs => $13::bigint) ELSE expires_at END,"                      \
+      " idle_timeout_s = coalesce(nullif($14::bigint, 0), idle_timeout_s),"                        \
+      " on_timeout = coalesce($15, on_timeout), on_idle = coalesce($16, on_idle),"                 \
+      " limits_due_at = CASE WHEN $17::text IS NULL THEN limits_due_at END,"                       \
+      " env_version = env_version + ($7::bytea IS NOT NULL)::int, version = version + 1"           \
+      " WHERE id = $1 AND owner = $2 AND version = $3::bigint"                                     \
+      " AND state NOT IN ('deleting', 'deleted') AND ($17::text IS NULL OR state = $17)"           \
+      " RETURNING " SANDBOX_COLS)                                                                  \
+    X(SANDBOX_LIMITS_BEGIN, 3, SYSTEM,                                                             \
+      "UPDATE public.sandboxes SET limits_due_at = now() + make_interval(secs => $3::int)"         \
+      " WHERE id = $1 AND state = $2 AND (limits_due_at IS NULL OR limits_due_at <= now())"        \
+      " RETURNING id")                                                                             \
+    X(SANDBOX_LIMITS_END, 4, SYSTEM,                                                               \
+      "UPDATE public.sandboxes SET limits_due_at = NULL,"                                          \
+      " cpu_milli = coalesce(nullif($2::bigint, 0), cpu_milli),"                                   \
+      " memory_mb = coalesce(nullif($3::bigint, 0), memory_mb),"                                   \
+      " pids = coalesce(nullif($4::bigint, 0), pids) WHERE id = $1")                               \
+    /* $1 worker, $2 busy ids, $3 limit, $4 number of this change. Whoever holds a channel is the  \
+     * one to pause and stop. */                                                                   \
     X(SANDBOX_REAP, 4, SYSTEM,                                                                     \
-      "WITH due AS (SELECT id AS due_id, state AS was,"                                            \
-      " on_timeout = 'delete' AND expires_at IS NOT NULL AND expires_at <= now() AS expired"       \
-      " FROM public.sandboxes WHERE state IN ('running', 'paused')"                                \
-      " AND ((on_timeout = 'delete' AND expires_at <= now())"                                      \
-      " OR (on_idle = 'delete' AND idle_timeout_s > 0"                                             \
+      "WITH due AS (SELECT id AS due_id, state AS was, coalesce(expires_at <= now(), false)"       \
+      " AS expired, CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END AS act"         \
+      " FROM public.sandboxes s WHERE state IN ('running', 'paused')"                              \
+      " AND (expires_at <= now() OR (state = 'running' AND idle_timeout_s > 0"                     \
       " AND last_active_at <= now() - make_interval(secs => idle_timeout_s)"                       \
       " AND id <> ALL ($2::text[])))"                                                              \
+      " AND (CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END = 'delete'"            \
+      " OR s.worker = $1::text OR " HOLDER_IS_DEAD ")"                                             \
       " ORDER BY expires_at LIMIT $3::bigint FOR UPDATE SKIP LOCKED),"                             \
-      " u AS (UPDATE public.sandboxes s SET state = 'deleting', worker = $1::text,"                \
-      " state_changed_at = now(), deadline_at = now() + interval '60 seconds',"                    \
-      " change = $4::bigint, reason = CASE WHEN expired"                                           \
-      " THEN json_build_object('code', 'expired', 'message',"                                      \
+      " u AS (UPDATE public.sandboxes s SET worker = $1::text, goal = NULL,"                       \
+      " state = CASE act WHEN 'delete' THEN 'deleting' WHEN 'stop' THEN 'stopping'"                \
+      " ELSE CASE was WHEN 'running' THEN 'pausing' ELSE 'paused' END END,"                        \
+      " expires_at = CASE WHEN act = 'pause' AND was = 'paused' THEN NULL ELSE expires_at END,"    \
+      " state_changed_at = CASE WHEN act = 'pause' AND was = 'paused' THEN state_changed_at"       \
+      " ELSE now() END, deadline_at = now() + interval '60 seconds',"                              \
+      " change = $4::bigint, reason = CASE WHEN act = 'pause' AND was = 'paused' THEN reason"      \
+      " WHEN expired THEN json_build_object('code', 'expired', 'message',"                         \
       " format('its lifetime of %s seconds was over', timeout_s))"                                 \
       " ELSE json_build_object('code', 'idle', 'message',"                                         \
       " format('nothing happened in it for %s seconds', idle_timeout_s)) END"                      \
       " FROM due WHERE id = due_id RETURNING s.*, was),"                                           \
-      EVENTS_OF_CHANGE("was", "true")                                                              \
-      " SELECT " SANDBOX_COLS ", e.seq FROM u JOIN e ON e.sandbox = u.id")                         \
+      EVENTS_OF_CHANGE("was", "was <> state")                                                      \
+      " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON e.sandbox = u.id")       \
     X(SANDBOX_CHANGED_BY, 1, SYSTEM,                                                               \
       "SELECT " SANDBOX_COLS ", 0::bigint FROM public.sandboxes"                                   \
       " WHERE change = $1::bigint AND state IN " TRANSITIONAL)                                     \
     X(SANDBOX_OVERDUE, 2, SYSTEM,                                                                  \
-      "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE state IN " TRANSITIONAL      \
-      " AND (deadline_at <= now() OR (s.worker IS DISTINCT FROM $1::text AND " HOLDER_IS_DEAD "))" \
+      "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE (state IN " TRANSITIONAL     \
+      " AND (deadline_at <= now() OR (s.worker IS DISTINCT FROM $1::text AND " HOLDER_IS_DEAD ")))"\
+      " OR (limits_due_at <= now() AND state <> 'deleted')"                                        \
       " ORDER BY deadline_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED),"                            \
-      " u AS (UPDATE public.sandboxes s SET worker = $1::text,"                                    \
-      " deadline_at = now() + interval '60 seconds' FROM due WHERE id = due_id RETURNING s.*)"     \
+      " u AS (UPDATE public.sandboxes s SET"                                                       \
+      " worker = CASE WHEN state IN " TRANSITIONAL " THEN $1::text ELSE worker END,"               \
+      " deadline_at = CASE WHEN state IN " TRANSITIONAL " THEN now() + interval '60 seconds' END," \
+      " limits_due_at = CASE WHEN limits_due_at <= now() THEN now() + interval '60 seconds'"       \
+      " ELSE limits_due_at END FROM due WHERE id = due_id RETURNING s.*)"                          \
       " SELECT " SANDBOX_COLS ", 0::bigint FROM u")                                                \
     X(SANDBOX_ADOPTABLE, 2, SYSTEM,                                                                \
-      "SELECT " SANDBOX_COLS " FROM public.sandboxes s WHERE state IN ('running', 'paused')"       \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes s WHERE state = 'running'"                    \
       " AND (s.worker = $1::text OR " HOLDER_IS_DEAD ") ORDER BY created_at LIMIT $2::bigint")     \
     X(SANDBOX_ALL, 1, SYSTEM,                                                                      \
       "SELECT id, state, container_id, state_changed_at, worker FROM public.sandboxes"             \
-      " WHERE state <> 'deleted' LIMIT $1::bigint")                                                \
+      " WHERE state NOT IN ('deleted', 'failed') LIMIT $1::bigint")                                \
+    X(SANDBOX_FAILED, 1, SYSTEM,                                                                   \
+      "SELECT id, state, container_id, state_changed_at, worker FROM public.sandboxes"             \
+      " WHERE state = 'failed' AND id = ANY ($1::text[])")                                         \
     X(SANDBOX_COUNTS, 1, SYSTEM,                                                                   \
       "SELECT state, count(*) FROM public.sandboxes WHERE state = ANY ($1::text[]) GROUP BY 1")    \
     X(SANDBOX_PURGE, 1, SYSTEM,                                                                    \

@@ -102,6 +102,10 @@ void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *o)
     o->readiness = store_str(r, row, c++);
     o->health = store_str(r, row, c++);
     o->health_state = store_str(r, row, c++);
+    store_copy(r, row, c++, o->goal, sizeof o->goal);
+    o->log_seq = (uint64_t)store_int(r, row, c++);
+    o->version = store_int(r, row, c++);
+    o->env_version = (uint64_t)store_int(r, row, c++);
     if (PQnfields(r) > STORE_SANDBOX_COLS)
         o->event_seq = (uint64_t)store_int(r, row, STORE_SANDBOX_COLS);
 }

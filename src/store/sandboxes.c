@@ -240,6 +240,11 @@ int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_san
     store_p_int(&p, c->deadline_s);
     store_p_bool(&p, c->started);
     store_p_int(&p, number);
+    store_p_str(&p, c->goal);
+    store_p_int(&p, (int64_t)c->log_seq);
+    store_p_int(&p, c->expiry);
+    store_p_str(&p, c->template_name);
+    store_p_str(&p, c->image);
     if (store_exec(s, Q_SANDBOX_SET_STATE, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     if (PQntuples(r) == 0)
@@ -313,6 +318,83 @@ int sbx_store_sandbox_renew(sbx_store *s, const char *owner, const char *id, sbx
     if (sbx_store_sandbox_get(s, owner, id, &now, err) != 0)
         return -1;
     return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s", now.state);
+}
+
+/* --- changes by the owner --- */
+
+static void patch_params(store_params *p, const sbx_sandbox_row *row, const sbx_sandbox_change *c,
+                         const sbx_buf *sealed)
+{
+    store_p_str(p, row->id);
+    store_p_str(p, row->owner);
+    store_p_int(p, row->version);
+    store_p_bool(p, c->name_given);
+    store_p_str(p, c->name);
+    store_p_str(p, c->metadata);
+    if (c->env)
+        store_p_bytes(p, sealed->data, sealed->len);
+    else
+        store_p_str(p, NULL);
+    store_p_str(p, c->env_names);
+    store_p_str(p, c->size);
+    store_p_int(p, c->cpu_milli);
+    store_p_int(p, c->memory_mb);
+    store_p_int(p, c->pids);
+    store_p_int(p, c->timeout_s);
+    store_p_int(p, c->idle_timeout_s);
+    store_p_str(p, c->on_timeout);
+    store_p_str(p, c->on_idle);
+    store_p_str(p, c->limits_state);
+}
+
+int sbx_store_sandbox_patch(sbx_store *s, sbx_sandbox_row *row, const sbx_sandbox_change *c,
+                            sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf sealed = SBX_BUF_INIT(MAX_ENV_DOCUMENT + KIB);
+    store_params p = {0};
+
+    if (c->env && seal_env(s, row->id, c->env, &sealed, err) != 0)
+        return -1;
+    patch_params(&p, row, c, &sealed);
+    /* If the answer is lost, the second try finds another version, and the caller does all again
+     * with the row as it is then. */
+    if (store_exec(s, Q_SANDBOX_PATCH, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    if (PQntuples(r) == 0)
+        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox was changed at the same time");
+    sbx_sandbox_row_done(row);
+    store_read_sandbox(r, 0, row);
+    return 0;
+}
+
+int sbx_store_sandbox_limits_begin(sbx_store *s, const char *id, const char *state, int seconds,
+                                   sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, id);
+    store_p_str(&p, state);
+    store_p_int(&p, seconds);
+    if (store_exec(s, Q_SANDBOX_LIMITS_BEGIN, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    if (PQntuples(r) == 0)
+        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is being changed; try again");
+    return 0;
+}
+
+int sbx_store_sandbox_limits_end(sbx_store *s, const char *id, int64_t cpu_milli, int64_t memory_mb,
+                                 int64_t pids, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, id);
+    store_p_int(&p, cpu_milli);
+    store_p_int(&p, memory_mb);
+    store_p_int(&p, pids);
+    return store_exec(s, Q_SANDBOX_LIMITS_END, &p, STORE_AGAIN, &r, err);
 }
 
 /* --- many at once --- */
@@ -400,16 +482,12 @@ int sbx_store_sandbox_adoptable(sbx_store *s, const char *worker, sbx_sandbox_li
     return store_read_list(r, ret, err);
 }
 
-int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err)
+/* The light columns. A sweep that saw only a part would take the rest for orphans: all or an
+ * error. */
+static int read_light(const PGresult *r, sbx_sandbox_list *ret, sbx_err *err)
 {
-    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
-    store_params p = {0};
     sbx_sandbox_list l = {0};
 
-    /* A sweep that saw only a part would take the rest for orphans: all or an error. */
-    store_p_int(&p, STORE_MAX_ROWS + 1);
-    if (store_exec(s, Q_SANDBOX_ALL, &p, STORE_AGAIN, &r, err) != 0)
-        return -1;
     if (PQntuples(r) > STORE_MAX_ROWS)
         return sbx_fail(err, SBX_E_INTERNAL, "more than %d sandboxes", STORE_MAX_ROWS);
     if (PQntuples(r) > 0)
@@ -424,6 +502,30 @@ int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err)
     }
     *ret = l;
     return 0;
+}
+
+int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_int(&p, STORE_MAX_ROWS + 1);
+    if (store_exec(s, Q_SANDBOX_ALL, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    return read_light(r, ret, err);
+}
+
+int sbx_store_sandbox_failed(sbx_store *s, const char *const *ids, size_t count,
+                             sbx_sandbox_list *ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MAX_IDS_BYTES);
+    store_params p = {0};
+
+    if (ids_param(&p, &b, ids, count, err) != 0 ||
+        store_exec(s, Q_SANDBOX_FAILED, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    return read_light(r, ret, err);
 }
 
 int sbx_store_sandbox_counts(sbx_store *s, const char *const *names, size_t count, int64_t *ret,

@@ -353,11 +353,11 @@ Test(store_sandboxes, four_reapers_claim_each_row_exactly_once)
     cr_expect_eq(sql("SELECT count(*) FROM events WHERE type = 'sandbox.deleting'"), N);
 }
 
-Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy_or_kept)
+Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy)
 {
     sbx_id expired = make_sandbox("running"), idle = make_sandbox("running");
     sbx_id busy = make_sandbox("running"), fresh = make_sandbox("running");
-    sbx_id kept = make_sandbox("running"), w = sbx_id_new(), never = make_sandbox("running");
+    sbx_id w = sbx_id_new(), never = make_sandbox("running");
     const char *busy_ids[] = {busy.s, expired.s};
     sbx_sandbox_list l = {0};
 
@@ -366,9 +366,6 @@ Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy_or_kept)
         " ('%s', '%s', '%s')",
         idle.s, busy.s, never.s);
     sql("UPDATE sandboxes SET idle_timeout_s = 0, expires_at = NULL WHERE id = '%s'", never.s);
-    sql("UPDATE sandboxes SET expires_at = now() - interval '1 s', on_timeout = 'stop',"
-        " on_idle = 'pause', last_active_at = now() - interval '1 day' WHERE id = '%s'",
-        kept.s);
     OK(sbx_store_sandbox_reap(store, w.s, busy_ids, 2, 100, &l, &err));
     cr_assert_eq(l.count, 2u, "%zu", l.count);
     for (size_t i = 0; i < l.count; i++) {
@@ -383,6 +380,202 @@ Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy_or_kept)
     }
     sbx_sandbox_list_done(&l);
     (void)fresh;
+}
+
+Test(store_sandboxes, reap_pauses_and_stops)
+{
+    static const struct {
+        const char *state, *on_timeout, *on_idle, *want, *why;
+        bool expired, idle;
+    } cases[] = {
+        {"running", "delete", "pause", "deleting", "\"expired\"", true, true},
+        {"running", "pause", "delete", "pausing", "\"expired\"", true, true},
+        {"running", "stop", "delete", "stopping", "\"expired\"", true, false},
+        {"running", "delete", "pause", "pausing", "\"idle\"", false, true},
+        {"running", "delete", "stop", "stopping", "\"idle\"", false, true},
+        {"running", "delete", "delete", "deleting", "\"idle\"", false, true},
+        {"paused", "delete", "delete", "deleting", "\"expired\"", true, true},
+        {"paused", "stop", "delete", "stopping", "\"expired\"", true, true},
+        {"paused", "pause", "delete", "paused", NULL, true, true},
+        {"paused", "delete", "delete", NULL, NULL, false, true},
+        {"stopped", "delete", "delete", NULL, NULL, true, true},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        sbx_id id = make_sandbox("running"), w = sbx_id_new();
+        sbx_sandbox_list l = {0};
+
+        sql("UPDATE sandboxes SET state = '%s', on_timeout = '%s', on_idle = '%s',"
+            " expires_at = now() + interval '%s', last_active_at = now() - interval '%s'"
+            " WHERE id = '%s'",
+            cases[i].state, cases[i].on_timeout, cases[i].on_idle,
+            cases[i].expired ? "-1 s" : "1 day", cases[i].idle ? "1 day" : "0", id.s);
+        OK(sbx_store_sandbox_reap(store, w.s, NULL, 0, 9, &l, &err));
+        cr_assert_eq(l.count, cases[i].want ? 1u : 0u, "%zu", i);
+        if (cases[i].want) {
+            bool same = sbx_streq(cases[i].want, cases[i].state);
+
+            cr_expect_str_eq(l.items[0].state, cases[i].want, "%zu", i);
+            cr_expect_eq(l.items[0].event_seq > 0, !same, "%zu", i);
+            cr_expect_eq(l.items[0].expires_ms > 0, !same, "%zu", i);
+            cr_expect(!cases[i].why || strstr(l.items[0].reason, cases[i].why), "%zu", i);
+        }
+        sbx_sandbox_list_done(&l);
+        sql("DELETE FROM sandboxes WHERE id = '%s'", id.s);
+    }
+}
+
+Test(store_sandboxes, reap_leaves_pausing_to_the_live_worker_that_has_the_channel)
+{
+    sbx_id id = make_sandbox("running"), me = sbx_id_new(), other = sbx_id_new();
+    sbx_sandbox_list l = {0};
+
+    sql("INSERT INTO workers (id, alone) VALUES ('%s', false)", other.s);
+    sql("UPDATE sandboxes SET worker = '%s', on_timeout = 'pause', expires_at = now() -"
+        " interval '1 s' WHERE id = '%s'",
+        other.s, id.s);
+    OK(sbx_store_sandbox_reap(store, me.s, NULL, 0, 9, &l, &err));
+    cr_expect_eq(l.count, 0u);
+    sbx_sandbox_list_done(&l);
+    OK(sbx_store_sandbox_reap(store, other.s, NULL, 0, 9, &l, &err));
+    cr_expect_eq(l.count, 1u);
+    sbx_sandbox_list_done(&l);
+    sql("DELETE FROM workers WHERE id = '%s'", other.s);
+}
+
+Test(store_sandboxes, goal_image_log_and_lifetime_change_with_the_state)
+{
+    sbx_id id = make_sandbox("running");
+    sbx_sandbox_row r = {0};
+    sbx_state_change stop = {.id = id.s,
+                             .from = "running",
+                             .to = "stopping",
+                             .goal = "fresh",
+                             .template_name = "node",
+                             .image = "node:1",
+                             .deadline_s = 9};
+    sbx_state_change stopped = {
+        .id = id.s, .from = "stopping", .to = "stopped", .log_seq = 7, .expiry = SBX_EXPIRY_NONE};
+    sbx_state_change lower = {.id = id.s, .from = "stopped", .to = "starting", .log_seq = 3};
+    sbx_state_change paused = {.id = id.s, .from = "starting", .to = "paused", .goal = ""};
+    sbx_state_change on = {
+        .id = id.s, .from = "paused", .to = "running", .expiry = SBX_EXPIRY_GO_ON};
+
+    OK(sbx_store_sandbox_set_state(store, &stop, &r, &err));
+    cr_expect_str_eq(r.goal, "fresh");
+    cr_expect_str_eq(r.template_name, "node");
+    cr_expect_str_eq(r.image, "node:1");
+    cr_expect_gt(r.expires_ms, 0);
+    sbx_sandbox_row_done(&r);
+    OK(sbx_store_sandbox_set_state(store, &stopped, &r, &err));
+    cr_expect_eq(r.expires_ms, 0);
+    cr_expect_eq(r.log_seq, 7u);
+    sbx_sandbox_row_done(&r);
+    OK(sbx_store_sandbox_set_state(store, &lower, &r, &err));
+    cr_expect_eq(r.log_seq, 7u);
+    cr_expect_str_eq(r.goal, "fresh");
+    sbx_sandbox_row_done(&r);
+    OK(sbx_store_sandbox_set_state(store, &paused, &r, &err));
+    cr_expect_str_eq(r.goal, "");
+    cr_expect_str_eq(r.image, "node:1");
+    sbx_sandbox_row_done(&r);
+    OK(sbx_store_sandbox_set_state(store, &on, &r, &err));
+    cr_expect_gt(r.expires_ms, 0);
+    sbx_sandbox_row_done(&r);
+}
+
+Test(store_sandboxes, a_patch_is_all_or_nothing_and_refuses_a_row_that_changed)
+{
+    sbx_id id = make_sandbox("running");
+    sbx_sandbox_row r = {0}, stale = {0};
+    char *names[] = {"A"}, *values[] = {"1"};
+    sbx_pairs env = {.names = names, .values = values, .count = 1}, got = {0};
+    sbx_sandbox_change all = {.name_given = true,
+                              .name = "n",
+                              .metadata = "{\"k\":\"v\"}",
+                              .env = &env,
+                              .env_names = "[\"A\"]",
+                              .size = "nano",
+                              .cpu_milli = 700,
+                              .memory_mb = 300,
+                              .pids = 20,
+                              .timeout_s = 50,
+                              .idle_timeout_s = 60,
+                              .on_timeout = "stop",
+                              .on_idle = "pause"};
+    sbx_sandbox_change clear = {.name_given = true};
+
+    OK(sbx_store_sandbox_get(store, owner.s, id.s, &r, &err));
+    OK(sbx_store_sandbox_get(store, owner.s, id.s, &stale, &err));
+    OK(sbx_store_sandbox_patch(store, &r, &all, &err));
+    cr_expect_str_eq(r.name, "n");
+    cr_expect_str_eq(r.size, "nano");
+    cr_expect(r.cpu_milli == 700 && r.memory_mb == 300 && r.pids == 20 && r.timeout_s == 50);
+    cr_expect_str_eq(r.on_timeout, "stop");
+    cr_expect_str_eq(r.on_idle, "pause");
+    cr_expect(r.version == 1 && r.env_version == 1);
+    cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE id = '%s' AND expires_at"
+                     " BETWEEN now() AND now() + interval '50 s'",
+                     id.s),
+                 1);
+    OK(sbx_store_sandbox_env(store, id.s, &got, &err));
+    cr_expect_str_eq(got.values[0], "1");
+    sbx_pairs_done(&got);
+    FAILS(sbx_store_sandbox_patch(store, &stale, &clear, &err), CONFLICT);
+    OK(sbx_store_sandbox_patch(store, &r, &clear, &err));
+    cr_expect_null(r.name);
+    cr_expect(r.env_version == 1 && r.version == 2 && r.pids == 20);
+    sql("UPDATE sandboxes SET state = 'deleting' WHERE id = '%s'", id.s);
+    FAILS(sbx_store_sandbox_patch(store, &r, &clear, &err), CONFLICT);
+    sbx_sandbox_row_done(&r);
+    sbx_sandbox_row_done(&stale);
+}
+
+Test(store_sandboxes, limits_are_marked_until_row_and_container_agree)
+{
+    sbx_id id = make_sandbox("running"), w = sbx_id_new();
+    sbx_sandbox_row r = {0};
+    sbx_sandbox_list l = {0};
+    sbx_sandbox_change c = {.pids = 30, .limits_state = "running"};
+    sbx_sandbox_change late = {.pids = 40, .limits_state = "stopped"};
+
+    OK(sbx_store_sandbox_limits_begin(store, id.s, "running", 60, &err));
+    FAILS(sbx_store_sandbox_limits_begin(store, id.s, "running", 60, &err), CONFLICT);
+    OK(sbx_store_sandbox_get(store, owner.s, id.s, &r, &err));
+    FAILS(sbx_store_sandbox_patch(store, &r, &late, &err), CONFLICT);
+    OK(sbx_store_sandbox_patch(store, &r, &c, &err));
+    FAILS(sbx_store_sandbox_limits_begin(store, id.s, "stopped", 60, &err), CONFLICT);
+    OK(sbx_store_sandbox_limits_begin(store, id.s, "running", 60, &err));
+    OK(sbx_store_sandbox_overdue(store, w.s, 9, &l, &err));
+    cr_expect_eq(l.count, 0u);
+    sql("UPDATE sandboxes SET limits_due_at = now() - interval '1 s' WHERE id = '%s'", id.s);
+    OK(sbx_store_sandbox_overdue(store, w.s, 9, &l, &err));
+    cr_assert_eq(l.count, 1u);
+    cr_expect_str_eq(l.items[0].state, "running");
+    cr_expect_str_neq(l.items[0].worker, w.s);
+    sbx_sandbox_list_done(&l);
+    OK(sbx_store_sandbox_limits_end(store, id.s, 0, 512, 0, &err));
+    cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE id = '%s' AND limits_due_at IS NULL"
+                     " AND memory_mb = 512 AND pids = 30",
+                     id.s),
+                 1);
+    sbx_sandbox_row_done(&r);
+}
+
+Test(store_sandboxes, the_sweep_reads_failed_rows_by_id_only)
+{
+    sbx_id a = make_sandbox("running"), b = make_sandbox("failed"), c = make_sandbox("failed");
+    const char *ids[] = {a.s, b.s, "unknown"};
+    sbx_sandbox_list l = {0};
+
+    OK(sbx_store_sandbox_all(store, &l, &err));
+    cr_expect_eq(l.count, 1u);
+    sbx_sandbox_list_done(&l);
+    OK(sbx_store_sandbox_failed(store, ids, 3, &l, &err));
+    cr_assert_eq(l.count, 1u);
+    cr_expect_str_eq(l.items[0].id, b.s);
+    sbx_sandbox_list_done(&l);
+    (void)c;
 }
 
 static void *renew_thread(void *arg)

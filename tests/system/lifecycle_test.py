@@ -32,7 +32,7 @@ class CreateTest(SystemCase):
             "stateReason": None, "size": "small", "metadata": {}, "envNames": [],
             "limits": {"cpus": 1, "memoryMb": 512, "pids": 100, "diskMb": None},
             "timeoutSeconds": 1800, "idleTimeoutSeconds": 900, "onTimeout": "delete",
-            "onIdle": "delete", "warm": False, "runtime": None, "diskLimit": "none",
+            "onIdle": "pause", "warm": False, "runtime": None, "diskLimit": "none",
             "readiness": None, "health": None}
         self.assertEqual({name: box.get(name, "absent") for name in want}, want)
         self.assertEqual(box["network"]["mode"], "none")
@@ -114,8 +114,7 @@ class CreateTest(SystemCase):
         self.assertEqual(api.delete(f"/sandboxes/{box['id']}").status, 204)
 
     def test_what_is_not_available_yet_is_refused_by_field(self):
-        cases = [("onTimeout", "pause"), ("onTimeout", "stop"), ("onIdle", "pause"),
-                 ("onIdle", "stop"), ("network", {"mode": "open"}),
+        cases = [("network", {"mode": "open"}),
                  ("network", {"mode": "allowlist", "allow": ["1.1.1.1"]}),
                  ("volumes", [{"name": "v", "path": "/v"}]), ("limits", {"diskMb": 100})]
         for field, value in cases:

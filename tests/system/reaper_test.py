@@ -55,12 +55,12 @@ class LifetimeTest(SystemCase):
             self.assertFalse(service.container_exists(box["id"]))
 
     def test_an_idle_sandbox_is_deleted(self):
-        box = api.create(idleTimeoutSeconds=2)["id"]
+        box = api.create(idleTimeoutSeconds=2, onIdle="delete")["id"]
         wait_for(lambda: api.state(box) == "deleted", 15, "state deleted", 0.1)
         self.assertEqual(api.sandbox(box)["stateReason"]["code"], "idle")
 
     def test_commands_keep_a_sandbox_alive_and_reads_do_not(self):
-        box, busy = (api.create(idleTimeoutSeconds=2)["id"] for _ in range(2))
+        box, busy = (api.create(idleTimeoutSeconds=2, onIdle="delete")["id"] for _ in range(2))
         got = []
         runner = threading.Thread(target=lambda: got.append(api.exec(busy, "sleep 7; echo done")))
         runner.start()

@@ -254,6 +254,16 @@ class Client:
     def post(self, path, body=None, **more):
         return self.call("POST", path, {} if body is None else body, **more)
 
+    def patch(self, path, body=None, **more):
+        return self.call("PATCH", path, body, **more)
+
+    def move(self, sandbox, verb, body=None, status=200, timeout=60):
+        """POST of a verb; the sandbox, or the problem that was expected."""
+        got = self.post(f"/sandboxes/{sandbox}/{verb}", body, timeout=timeout)
+        if got.status != status:
+            raise AssertionError(f"{verb}: {got}")
+        return got.json
+
     def delete(self, path, **more):
         return self.call("DELETE", path, **more)
 

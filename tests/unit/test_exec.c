@@ -91,6 +91,19 @@ int sbx_store_sandbox_get(sbx_store *s, const char *owner, const char *id, sbx_s
     return 0;
 }
 
+int sbx_store_sandbox_env(sbx_store *s, const char *id, sbx_pairs *ret, sbx_err *err)
+{
+    (void)s, (void)id, (void)ret;
+    return sbx_fail(err, SBX_E_INTERNAL, "env was not changed");
+}
+
+int sbx_sandbox_move(sbx_sandboxes *s, const char *owner, const char *id, sbx_move *m,
+                     sbx_sandbox_row *ret, sbx_err *err)
+{
+    (void)s, (void)owner, (void)id, (void)m, (void)ret;
+    return sbx_fail(err, SBX_E_INTERNAL, "nothing was paused");
+}
+
 void sbx_sandbox_row_done(sbx_sandbox_row *r)
 {
     *r = (sbx_sandbox_row){0};

@@ -62,10 +62,32 @@ Test(sandbox_spec, no_body_means_all_defaults)
     cr_expect_eq(s.timeout_s, 1800);
     cr_expect_eq(s.idle_timeout_s, 900);
     cr_expect_str_eq(s.on_timeout, "delete");
-    cr_expect_str_eq(s.on_idle, "delete");
+    cr_expect_str_eq(s.on_idle, "pause");
     cr_expect_str_eq(s.network.mode, "none");
     cr_expect(s.wait);
     sbx_spec_done(&s);
+}
+
+Test(sandbox_spec, idleness_does_what_the_given_time_out_does)
+{
+    static const struct {
+        const char *body, *on_timeout, *on_idle;
+    } cases[] = {
+        {"{\"onTimeout\":\"delete\"}", "delete", "delete"},
+        {"{\"onTimeout\":\"stop\"}", "stop", "stop"},
+        {"{\"onIdle\":\"stop\"}", "delete", "stop"},
+        {"{\"onTimeout\":\"pause\",\"onIdle\":\"delete\"}", "pause", "delete"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        sbx_spec s;
+        sbx_err err;
+
+        cr_assert_eq(parse(cases[i].body, &s, &err), 0, "%s", err.msg);
+        cr_expect_str_eq(s.on_timeout, cases[i].on_timeout, "%s", cases[i].body);
+        cr_expect_str_eq(s.on_idle, cases[i].on_idle, "%s", cases[i].body);
+        sbx_spec_done(&s);
+    }
 }
 
 Test(sandbox_spec, limits_override_the_size)
@@ -95,7 +117,7 @@ Test(sandbox_spec, refusals_name_the_field)
         {"{\"volumes\":[]}", "volumes"},
         {"{\"timeoutSeconds\":0}", "timeoutSeconds"},
         {"{\"timeoutSeconds\":86401}", "timeoutSeconds"},
-        {"{\"onIdle\":\"pause\"}", "onIdle"},
+        {"{\"onIdle\":\"sleep\"}", "onIdle"},
         {"{\"size\":\"tiny\"}", "size"},
         {"{\"env\":{\"1A\":\"x\"}}", "env"},
         {"{\"env\":{\"A=B\":\"x\"}}", "env"},

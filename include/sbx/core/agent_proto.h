@@ -72,11 +72,15 @@ typedef enum sbx_frame_type {
     SBX_F_DETACH, /* no more OUTPUT, the command goes on and is still logged */
     SBX_F_LOG_ACK, /* field SEQ: everything up to SEQ is safe with the owner */
     SBX_F_PING,    /* any payload up to 64 bytes; returned in PONG */
-    SBX_F_SYSLOG,  /* raw bytes: the agent numbers and journals a line of source "system" */
+    SBX_F_SYSLOG,  /* raw bytes: the agent numbers and journals a line of source "system"; with a
+                      `req`: PONG with it follows when the log up to that line was sent */
     SBX_F_ATTACH,  /* fields EXEC_ID, WINDOW: a command of an older greeting goes on under `req`;
                       answered by STARTED (and at once by EXIT if it is over), or by FAIL */
+    SBX_F_STOP,    /* field TIMEOUT_MS: SIGTERM to every process, SIGKILL to those left after so
+                      long; when all exits and the log are with the owner, the agent ends */
     /* agent to owner */
-    SBX_F_WELCOME = 64, /* fields VERSION, EPOCH, NEXT_SEQ, OLDEST_SEQ, EXEC_ID* (those running) */
+    SBX_F_WELCOME = 64, /* fields VERSION, EPOCH, NEXT_SEQ, OLDEST_SEQ, MAIN, EXEC_ID* (those
+                           running; behind that of the main process stands FLAGS) */
     SBX_F_STARTED,      /* field PID */
     SBX_F_OUTPUT,       /* u8 stream (1 stdout, 2 stderr) | u64 offset in that stream | bytes */
     SBX_F_EXIT, /* fields EXIT_CODE, SIGNAL (0: none), FLAGS, DURATION_MS, CPU_MS, PEAK_KB */
@@ -115,13 +119,15 @@ typedef enum sbx_field_tag {
     SBX_T_CODE,
     SBX_T_MESSAGE,
     SBX_T_DROPPED,
+    SBX_T_MAIN, /* 1: this agent has started a main process */
 } sbx_field_tag;
 
 /* FLAGS of EXEC */
 #define SBX_EXEC_STDIN    1u /* STDIN frames follow; without it stdin is /dev/null */
 #define SBX_EXEC_DETACHED 2u /* no OUTPUT frames; the output is journalled only */
-#define SBX_EXEC_MAIN     4u /* the sandbox's main process: logged with source "main" */
-#define SBX_EXEC_CHECK    8u /* not journalled; its tree ends with it, and with a new greeting */
+/* the sandbox's main process, at most one in the life of an agent: logged with source "main" */
+#define SBX_EXEC_MAIN  4u
+#define SBX_EXEC_CHECK 8u /* not journalled; its tree ends with it, and with a new greeting */
 /* FLAGS of SIGNAL */
 #define SBX_SIG_TREE 1u
 /* FLAGS of EXIT */

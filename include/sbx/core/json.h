@@ -68,6 +68,7 @@ typedef struct sbx_json_field {
     size_t offset;
     size_t given_offset; /* of a bool that tells if it was given; 0: none */
     bool required, nullable;
+    bool nullable_each; /* PAIRS: a value may be null, which gives a value of NULL */
     int64_t min, max, dflt;
     int64_t max_each;
     const char *const *values;

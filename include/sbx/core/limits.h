@@ -39,6 +39,8 @@
 #define SBX_DEFAULT_IDLE_S      900
 #define SBX_MAX_PULLS           16  /* with the engine at once */
 #define SBX_MAX_PULL_WAITS      512 /* creates that wait for an image */
+#define SBX_DEFAULT_GRACE_S     10  /* of a stop, until processes are killed */
+#define SBX_MAX_GRACE_S         300
 
 /* Commands */
 #define SBX_MAX_ARGS             256

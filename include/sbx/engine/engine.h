@@ -41,7 +41,8 @@ typedef struct sbx_container_info {
     char state[16];      /* created running paused restarting removing exited dead */
     int exit_code;
     bool oom_killed;
-    int64_t created_at_ms, started_at_ms; /* wall clock */
+    int64_t cpu_milli, memory_bytes, pids; /* limits; not told by lists; 0: none */
+    int64_t created_at_ms, started_at_ms;  /* wall clock */
 } sbx_container_info;
 
 typedef struct sbx_image_info {
@@ -94,6 +95,10 @@ typedef struct sbx_engine_ops {
     int (*stop)(sbx_engine *e, const char *id_or_name, int grace_s, sbx_err *err);
     int (*pause)(sbx_engine *e, const char *id, sbx_err *err);
     int (*unpause)(sbx_engine *e, const char *id, sbx_err *err);
+    /* Change limits; 0 keeps. Swap stays equal to memory. CONFLICT: the container uses more memory
+     * than it is to have. Also for a container that does not run. */
+    int (*update)(sbx_engine *e, const char *id_or_name, int64_t cpu_milli, int64_t memory_bytes,
+                  int64_t pids, sbx_err *err);
     int (*image_inspect)(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
     /* Begin to fetch an image from its registry; see sbx_engine_pull_step(). Any thread; never
      * blocks, so the engine's version must be known: ENGINE_UNAVAILABLE until any other call has

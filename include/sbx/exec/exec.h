@@ -9,6 +9,7 @@
 #include "sbx/metrics/metrics.h"
 #include "sbx/sandbox/channel.h"
 #include "sbx/sandbox/ledger.h"
+#include "sbx/sandbox/sandboxes.h"
 #include "sbx/store/sandboxes.h"
 
 typedef struct sbx_execs sbx_execs;
@@ -20,7 +21,8 @@ typedef struct sbx_execs_config {
     sbx_channels *channels;
     sbx_ledger *ledger;
     sbx_metrics *metrics;
-    const char *worker; /* id of this worker; borrowed */
+    sbx_sandboxes *sandboxes; /* resumes what is paused */
+    const char *worker;       /* id of this worker; borrowed */
 } sbx_execs_config;
 
 sbx_execs *sbx_execs_new(const sbx_execs_config *c);

@@ -36,6 +36,8 @@ int sbx_reaper_start(sbx_reaper *r, sbx_err *err) SBX_MUST_CHECK;
 
 /** The channel to a sandbox broke: look after it soon. Any thread. */
 void sbx_reaper_look_at(sbx_reaper *r, const char *sandbox);
+/** An adopted sandbox has not started its main process: do so. Any thread. */
+void sbx_reaper_start_main(sbx_reaper *r, const char *sandbox);
 
 void sbx_reaper_stop(sbx_reaper *r); /* ends the listener; before the lanes are freed */
 void sbx_reaper_free(sbx_reaper *r);

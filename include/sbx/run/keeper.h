@@ -14,7 +14,7 @@ void sbx_keeper_every(sbx_keeper *k, const char *name, int64_t period_ms, sbx_la
                       void (*fn)(void *arg), void *arg);
 int sbx_keeper_start(sbx_keeper *k, sbx_err *err) SBX_MUST_CHECK;
 
-/** Have a tick run now. Any thread. */
+/** Have a tick run now; if it runs already, once more behind that. Any thread. */
 void sbx_keeper_kick(sbx_keeper *k, const char *name);
 
 /** No more ticks; joins the thread. Then the lanes may be freed, then the keeper. */

@@ -26,6 +26,10 @@ typedef struct sbx_channel_events {
     /* An answered channel ended without sbx_channels_close(). `broken`: the agent broke the
      * protocol, and would again, so there is no hurry to come back. */
     void (*lost)(void *arg, const char *sandbox, bool broken);
+    /* The agent of an adopted sandbox answered, and has started no main process. */
+    void (*no_main)(void *arg, const char *sandbox);
+    /* A command that an earlier owner started was found running (+1), or ended (-1). */
+    void (*busy)(void *arg, const char *sandbox, int by);
     void *arg;
 } sbx_channel_events;
 
@@ -43,6 +47,8 @@ typedef struct sbx_channel_hello {
     unsigned char token[SBX_PROTO_TOKEN_BYTES];
     uint64_t epoch;
     const char *image_user; /* borrowed during the call */
+    uint64_t env_version;   /* of `env` */
+    bool adopted;           /* the container runs already: see no_main */
     int64_t lifetime_s, pids;
     uint64_t log_from; /* 0: all that the agent has */
 } sbx_channel_hello;
@@ -71,6 +77,19 @@ size_t sbx_channels_count(sbx_channels *c);
 
 /** Have the agent number and journal a line of source "system". Any thread. */
 void sbx_channels_note(sbx_channels *c, const char *sandbox, const char *text);
+
+/** The same, and wait (WORKER) up to `ms` until the log up to that line was sent. Returns early
+ * without a channel, or when it ends. */
+void sbx_channels_note_wait(sbx_channels *c, const char *sandbox, const char *text, int64_t ms);
+
+/** Have the agent end all processes (SIGTERM, after `grace_ms` SIGKILL) and then itself; the
+ * channel then reads as lost. Any thread. */
+void sbx_channels_stop(sbx_channels *c, const char *sandbox, int64_t grace_ms);
+
+/** Which env do new commands get? False without an answered channel. Any thread. */
+bool sbx_channels_env_version(sbx_channels *c, const char *sandbox, uint64_t *ret);
+/** Give commands that start from now on another env. Takes the content of `env`. Any thread. */
+void sbx_channels_env(sbx_channels *c, const char *sandbox, uint64_t version, sbx_pairs *env);
 
 /** Everything up to `seq` is safe: the agent may forget it. STREAM. */
 void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq);

@@ -92,6 +92,43 @@ int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id,
 /** Remove what belongs to a row that is in state `deleting` already. */
 int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 
+typedef enum sbx_verb {
+    SBX_V_START,
+    SBX_V_STOP,
+    SBX_V_RESTART,
+    SBX_V_PAUSE,
+    SBX_V_RESUME,
+    SBX_V_RESET,
+    SBX_V_KEEPALIVE,
+} sbx_verb;
+
+typedef struct sbx_move {
+    sbx_verb verb;
+    int grace_s;               /* stop, restart: from SIGTERM to SIGKILL */
+    bool fresh;                /* restart, reset: in a new container, files are lost */
+    const char *template_name; /* restart: of the new container; NULL keeps */
+    sbx_pairs env;             /* restart: changes; a value of NULL removes */
+    bool begun;                /* kept between the calls for one request */
+} sbx_move;
+
+/** Bring a sandbox nearer to where its owner wants it: begins the move if the state allows it, and
+ * takes steps of it that take no more than some seconds. Begun, it goes on without further calls
+ * and survives a crash.
+ * @return 0 when it is there, `ret` is the row; 1: under way, call again a little later; -1 with
+ *         NOT_FOUND, GONE, CONFLICT (names the state), or why it could not be done. */
+int sbx_sandbox_move(sbx_sandboxes *s, const char *owner, const char *id, sbx_move *m,
+                     sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
+/** Change a sandbox: all that is given, or nothing. A running container gets new limits at once.
+ * GONE, NOT_FOUND, CONFLICT (limits during a move; less memory than is in use), INVALID.
+ * @param ret  the row; to be freed by the caller. */
+int sbx_sandbox_patch(sbx_sandboxes *s, const char *owner, const char *id, const sbx_patch *p,
+                      sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
+
+/** Go on with a move that was just claimed (state pausing, stopping, deleting). */
+int sbx_sandbox_carry_on(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
+/** Start the main process of a running sandbox whose agent has started none. */
+int sbx_sandbox_main(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
+
 /** Finish or undo a transitional state that is overdue or ownerless. */
 int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 

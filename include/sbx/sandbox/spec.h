@@ -31,6 +31,29 @@ extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */
 int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err) SBX_MUST_CHECK;
 void sbx_spec_done(sbx_spec *s);
 
+/* What PATCH may change. 0 and NULL: not given. */
+typedef struct sbx_patch {
+    char *name;
+    bool name_given;
+    sbx_pairs metadata, env; /* a value of NULL removes */
+    const char *size;
+    struct {
+        int64_t cpu_milli, memory_mb, pids;
+    } limits; /* with what the size gives */
+    int64_t timeout_s, idle_timeout_s;
+    const char *on_timeout, *on_idle;
+} sbx_patch;
+
+extern const sbx_json_field sbx_patch_fields[]; /* also for the API document */
+
+/** As sbx_spec_parse(). */
+int sbx_patch_parse(const char *body, size_t len, sbx_patch *ret, sbx_err *err) SBX_MUST_CHECK;
+void sbx_patch_done(sbx_patch *p);
+
+/** The limits of a size. @return false if there is no such size. */
+bool sbx_size_limits(const char *size, int64_t *cpu_milli, int64_t *memory_mb);
+int sbx_name_check(const char *name, sbx_err *err) SBX_MUST_CHECK; /* NULL is fine */
+
 /** Are these usable as environment variables? Also for commands. INVALID names the field. */
 int sbx_env_check(const char *field, const sbx_pairs *env, sbx_err *err) SBX_MUST_CHECK;
 

@@ -20,7 +20,8 @@
       SBX_TO(RESUMING) | SBX_TO(STOPPING) | SBX_TO(DELETING) | SBX_TO(FAILED))                     \
     X(RESUMING, "resuming", true,                                                                  \
       SBX_TO(RUNNING) | SBX_TO(PAUSED) | SBX_TO(DELETING) | SBX_TO(FAILED))                        \
-    X(STOPPING, "stopping", true, SBX_TO(STOPPED) | SBX_TO(DELETING) | SBX_TO(FAILED))             \
+    X(STOPPING, "stopping", true,                                                                  \
+      SBX_TO(STOPPED) | SBX_TO(STARTING) | SBX_TO(DELETING) | SBX_TO(FAILED))                      \
     X(STOPPED, "stopped", false, SBX_TO(STARTING) | SBX_TO(DELETING))                              \
     X(STARTING, "starting", true,                                                                  \
       SBX_TO(RUNNING) | SBX_TO(STOPPED) | SBX_TO(DELETING) | SBX_TO(FAILED))                       \

@@ -29,6 +29,10 @@ typedef struct sbx_sandbox_row {
     char runtime[32], host[64];
     char *readiness, *health; /* checks as JSON object text, or NULL; owned */
     char *health_state;       /* what is known of the health, as JSON, or NULL; owned */
+    char goal[8];             /* of a stop: "start", "fresh", or "" */
+    uint64_t log_seq;         /* the log of the next start goes on behind it */
+    int64_t version;          /* counts changes by the owner */
+    uint64_t env_version;     /* counts changes of env */
     uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
@@ -74,6 +78,12 @@ int sbx_store_sandbox_list(sbx_store *s, const sbx_sandbox_filter *f, sbx_sandbo
  * message names it), no such row NOT_FOUND. `from` equal to `to` changes the other columns only:
  * no event, state_changed_at stays. A lost answer is found out by a number in the row; only if
  * somebody else changed the row right after, a change that was applied reads as CONFLICT. */
+typedef enum sbx_expiry {
+    SBX_EXPIRY_KEEP,
+    SBX_EXPIRY_GO_ON, /* begin a lifetime if there is none; counts as activity */
+    SBX_EXPIRY_NONE,
+} sbx_expiry;
+
 typedef struct sbx_state_change {
     const char *id, *from, *to;
     const char *reason;       /* JSON text, or NULL to clear */
@@ -81,7 +91,12 @@ typedef struct sbx_state_change {
     const char *container_id; /* NULL keeps */
     const char *image_user;   /* NULL keeps */
     int deadline_s;           /* of a transitional state; 0: none (keeps it if from equals to) */
-    bool started; /* set started_at = last_active_at = now(), expires_at = now() + timeout */
+    bool started;      /* set started_at = last_active_at = now(), expires_at = now() + timeout */
+    const char *goal;  /* NULL keeps, "" clears */
+    uint64_t log_seq;  /* if it is higher */
+    sbx_expiry expiry; /* unless `started` */
+    const char *template_name; /* with `image` */
+    const char *image;         /* NULL keeps it and the template */
 } sbx_state_change;
 int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_sandbox_row *ret,
                                 sbx_err *err) SBX_MUST_CHECK;
@@ -100,8 +115,8 @@ int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const cha
 int sbx_store_sandbox_take(sbx_store *s, const char *id, const char *worker, uint64_t *ret_epoch,
                            sbx_err *err) SBX_MUST_CHECK;
 
-/** Set expires_at = now() + timeout_s, if running or paused (CONFLICT otherwise). Of a renewal and
- * a reap at the same moment exactly one succeeds. */
+/** Set expires_at = now() + timeout_s unless it is null, if running or paused (CONFLICT otherwise).
+ * Of a renewal and a reap at the same moment exactly one succeeds. */
 int sbx_store_sandbox_renew(sbx_store *s, const char *owner, const char *id, sbx_sandbox_row *ret,
                             sbx_err *err) SBX_MUST_CHECK;
 
@@ -109,27 +124,61 @@ int sbx_store_sandbox_renew(sbx_store *s, const char *owner, const char *id, sbx
 int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count,
                             sbx_err *err) SBX_MUST_CHECK;
 
-/** Claim for deletion (FOR UPDATE SKIP LOCKED), at most `max` rows of state running or paused
- * that have expired or idled out with on_timeout/on_idle "delete": state becomes `deleting` with
- * the reason {"code":"expired"|"idle",...}, worker = `worker`, deadline 60 s. `busy` are ids that
- * are active in this worker now and must not be idled out. Returns the rows. */
+/** Claim (FOR UPDATE SKIP LOCKED) at most `max` rows of state running or paused that have expired,
+ * and running ones that have idled out: by on_timeout or on_idle the state becomes `deleting`,
+ * `pausing` or `stopping` with the reason {"code":"expired"|"idle",...}, worker = `worker`,
+ * deadline 60 s. A paused row that is to be paused stays so, without expires_at. What another live
+ * worker holds is left to it unless it is deleted. `busy` are ids that are active in this worker
+ * now and must not be idled out. Returns the rows. */
 int sbx_store_sandbox_reap(sbx_store *s, const char *worker, const char *const *busy,
                            size_t busy_count, int max, sbx_sandbox_list *ret,
                            sbx_err *err) SBX_MUST_CHECK;
 
 /** Claim rows in a transitional state whose deadline has passed or whose worker is not alive:
- * worker = `worker`, a new deadline of 60 s. Returns the rows, state unchanged. */
+ * worker = `worker`, a new deadline of 60 s. Also rows of any other state whose limits were to be
+ * the container's by now. Returns the rows, state unchanged. */
 int sbx_store_sandbox_overdue(sbx_store *s, const char *worker, int max, sbx_sandbox_list *ret,
                               sbx_err *err) SBX_MUST_CHECK;
 
-/** Rows of states running and paused whose channel nobody alive holds or `worker` holds; each is
+/** Rows of state running whose channel nobody alive holds or `worker` holds; each is
  * then to be taken with sbx_store_sandbox_take(). */
 int sbx_store_sandbox_adoptable(sbx_store *s, const char *worker, sbx_sandbox_list *ret,
                                 sbx_err *err) SBX_MUST_CHECK;
 
-/** id, state and container id of every row that is not deleted: for the sweep (light columns
- * only: id, state, container_id, state_changed_ms, worker). */
+/** Every row that may have a container, so none that is deleted or failed: for the sweep (light
+ * columns only: id, state, container_id, state_changed_ms, worker). */
 int sbx_store_sandbox_all(sbx_store *s, sbx_sandbox_list *ret, sbx_err *err) SBX_MUST_CHECK;
+/** The failed ones among these ids; the same columns. */
+int sbx_store_sandbox_failed(sbx_store *s, const char *const *ids, size_t count,
+                             sbx_sandbox_list *ret, sbx_err *err) SBX_MUST_CHECK;
+
+/* Changes by the owner: all or nothing. NULL, 0 and false keep. */
+typedef struct sbx_sandbox_change {
+    bool name_given;
+    const char *name; /* NULL: none */
+    const char *metadata, *env_names;
+    const sbx_pairs *env; /* whole, together with env_names */
+    const char *size;
+    int64_t cpu_milli, memory_mb, pids;
+    int64_t timeout_s; /* also sets expires_at, if running or paused */
+    int64_t idle_timeout_s;
+    const char *on_timeout, *on_idle;
+    const char *limits_state; /* the container got the limits in this state; ends limits_begin */
+} sbx_sandbox_change;
+
+/** Apply to the row as it was read: CONFLICT if its version is another one by now, if it is being
+ * deleted, or its state is not limits_state. @param row  updated. */
+int sbx_store_sandbox_patch(sbx_store *s, sbx_sandbox_row *row, const sbx_sandbox_change *p,
+                            sbx_err *err) SBX_MUST_CHECK;
+
+/** The container's limits are about to differ from the row's, for at most `seconds`: then
+ * sbx_store_sandbox_overdue() gives the row to somebody who compares. CONFLICT if the state is
+ * another one, or somebody else is at it. */
+int sbx_store_sandbox_limits_begin(sbx_store *s, const char *id, const char *state, int seconds,
+                                   sbx_err *err) SBX_MUST_CHECK;
+/** They are the same again: the row's, or those given (0 keeps). */
+int sbx_store_sandbox_limits_end(sbx_store *s, const char *id, int64_t cpu_milli, int64_t memory_mb,
+                                 int64_t pids, sbx_err *err) SBX_MUST_CHECK;
 
 /** Counts by state name, states in `names`. */
 int sbx_store_sandbox_counts(sbx_store *s, const char *const *names, size_t count, int64_t *ret,
