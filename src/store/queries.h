@@ -12,7 +12,7 @@
     "id, owner, worker, name, template, image, state, reason, size, cpu_milli, memory_mb, pids, "  \
     "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
     "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
-    "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "   \
+    "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "     \
     "goal, log_seq, version, env_version"
 
 /* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
@@ -33,8 +33,8 @@
     " RETURNING c.owner AS of_owner, c.last),"                                                     \
     " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                           \
     " SELECT owner, last + 1 - row_number() OVER (PARTITION BY owner ORDER BY id DESC), id,"       \
-    " 'sandbox.' || " status ", " data                                                             \
-    " FROM u JOIN n ON of_owner = owner WHERE " which " RETURNING sandbox, seq)"
+    " 'sandbox.' || " status ", " data " FROM u JOIN n ON of_owner = owner WHERE " which           \
+    " RETURNING sandbox, seq)"
 
 /* Of changes of state; the former one is the column or expression `was`. */
 #define EVENTS_OF_CHANGE(was, which)                                                               \
