@@ -3,6 +3,7 @@
 #define SBX_APP_H
 
 #include "sbx/auth/auth.h"
+#include "sbx/auth/tickets.h"
 #include "sbx/bus/bus.h"
 #include "sbx/core/options.h"
 #include "sbx/engine/engine.h"
@@ -36,6 +37,7 @@ typedef struct sbx_app {
     sbx_crypt *crypt;
     sbx_store *store;
     sbx_auth *auth;
+    sbx_tickets *tickets;
     sbx_engine *engine;
     sbx_bus *bus;
     sbx_metrics *metrics;

@@ -102,6 +102,14 @@ static void observe(void *arg, const sbx_route *route, sbx_method method, int st
                 SBX_NUM(bytes_out), NULL);
 }
 
+static void renew_tickets(void *arg)
+{
+    sbx_err err;
+
+    if (sbx_tickets_renew(((sbx_app *)arg)->tickets, &err))
+        sbx_log_err(SBX_WARN, "tickets of open streams were not renewed", &err, NULL);
+}
+
 /* --- parts, in the order in which they need each other --- */
 
 static int open_database(sbx_app *app, sbx_err *err)
@@ -113,6 +121,7 @@ static int open_database(sbx_app *app, sbx_err *err)
         sbx_store_check(app->store, err) || sbx_store_cluster(app->store, &app->cluster, err))
         return -1;
     app->auth = sbx_auth_new(app->store, app->crypt);
+    app->tickets = sbx_tickets_new(app->store, app->crypt);
     return sbx_store_join(app->store, !*o->redis_url, &app->worker, err);
 }
 
@@ -147,6 +156,8 @@ static int start_threads(sbx_app *app, sbx_err *err)
         return -1;
     app->lanes = sbx_lanes_new(&lanes);
     app->keeper = sbx_keeper_new(app->lanes);
+    sbx_keeper_every(app->keeper, "tickets", SBX_TICKET_RENEW_MS, SBX_LANE_FAST, renew_tickets,
+                     app);
     return 0;
 }
 
@@ -315,6 +326,8 @@ static void close_all(sbx_app *app)
         sbx_lanes_stop(app->lanes);
     if (app->http)
         sbx_http_settle(app->http); /* the last that it tells STREAM */
+    if (app->tickets)
+        renew_tickets(app); /* for the streams that go on elsewhere */
     if (app->channels) {
         sbx_checks_shutdown(app->checks);
         sbx_channels_shutdown(app->channels);
@@ -346,6 +359,7 @@ static void close_all(sbx_app *app)
     if (app->engine)
         app->engine->ops->free(app->engine);
     sbx_metrics_free(app->metrics);
+    sbx_tickets_free(app->tickets);
     sbx_auth_free(app->auth);
     if (app->store && *app->worker.s)
         sbx_store_leave(app->store, app->worker.s);

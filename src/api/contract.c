@@ -1,6 +1,7 @@
 /* The tables of what is answered, and the few questions that both renderers ask of them. */
 #include "contract.h"
 
+#include "sbx/auth/tickets.h"
 #include "sbx/logs/logs.h"
 #include "sbx/sandbox/spec.h"
 
@@ -240,6 +241,14 @@ static const api_field events_frame[] = {
     {0},
 };
 
+static const api_field ticket[] = {
+    {"ticket", T_STR, 0, NULL, "The secret; it is shown once.", SBX_TICKET_LEN, SBX_TICKET_LEN},
+    {"method", T_CONST, 0, "GET", "What it is for."},
+    {"path", T_STR, 0, NULL, "The one path that it opens, with any query."},
+    {"expiresAt", T_TIME, 0, NULL, "Until then it must be used for the first time."},
+    {0},
+};
+
 static const api_field gap[] = {
     {"from", T_INT, 0, NULL, "The first number that is gone for good.", 1, INT64_MAX},
     {"to", T_INT, 0, NULL, "The last one.", 1, INT64_MAX},
@@ -302,6 +311,7 @@ const api_schema api_schemas[] = {
     {"SandboxList", "A page of sandboxes.", sandbox_list},
     {"StateFrame", "A change of the sandbox.", state_frame},
     {"StateReason", "Why a sandbox is in its state.", state_reason},
+    {"Ticket", "A credential for one request of a browser.", ticket},
 };
 const size_t api_schema_count = ARRAY_LEN(api_schemas);
 

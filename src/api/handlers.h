@@ -37,4 +37,12 @@ HANDLER(api_events);
 HANDLER(api_exec);
 HANDLER(api_logs);
 
+/* tickets.c */
+HANDLER(api_ticket_create);
+extern const sbx_json_field api_ticket_fields[];
+/** Who presents the request's ticket? An event stream keeps its ticket alive until it is over.
+ * As sbx_auth_check() otherwise; INVALID if a key was sent as well. */
+int api_ticket_check(struct sbx_app *app, const sbx_request *r, sbx_principal *ret,
+                     sbx_err *err) SBX_MUST_CHECK;
+
 #endif

@@ -580,9 +580,11 @@ static void security(sbx_jw *w, const sbx_api_route *route)
 {
     if (strcmp(route->name, "metrics") == 0)
         sbx_jw_raw(w, "security", "[{},{\"metricsToken\":[]}]");
+    else if (route->scope && strcmp(route->method, "GET") == 0)
+        sbx_jw_raw(w, "security", "[{\"bearer\":[]},{\"apiKey\":[]},{\"ticket\":[]}]");
     else
         sbx_jw_raw(w, "security", route->scope ? "[{\"bearer\":[]},{\"apiKey\":[]}]" : "[]");
-    if (route->scope)
+    if (route->scope && *route->scope)
         sbx_jw_str(w, "x-scope", route->scope);
 }
 
@@ -665,6 +667,8 @@ static void components(sbx_jw *w)
     sbx_jw_raw(w, "securitySchemes",
                "{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\",\"description\":\"An API "
                "key\"},\"apiKey\":{\"type\":\"apiKey\",\"in\":\"header\",\"name\":\"X-API-Key\"},"
+               "\"ticket\":{\"type\":\"apiKey\",\"in\":\"query\",\"name\":\"ticket\","
+               "\"description\":\"From `POST /tickets`, for this very path\"},"
                "\"metricsToken\":{\"type\":\"http\",\"scheme\":\"bearer\",\"description\":\"The "
                "operator's token for metrics\"}}");
     sbx_jw_raw(w, "headers",

@@ -113,6 +113,14 @@ const sbx_api_route sbx_api_routes[] = {
      .failures = MOVE_FAILURES,
      .doc = "From `running` and `paused`. SIGTERM to every process, SIGKILL to those that are left "
             "after `graceSeconds`."},
+    {"POST", "/tickets", SBX_ANY_SCOPE, SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_ticket_create, "ticket_create", "Make a ticket, for what a browser opens without headers",
+     api_ticket_fields, .tag = "Tickets", .success = "201", .response = "Ticket", .failures = "429",
+     .doc = "Any key may make one, for a path that it may read itself. Send it as `?ticket=` with "
+            "exactly that path within 60 seconds, and without a key. A WebSocket and a plain read "
+            "use it up. An EventSource may reconnect with it, until 60 seconds after it was last "
+            "connected. It dies with its key. 429: 1,000 of the key's tickets are unused.",
+     .example = "{\"path\":\"/sandboxes\"}"},
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 
@@ -128,14 +136,22 @@ void api_answerable(const char *request_id, const char *route, const char *sandb
         sbx_copy(err->msg, sizeof(err->msg), "the server's log tells more, under this requestId");
 }
 
+static int authenticate(sbx_app *app, const sbx_api_route *route, const sbx_request *r,
+                        sbx_principal *who, sbx_err *err)
+{
+    if (r->ticket ? api_ticket_check(app, r, who, err)
+                  : sbx_auth_check(app->auth, r->authorization, r->api_key, who, err))
+        return -1;
+    return *route->scope ? sbx_principal_require(who, route->scope, err) : 0;
+}
+
 static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, sbx_err *err)
 {
     sbx_principal who;
 
     if (!route->scope)
         return route->handler(app, NULL, r, err);
-    if (sbx_auth_check(app->auth, r->authorization, r->api_key, &who, err) ||
-        sbx_principal_require(&who, route->scope, err))
+    if (authenticate(app, route, r, &who, err))
         return -1;
     return route->handler(app, &who, r, err);
 }

@@ -8,11 +8,9 @@
  * What does not have the form of a key is refused without asking anybody.
  *
  * Threads: `mu` guards the array and is never held across a statement. */
-#include "sbx/auth/auth.h"
-
+#include "auth_priv.h"
 #include "sbx/core/clock.h"
 #include "sbx/core/limits.h"
-#include "sbx/store/users.h"
 #include <pthread.h>
 #include <strings.h>
 
@@ -266,6 +264,17 @@ static void remember(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], int6
     pthread_mutex_unlock(&a->mu);
 }
 
+void auth_principal(const sbx_key_row *row, sbx_principal *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    sbx_copy(ret->user, sizeof ret->user, row->user);
+    sbx_copy(ret->key, sizeof ret->key, row->id);
+    ret->admin = sbx_streq(row->role, "admin");
+    /* Scopes that do not fit would be cut to something else: allow nothing then. */
+    if (!sbx_copy(ret->scopes, sizeof ret->scopes, row->scopes))
+        ret->scopes[0] = '\0';
+}
+
 static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], sbx_principal *ret,
                sbx_err *err)
 {
@@ -281,15 +290,8 @@ static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], sbx_princi
         return refuse(err);
     }
     good = !row.expired && !row.revoked;
-    if (good) {
-        memset(ret, 0, sizeof *ret);
-        sbx_copy(ret->user, sizeof ret->user, row.user);
-        sbx_copy(ret->key, sizeof ret->key, row.id);
-        ret->admin = sbx_streq(row.role, "admin");
-        /* Scopes that do not fit would be cut to something else: allow nothing then. */
-        if (!sbx_copy(ret->scopes, sizeof ret->scopes, row.scopes))
-            ret->scopes[0] = '\0';
-    }
+    if (good)
+        auth_principal(&row, ret);
     sbx_key_row_done(&row);
     remember(a, hash, asked, good ? ret : NULL);
     return good ? 0 : refuse(err);

@@ -27,7 +27,7 @@
 
 struct sbx_crypt {
     EVP_MAC *mac;
-    EVP_MAC_CTX *key_mac; /* keyed for API keys; only duplicated */
+    EVP_MAC_CTX *key_mac, *ticket_mac; /* keyed for API keys and for tickets; only duplicated */
     EVP_CIPHER *cipher;
     unsigned char seal_key[SBX_HASH_BYTES];
 };
@@ -62,19 +62,29 @@ static void mac_finish(EVP_MAC_CTX *ctx, const void *data, size_t len,
     EVP_MAC_CTX_free(ctx);
 }
 
+/* A keyed context for one purpose. */
+static EVP_MAC_CTX *purpose_context(EVP_MAC *mac, const unsigned char master[SBX_HASH_BYTES],
+                                    const char *purpose)
+{
+    unsigned char derived[SBX_HASH_BYTES];
+
+    mac_finish(mac_context(mac, master, SBX_HASH_BYTES), purpose, strlen(purpose), derived);
+    EVP_MAC_CTX *ctx = mac_context(mac, derived, sizeof derived);
+    sbx_wipe(derived, sizeof derived);
+    return ctx;
+}
+
 static sbx_crypt *crypt_new(const unsigned char master[SBX_HASH_BYTES])
 {
-    static const char api_key[] = "api-key", env[] = "env";
+    static const char env[] = "env";
     sbx_crypt *c = sbx_alloc(sizeof *c);
-    unsigned char derived[SBX_HASH_BYTES];
 
     c->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     c->cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
     must(c->mac && c->cipher);
-    mac_finish(mac_context(c->mac, master, SBX_HASH_BYTES), api_key, sizeof api_key - 1, derived);
-    c->key_mac = mac_context(c->mac, derived, sizeof derived);
+    c->key_mac = purpose_context(c->mac, master, "api-key");
+    c->ticket_mac = purpose_context(c->mac, master, "ticket");
     mac_finish(mac_context(c->mac, master, SBX_HASH_BYTES), env, sizeof env - 1, c->seal_key);
-    sbx_wipe(derived, sizeof derived);
     return c;
 }
 
@@ -159,6 +169,7 @@ void sbx_crypt_free(sbx_crypt *c)
     if (!c)
         return;
     EVP_MAC_CTX_free(c->key_mac);
+    EVP_MAC_CTX_free(c->ticket_mac);
     EVP_MAC_free(c->mac);
     EVP_CIPHER_free(c->cipher);
     sbx_wipe(c->seal_key, sizeof c->seal_key);
@@ -172,6 +183,15 @@ void sbx_crypt_key_hash(const sbx_crypt *c, const char *key, size_t len,
 
     must(ctx != NULL);
     mac_finish(ctx, key, len, out);
+}
+
+void sbx_crypt_ticket_hash(const sbx_crypt *c, const char *ticket, size_t len,
+                           unsigned char out[SBX_HASH_BYTES])
+{
+    EVP_MAC_CTX *ctx = EVP_MAC_CTX_dup(c->ticket_mac);
+
+    must(ctx != NULL);
+    mac_finish(ctx, ticket, len, out);
 }
 
 static bool seal_into(EVP_CIPHER_CTX *ctx, const sbx_crypt *c, const char *context,

@@ -162,6 +162,8 @@ struct sbx_reply {
     size_t queued;      /* bytes of a stream that LOOP has not yet sent */
     bool full, watching, loop_left;
     sbx_reply_events events;
+    void (*over)(void *arg);
+    void *over_arg;
 };
 
 /* A request on its way to and through a worker, in one allocation with its text. */

@@ -365,11 +365,28 @@ const char *sbx_reply_request_id(const sbx_reply *r)
     return r->request_id;
 }
 
+void sbx_reply_on_over(sbx_reply *r, void (*fn)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&r->mu);
+    bool over = r->loop_left;
+    if (!over) {
+        r->over = fn;
+        r->over_arg = arg;
+    }
+    pthread_mutex_unlock(&r->mu);
+    if (over)
+        fn(arg);
+}
+
 void reply_abandoned(sbx_reply *r)
 {
     pthread_mutex_lock(&r->mu);
     r->loop_left = true;
+    void (*over)(void *arg) = r->over;
+    r->over = NULL;
     pthread_mutex_unlock(&r->mu);
+    if (over)
+        over(r->over_arg);
     deliver_closed(r);
     reply_drop(r);
 }

@@ -230,6 +230,19 @@ static void fill_request(job_box *b, const sbx_head *h, const sbx_match *m, cons
     r->forwarded = h->forwarded;
 }
 
+/* A credential is no parameter of any route: handlers, checks and messages never see it. */
+static void take_ticket(sbx_request *r)
+{
+    for (size_t i = 0; i < r->query_count; i++) {
+        if (strcmp(r->query[i].name, "ticket") != 0)
+            continue;
+        r->ticket = r->query[i].value;
+        r->query_count--;
+        memmove(&r->query[i], &r->query[i + 1], (r->query_count - i) * sizeof(sbx_param));
+        return;
+    }
+}
+
 /* Everything that can be said about a request by its head alone. */
 static int admit(conn *c, job_box *b, const sbx_head *h, sbx_match *m, sbx_err *err)
 {
@@ -246,8 +259,10 @@ static int admit(conn *c, job_box *b, const sbx_head *h, sbx_match *m, sbx_err *
         c->vary |= VARY_ACCEPT;
     fill_request(b, h, m, c);
     if (negotiate(h, m->route, &r->accept, err) || check_body(h, m->route, err) ||
-        sbx_query_parse(h->query, r->query, &r->query_count, err) ||
-        sbx_query_check(m->route->query, r->query, r->query_count, err))
+        sbx_query_parse(h->query, r->query, &r->query_count, err))
+        return -1;
+    take_ticket(r);
+    if (sbx_query_check(m->route->query, r->query, r->query_count, err))
         return -1;
     c->reply = reply_new(c->http, c, h);
     r->reply = c->reply;

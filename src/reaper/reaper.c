@@ -143,6 +143,15 @@ static void health(void *arg)
         complain("health", &err);
 }
 
+/* Tickets that nobody can use any more. */
+static void purge_tickets(sbx_reaper *r)
+{
+    sbx_err err;
+
+    if (sbx_store_ticket_purge(r->c.store, &err))
+        complain("tickets", &err);
+}
+
 static void purge(void *arg)
 {
     sbx_reaper *r = arg;
@@ -152,6 +161,7 @@ static void purge(void *arg)
     if (sbx_store_sandbox_purge(r->c.store, &sandboxes, &err) ||
         sbx_store_event_purge(r->c.store, &events, &err))
         complain("purge", &err);
+    purge_tickets(r);
     if (sandboxes || events)
         sbx_log(SBX_INFO, "old records removed", "sandboxes", SBX_NUM(sandboxes), "events",
                 SBX_NUM(events), NULL);

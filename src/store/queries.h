@@ -280,6 +280,34 @@
       " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL"                                     \
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
                                                                                                    \
+    /* $1 hash, $2 key, $3 method, $4 path, $5 limit, $6 seconds. No expiry: at the limit. */        \
+    X(TICKET_INSERT, 6, SYSTEM,                                                                    \
+      "WITH unused AS (SELECT count(*) AS n, min(expires_at) AS first FROM public.tickets"         \
+      " WHERE key = $2::text AND used = '' AND expires_at > now()),"                               \
+      " t AS (INSERT INTO public.tickets (hash, key, method, path, expires_at)"                    \
+      " SELECT $1::bytea, $2::text, $3::text, $4::text, now() + make_interval(secs => $6::int)"    \
+      " FROM unused WHERE n < $5::bigint"                                                          \
+      " ON CONFLICT (hash) DO UPDATE SET path = excluded.path RETURNING expires_at)"               \
+      " SELECT t.expires_at, ceil(extract(epoch FROM first - now()))::bigint"                      \
+      " FROM unused LEFT JOIN t ON true")                                                          \
+    /* $1 hash, $2 method, $3 path, $4 event stream?, $5 seconds, $6 number of this use */         \
+    X(TICKET_USE, 6, SYSTEM,                                                                       \
+      "UPDATE public.tickets t SET used = CASE WHEN $4::bool THEN 'stream' ELSE 'once' END,"       \
+      " use = $6::bigint, expires_at = CASE WHEN $4::bool"                                         \
+      " THEN now() + make_interval(secs => $5::int) ELSE t.expires_at END"                         \
+      " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id"                            \
+      " WHERE t.hash = $1::bytea AND t.method = $2 AND t.path = $3 AND (t.use = $6::bigint"        \
+      " OR (t.expires_at > now() AND (t.used = '' OR (t.used = 'stream' AND $4::bool))))"          \
+      " AND k.id = t.key AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())"\
+      " AND u.disabled_at IS NULL RETURNING k.id, k.user_id, u.role, k.scopes, false, false")      \
+    X(TICKET_RENEW, 2, SYSTEM,                                                                     \
+      "UPDATE public.tickets SET expires_at = now() + make_interval(secs => $2::int)"              \
+      " WHERE hash = ANY ($1::bytea[]) AND used = 'stream'")                                       \
+    /* The tickets of open streams outlive an outage of the database: hence the hour. */           \
+    X(TICKET_PURGE, 0, SYSTEM,                                                                     \
+      "DELETE FROM public.tickets WHERE expires_at <= now() -"                                     \
+      " CASE WHEN used = 'stream' THEN interval '1 hour' ELSE interval '0' END")                   \
+                                                                                                   \
     /* A lock of the session: alone (exclusive) or with others (shared). */                        \
     X(PRESENCE_ALONE, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                        \
     X(PRESENCE_SHARED, 1, SYSTEM, "SELECT pg_try_advisory_lock_shared($1::bigint)")                \

@@ -56,6 +56,17 @@ int sbx_store_key_insert(sbx_store *s, const char *user, const char *name, const
     return 0;
 }
 
+void store_read_key(const PGresult *r, sbx_key_row *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    store_copy(r, 0, 0, ret->id, sizeof ret->id);
+    store_copy(r, 0, 1, ret->user, sizeof ret->user);
+    store_copy(r, 0, 2, ret->role, sizeof ret->role);
+    ret->scopes = store_str(r, 0, 3);
+    ret->expired = store_int(r, 0, 4) != 0;
+    ret->revoked = store_int(r, 0, 5) != 0;
+}
+
 int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES], sbx_key_row *ret,
                           sbx_err *err)
 {
@@ -67,12 +78,6 @@ int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES]
         return -1;
     if (PQntuples(r) == 0)
         return sbx_fail(err, SBX_E_NOT_FOUND, "no such key");
-    memset(ret, 0, sizeof *ret);
-    store_copy(r, 0, 0, ret->id, sizeof ret->id);
-    store_copy(r, 0, 1, ret->user, sizeof ret->user);
-    store_copy(r, 0, 2, ret->role, sizeof ret->role);
-    ret->scopes = store_str(r, 0, 3);
-    ret->expired = store_int(r, 0, 4) != 0;
-    ret->revoked = store_int(r, 0, 5) != 0;
+    store_read_key(r, ret);
     return 0;
 }

@@ -8,6 +8,8 @@
 
 struct sbx_app;
 
+#define SBX_ANY_SCOPE "" /* a key is needed, and any will do */
+
 /* Runs on a worker of the route's lane, authenticated (`who` is NULL for routes without a scope).
  * As sbx_handler otherwise. */
 typedef int (*sbx_api_handler)(struct sbx_app *app, const sbx_principal *who, const sbx_request *r,

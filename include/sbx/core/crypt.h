@@ -21,6 +21,10 @@ SBX_DEFINE_CLEANUP(sbx_crypt, sbx_crypt_free)
 void sbx_crypt_key_hash(const sbx_crypt *c, const char *key, size_t len,
                         unsigned char out[SBX_HASH_BYTES]);
 
+/** The same of a ticket, under the derived key "ticket". */
+void sbx_crypt_ticket_hash(const sbx_crypt *c, const char *ticket, size_t len,
+                           unsigned char out[SBX_HASH_BYTES]);
+
 /** Encrypt (AES-256-GCM, random nonce, `context` authenticated): nonce | tag | ciphertext. */
 int sbx_crypt_seal(const sbx_crypt *c, const char *context, const void *data, size_t len,
                    sbx_buf *out, sbx_err *err) SBX_MUST_CHECK;

@@ -53,6 +53,7 @@ typedef struct sbx_request {
     sbx_param query[SBX_MAX_QUERY_PARAMS];
     size_t query_count;
     char *authorization; /* Authorization header or NULL; wiped when freed */
+    char *ticket;        /* query parameter "ticket", taken out of `query`; or NULL */
     char *api_key;       /* X-API-Key header, or a ws subprotocol bearer; or NULL */
     char *content_type;  /* or NULL */
     char *idempotency_key;
@@ -187,6 +188,10 @@ typedef struct sbx_reply_events {
     void *arg;
 } sbx_reply_events;
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events);
+
+/** Have fn(arg) called once when the connection is done with this reply, answered or not: on LOOP,
+ * or at once by the caller if it is over already. Once per reply; fn must not block. */
+void sbx_reply_on_over(sbx_reply *r, void (*fn)(void *arg), void *arg);
 
 bool sbx_reply_gone(const sbx_reply *r); /* the client left */
 const atomic_bool *sbx_reply_cancel_flag(const sbx_reply *r);
