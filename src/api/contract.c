@@ -351,6 +351,12 @@ const api_field api_headers[] = {
      1, SBX_MAX_REQUEST_ID_BYTES},
     {"If-None-Match", T_STR, OPTIONAL, NULL,
      "The `ETag` of what you have, or several; 304 if it is still current."},
+    {"Idempotency-Key", T_STR, OPTIONAL, NULL,
+     "Visible ASCII, your own. The same key with the same request within 24 hours makes nothing "
+     "again and has the first answer, with `Idempotency-Replayed: true`; while the first one runs "
+     "it is waited for. With another request it is 409. What failed by the server's fault (5xx) or "
+     "was not allowed (401, 403, 429) is not remembered, and runs again.",
+     1, SBX_MAX_IDEMPOTENCY_KEY},
     {"Last-Event-ID", T_INT, OPTIONAL, NULL,
      "The number to resume behind, as an EventSource sends it by itself; wins over `since`.", 0,
      INT64_MAX},
@@ -365,6 +371,8 @@ bool api_header_of(const sbx_api_route *route, const api_field *header)
         return get;
     if (strcmp(header->name, "Last-Event-ID") == 0)
         return get && route->sse;
+    if (strcmp(header->name, "Idempotency-Key") == 0)
+        return route->made != NULL;
     return true;
 }
 

@@ -20,6 +20,8 @@ HANDLER(api_openapi);
 HANDLER(api_docs);
 /* sandboxes.c */
 HANDLER(api_sandbox_create);
+int api_sandbox_made(struct sbx_app *app, const sbx_principal *who, const sbx_request *r,
+                     const char *id, sbx_err *err);
 HANDLER(api_sandbox_list);
 HANDLER(api_sandbox_get);
 HANDLER(api_sandbox_delete);
@@ -36,6 +38,17 @@ HANDLER(api_events);
 /* commands.c */
 HANDLER(api_exec);
 HANDLER(api_logs);
+
+/* idempotency.c */
+/** Run the handler of a request with an Idempotency-Key, or answer it as the first time, or keep
+ * it until the first one has an answer. @return 0, SBX_KEPT or -1. */
+int api_idempotent(struct sbx_app *app, const sbx_api_route *route, const sbx_principal *who,
+                   const sbx_request *r, sbx_err *err) SBX_MUST_CHECK;
+/** The id that the handler is to give to what it makes; NULL: any, the request has no key. */
+const char *api_claimed_id(const sbx_request *r);
+/** To be called once the intent is written under that id, before anything is done about it.
+ * CAPACITY if another request took over meanwhile: the intent must be undone. */
+int api_claim_begun(const sbx_request *r, sbx_err *err) SBX_MUST_CHECK;
 
 /* tickets.c */
 HANDLER(api_ticket_create);

@@ -44,7 +44,7 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "201 when it can run commands. With `\"wait\": false` 202 at once; then read the "
             "sandbox, or watch its log stream, until its state is `running` or `failed`. A create "
             "that fails answers a problem with `sandboxId`: the record stays and says why.",
-     .example = "{\"template\":\"python\",\"timeoutSeconds\":600}"},
+     .example = "{\"template\":\"python\",\"timeoutSeconds\":600}", .made = api_sandbox_made},
     {"DELETE", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, 120000, api_sandbox_delete,
      "sandbox_delete", "Delete a sandbox", .tag = "Sandboxes", .success = "204",
      .failures = "409,502",
@@ -153,6 +153,8 @@ static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, s
         return route->handler(app, NULL, r, err);
     if (authenticate(app, route, r, &who, err))
         return -1;
+    if (route->made && r->idempotency_key)
+        return api_idempotent(app, route, &who, r, err);
     return route->handler(app, &who, r, err);
 }
 
@@ -161,8 +163,9 @@ static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
 {
     sbx_app *app = arg;
 
-    if (run(app, &sbx_api_routes[r->route - app->routes], r, err) == 0)
-        return 0;
+    int rc = run(app, &sbx_api_routes[r->route - app->routes], r, err);
+    if (rc != -1)
+        return rc;
     api_answerable(r->request_id, r->route->name, sbx_request_path(r, "id"), err);
     return -1;
 }

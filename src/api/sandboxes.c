@@ -1,6 +1,7 @@
 /* Sandboxes: create, list, get, delete. */
 #include "handlers.h"
 
+#include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include <stdio.h>
 
@@ -39,6 +40,36 @@ static void client_closed(void *arg)
     sbx_create_unref(arg);
 }
 
+int api_sandbox_made(sbx_app *app, const sbx_principal *who, const sbx_request *r, const char *id,
+                     sbx_err *err)
+{
+    sbx_sandbox_row row = {0};
+
+    if (sbx_store_sandbox_get(app->store, who->user, id, &row, err))
+        return -1;
+    reply_sandbox(r->reply, 201, &row);
+    sbx_sandbox_row_done(&row);
+    return 0;
+}
+
+static int begin(sbx_app *app, const char *owner, const sbx_request *r, sbx_spec *spec,
+                 sbx_create **ret, sbx_err *err)
+{
+    SBX_CLEANUP(sbx_create_unref) sbx_create *c = NULL;
+    sbx_err later;
+
+    if (sbx_create_begin(app->sandboxes, owner, api_claimed_id(r), spec, &c, err))
+        return -1;
+    if (api_claim_begun(r, err)) {
+        if (sbx_sandbox_delete(app->sandboxes, owner, sbx_create_row(c)->id, &later))
+            sbx_log_err(SBX_WARN, "a create that was given up stays until its deadline", &later,
+                        "sandbox", sbx_create_row(c)->id, NULL);
+        return -1;
+    }
+    *ret = sbx_steal(c);
+    return 0;
+}
+
 HANDLER(api_sandbox_create)
 {
     sbx_spec spec = {0};
@@ -47,7 +78,7 @@ HANDLER(api_sandbox_create)
     bool wait = spec.wait;
 
     if (!rc)
-        rc = sbx_create_begin(app->sandboxes, who->user, &spec, &c, err);
+        rc = begin(app, who->user, r, &spec, &c, err);
     sbx_spec_done(&spec);
     if (rc)
         return -1;

@@ -162,6 +162,8 @@ struct sbx_reply {
     size_t queued;      /* bytes of a stream that LOOP has not yet sent */
     bool full, watching, loop_left;
     sbx_reply_events events;
+    void (*intercept)(void *arg, sbx_reply *r, sbx_answer *a);
+    void *intercept_arg;
     void (*over)(void *arg);
     void *over_arg;
 };
@@ -171,6 +173,7 @@ typedef struct job_box {
     sbx_request request;
     sbx_http *http;
     size_t body_counted; /* of http->bodies */
+    int64_t deadline_ms; /* monotonic; 0: none */
     size_t text_len;
     char text[];
 } job_box;
@@ -258,6 +261,7 @@ void reply_message(sbx_reply *r, const char *data, size_t len, bool binary);
 /* respond.c */
 void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
                   size_t header_count, const heading *h);
+void respond_problem_json(sbx_buf *body, const sbx_err *err, const char *request_id);
 void respond_problem(sbx_buf *head, sbx_buf *body, const sbx_err *err, const char *allow,
                      const heading *h);
 const char *respond_reason(int status);

@@ -186,9 +186,73 @@ void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_
     deliver(r, a.status, &head, &a.body);
 }
 
+void sbx_reply_intercept(sbx_reply *r, void (*fn)(void *arg, sbx_reply *r, sbx_answer *a),
+                         void *arg)
+{
+    pthread_mutex_lock(&r->mu);
+    r->intercept = fn;
+    r->intercept_arg = arg;
+    pthread_mutex_unlock(&r->mu);
+}
+
+void *sbx_reply_interceptor(sbx_reply *r)
+{
+    pthread_mutex_lock(&r->mu);
+    void *arg = r->phase == R_OPEN ? r->intercept_arg : NULL;
+    pthread_mutex_unlock(&r->mu);
+    return arg;
+}
+
+/* @return whether somebody else has the claimed answer now; then the body is taken. */
+static bool hold_back(sbx_reply *r, int status, const sbx_header *headers, size_t header_count,
+                      sbx_buf *body, const sbx_err *problem)
+{
+    if (!r->intercept)
+        return false;
+    sbx_answer *a = sbx_alloc(sizeof(*a));
+    a->status = status;
+    a->body = *body;
+    *body = (sbx_buf){.max = body->max};
+    for (size_t i = 0; i < header_count; i++)
+        if (strcmp(headers[i].name, "location") == 0)
+            a->location = sbx_strdup(headers[i].value);
+    if (problem)
+        a->problem = *problem;
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    r->intercept(r->intercept_arg, r, a);
+    return true;
+}
+
+void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more)
+{
+    sbx_header headers[2];
+    size_t count = 0;
+
+    if (a->location)
+        headers[count++] = (sbx_header){"location", a->location};
+    if (more)
+        headers[count++] = *more;
+    if (a->problem.code != SBX_OK)
+        answer_problem(r, &a->problem);
+    else
+        reply_answer(r, a->status,
+                     a->status < 400 ? "application/json" : "application/problem+json", headers,
+                     count, &a->body);
+    sbx_buf_done(&a->body);
+    free(a->location);
+    free(a);
+    reply_drop(r);
+}
+
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
 {
-    if (claim(r))
+    sbx_buf body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
+
+    if (!claim(r))
+        return;
+    if (r->intercept)
+        respond_problem_json(&body, err, r->request_id);
+    if (!hold_back(r, sbx_code_status(err->code), NULL, 0, &body, err))
         answer_problem(r, err);
 }
 
@@ -197,17 +261,19 @@ void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sb
 {
     sbx_buf none = {0};
 
-    if (claim(r))
-        reply_answer(r, status, content_type, headers, header_count, body ? body : &none);
-    else if (body)
+    if (!body)
+        body = &none;
+    if (!claim(r))
         sbx_buf_done(body);
+    else if (!hold_back(r, status, headers, header_count, body, NULL))
+        reply_answer(r, status, content_type, headers, header_count, body);
 }
 
 void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body)
 {
     if (!claim(r))
         sbx_buf_done(body);
-    else if (!represent_elsewhere(r, status, body))
+    else if (!hold_back(r, status, NULL, 0, body, NULL) && !represent_elsewhere(r, status, body))
         reply_answer(r, status, "application/json", NULL, 0, body);
 }
 

@@ -35,6 +35,40 @@ void request_free(job_box *b)
     free(b);
 }
 
+static void run_request(void *arg);
+static void refuse_request(void *arg, const sbx_err *why);
+
+static int submit(job_box *b, sbx_err *err)
+{
+    sbx_job job = {.run = run_request,
+                   .refuse = refuse_request,
+                   .arg = b,
+                   .cancelled = &b->request.reply->gone,
+                   .deadline_ms = b->deadline_ms};
+
+    return sbx_lanes_submit(b->http->config.lanes, b->request.route->lane, &job, err);
+}
+
+/* The answer is given, or somebody else will give it. */
+static void request_over(job_box *b)
+{
+    sbx_reply *reply = b->request.reply;
+
+    request_free(b);
+    sbx_reply_unref(reply);
+}
+
+void sbx_request_again(const sbx_request *r)
+{
+    job_box *b = sbx_container_of(r, job_box, request);
+    sbx_err err;
+
+    if (submit(b, &err) == 0)
+        return;
+    sbx_reply_problem(r->reply, &err);
+    request_over(b);
+}
+
 static void run_request(void *arg)
 {
     job_box *b = arg;
@@ -50,24 +84,23 @@ static void run_request(void *arg)
         rc = c->authenticate(c->app, r, &err);
     if (!rc)
         rc = r->route->handler(c->app, r, &err);
+    if (rc == SBX_KEPT)
+        return;
     if (rc) {
         if (err.code == SBX_OK)
             sbx_fail(&err, SBX_E_INTERNAL, "the request failed without a reason");
         sbx_reply_problem(reply, &err);
     }
-    request_free(b);
-    sbx_reply_unref(reply);
+    request_over(b);
 }
 
 /* It waited too long for a worker, and is answered without one. */
 static void refuse_request(void *arg, const sbx_err *why)
 {
     job_box *b = arg;
-    sbx_reply *reply = b->request.reply;
 
-    sbx_reply_problem(reply, why);
-    request_free(b);
-    sbx_reply_unref(reply);
+    sbx_reply_problem(b->request.reply, why);
+    request_over(b);
 }
 
 void request_discard(conn *c)
@@ -93,15 +126,11 @@ void request_submit(conn *c)
     b->request.body_len = c->body.len;
     b->request.body = c->body.len ? sbx_buf_steal(&c->body) : NULL;
     sbx_buf_done(&c->body);
-    int64_t ms = c->route->deadline_ms;
-    sbx_job job = {.run = run_request,
-                   .refuse = refuse_request,
-                   .arg = b,
-                   .cancelled = &c->reply->gone,
-                   .deadline_ms = ms ? c->http->now_ms + ms : 0};
+    b->request.received_ms = c->http->now_ms;
+    b->deadline_ms = c->route->deadline_ms ? c->http->now_ms + c->route->deadline_ms : 0;
     c->state = C_PARKED;
     conn_set_timer(c, T_NONE);
-    if (sbx_lanes_submit(c->http->config.lanes, c->route->lane, &job, &err))
+    if (submit(b, &err))
         conn_problem(c, &err, NULL);
     else
         c->box = NULL;

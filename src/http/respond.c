@@ -123,7 +123,7 @@ void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_
     add_common(out, h);
 }
 
-static void problem_json(sbx_buf *body, const sbx_err *err, const char *request_id)
+void respond_problem_json(sbx_buf *body, const sbx_err *err, const char *request_id)
 {
     sbx_jw w = SBX_JW(body);
     char type[96];
@@ -158,7 +158,7 @@ void respond_problem(sbx_buf *head, sbx_buf *body, const sbx_err *err, const cha
     size_t count = 0;
     char seconds[24];
 
-    problem_json(body, err, h->request_id);
+    respond_problem_json(body, err, h->request_id);
     if (status == 401)
         headers[count++] = (sbx_header){"www-authenticate", "Bearer"};
     if ((status == 429 || status == 503) && err->retry_after_s > 0)

@@ -143,13 +143,13 @@ static void health(void *arg)
         complain("health", &err);
 }
 
-/* Tickets that nobody can use any more. */
-static void purge_tickets(sbx_reaper *r)
+/* Tickets and Idempotency-Keys that are of no use any more. */
+static void purge_requests(sbx_reaper *r)
 {
     sbx_err err;
 
-    if (sbx_store_ticket_purge(r->c.store, &err))
-        complain("tickets", &err);
+    if (sbx_store_ticket_purge(r->c.store, &err) || sbx_store_idempotency_purge(r->c.store, &err))
+        complain("tickets and keys of requests", &err);
 }
 
 static void purge(void *arg)
@@ -161,7 +161,7 @@ static void purge(void *arg)
     if (sbx_store_sandbox_purge(r->c.store, &sandboxes, &err) ||
         sbx_store_event_purge(r->c.store, &events, &err))
         complain("purge", &err);
-    purge_tickets(r);
+    purge_requests(r);
     if (sandboxes || events)
         sbx_log(SBX_INFO, "old records removed", "sandboxes", SBX_NUM(sandboxes), "events",
                 SBX_NUM(events), NULL);

@@ -4,6 +4,7 @@
 
 #include "sbx/reaper/reaper.h"
 #include "sbx/store/events.h"
+#include "sbx/store/idempotency.h"
 #include "sbx/store/tickets.h"
 #include <pthread.h>
 #include <stdatomic.h>

@@ -69,16 +69,15 @@ static char *check_text(const sbx_check *check, bool given, bool health)
     return sbx_buf_steal(&b);
 }
 
-static int fill_row(sbx_sandboxes *s, const char *owner, const sbx_spec *spec, sbx_sandbox_row *r,
-                    sbx_err *err)
+static int fill_row(sbx_sandboxes *s, const char *owner, const char *id, const sbx_spec *spec,
+                    sbx_sandbox_row *r, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(16 * MIB);
     const char *template_name, *image;
-    sbx_id id = sbx_id_new();
 
     if (resolve_image(s, spec, &template_name, &image, err))
         return -1;
-    sbx_copy(r->id, sizeof(r->id), id.s);
+    sbx_copy(r->id, sizeof(r->id), id ? id : sbx_id_new().s);
     sbx_copy(r->owner, sizeof(r->owner), owner);
     sbx_copy(r->worker, sizeof(r->worker), s->c.worker);
     sbx_copy(r->state, sizeof(r->state), sbx_state_wire(SBX_S_CREATING));
@@ -361,8 +360,8 @@ const sbx_sandbox_row *sbx_create_row(const sbx_create *c)
     return &c->row;
 }
 
-int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_create **ret,
-                     sbx_err *err)
+int sbx_create_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_spec *spec,
+                     sbx_create **ret, sbx_err *err)
 {
     SBX_CLEANUP(sbx_create_unref) sbx_create *c = sbx_alloc(sizeof(*c));
     int deadline_s = CREATE_DEADLINE_S + (int)s->c.pull_timeout_s;
@@ -372,7 +371,7 @@ int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_cr
     c->s = s;
     atomic_init(&c->refs, 1);
     c->from_us = sbx_now_us();
-    if (fill_row(s, owner, spec, &c->row, err) ||
+    if (fill_row(s, owner, id, spec, &c->row, err) ||
         sbx_store_sandbox_insert(s->c.store, &c->row, &spec->env, deadline_s, err))
         return -1;
     c->spec = *spec;

@@ -22,6 +22,22 @@
 
 #define STILL_READABLE "(state <> 'deleted' OR state_changed_at > now() - interval '1 day')"
 
+/* Of a row `i` of idempotency_keys: whoever was at it is dead, or has had time enough since. */
+#define IDEMPOTENT_LEFT(since)                                                                     \
+    "(NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = i.worker"                            \
+    " AND w.heartbeat_at > now() - interval '10 seconds') OR " since                               \
+    " <= now() - interval '30 seconds')"
+
+/* Of a row `i`: nothing came of it, and nothing will. That its sandbox failed is not enough while
+ * its worker may still be writing down the answer. */
+#define IDEMPOTENT_FAILED                                                                          \
+    "((i.status IS NULL AND NOT i.begun AND " IDEMPOTENT_LEFT("i.created_at")                      \
+    " AND NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = i.resource))"                  \
+    " OR EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = i.resource"                         \
+    " AND s.state IN ('failed', 'deleted') AND s.started_at IS NULL"                               \
+    " AND ((i.status IS NULL AND " IDEMPOTENT_LEFT("s.state_changed_at") ")"                       \
+    " OR (i.status = 202 AND s.reason ->> 'code' = 'interrupted'))))"
+
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
 /* Events of the rows in `u` that meet `which`. The counters are locked until the commit: what is
@@ -279,6 +295,35 @@
       " k.expires_at IS NOT NULL AND k.expires_at <= now(),"                                       \
       " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL"                                     \
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
+                                                                                                   \
+    /* $3 fingerprint, $4 worker, $5 resource. A row that is not seen is just being written. */    \
+    X(IDEMPOTENCY_CLAIM, 5, OWNER,                                                                 \
+      "WITH c AS (INSERT INTO public.idempotency_keys AS i"                                        \
+      " (owner, key, fingerprint, worker, resource) VALUES ($1, $2, $3::bytea, $4, $5)"            \
+      " ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint,"                \
+      " worker = excluded.worker, resource = excluded.resource, begun = false, status = NULL,"     \
+      " location = NULL, answer = NULL, created_at = now()"                                        \
+      " WHERE i.resource = excluded.resource OR i.created_at <= now() - interval '1 day'"          \
+      " OR (i.fingerprint = excluded.fingerprint AND " IDEMPOTENT_FAILED ") RETURNING 1)"          \
+      " SELECT CASE WHEN EXISTS (SELECT 1 FROM c) THEN 'claimed' WHEN i.owner IS NULL THEN 'wait'" \
+      " WHEN i.fingerprint <> $3::bytea THEN 'other'"                                              \
+      " WHEN i.status = 202 AND s.state = 'creating' AND " HOLDER_IS_DEAD " THEN 'wait'"           \
+      " WHEN i.status IS NOT NULL THEN 'first'"                                                    \
+      " WHEN s.started_at IS NOT NULL AND " IDEMPOTENT_LEFT("s.started_at") " THEN 'made'"         \
+      " ELSE 'wait' END, i.status, i.location, i.answer, i.resource"                               \
+      " FROM (SELECT 1) AS one LEFT JOIN public.idempotency_keys i ON i.owner = $1 AND i.key = $2" \
+      " LEFT JOIN public.sandboxes s ON s.id = i.resource")                                        \
+    X(IDEMPOTENCY_BEGUN, 3, OWNER,                                                                 \
+      "UPDATE public.idempotency_keys SET begun = true"                                            \
+      " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL RETURNING 1")           \
+    X(IDEMPOTENCY_DONE, 6, OWNER,                                                                  \
+      "UPDATE public.idempotency_keys SET status = $4::int, location = $5, answer = $6::bytea"     \
+      " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
+    X(IDEMPOTENCY_RELEASE, 3, OWNER,                                                               \
+      "DELETE FROM public.idempotency_keys"                                                        \
+      " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
+    X(IDEMPOTENCY_PURGE, 0, SYSTEM,                                                                \
+      "DELETE FROM public.idempotency_keys WHERE created_at <= now() - interval '1 day'")          \
                                                                                                    \
     /* $1 hash, $2 key, $3 method, $4 path, $5 limit, $6 seconds. No expiry: at the limit. */        \
     X(TICKET_INSERT, 6, SYSTEM,                                                                    \

@@ -15,6 +15,11 @@ struct sbx_app;
 typedef int (*sbx_api_handler)(struct sbx_app *app, const sbx_principal *who, const sbx_request *r,
                                sbx_err *err);
 
+/* Answers as if the request had just made the object `id`, which an earlier one with the same
+ * Idempotency-Key made and could not answer for. */
+typedef int (*sbx_api_made)(struct sbx_app *app, const sbx_principal *who, const sbx_request *r,
+                            const char *id, sbx_err *err);
+
 typedef struct sbx_api_route {
     const char *method, *path, *scope; /* scope NULL: no authentication */
     sbx_lane lane;
@@ -33,6 +38,7 @@ typedef struct sbx_api_route {
     const char *doc;            /* more than the summary says, or NULL; Markdown, one paragraph */
     const char *example;        /* a body that works, as JSON; NULL: {} does */
     const char *sse, *ws;       /* schemas of the messages: "LogEntry,gap:Gap" (event:schema) */
+    sbx_api_made made;          /* not NULL: honours Idempotency-Key; such a route never streams */
 } sbx_api_route;
 
 extern const sbx_api_route sbx_api_routes[];

@@ -17,6 +17,8 @@
 #define SBX_MAX_RESPONSE_BYTES   (48 * MIB)  /* a complete response in memory */
 #define SBX_MAX_LIST_ITEMS       200
 
+#define SBX_MAX_IDEMPOTENCY_KEY 255
+
 /* Tickets */
 #define SBX_TICKET_S        60 /* to the first use; of an event stream, after the last disconnect */
 #define SBX_TICKET_RENEW_MS 5000 /* how often the tickets of open event streams are renewed */

@@ -61,7 +61,8 @@ typedef struct sbx_request {
     bool forwarded; /* X-Forwarded-For, Forwarded or X-Real-IP was present */
     char *body;     /* NULL if empty */
     size_t body_len;
-    sbx_reply *reply; /* borrowed; ref it to keep it after the handler returns */
+    int64_t received_ms; /* monotonic: when it was read as a whole */
+    sbx_reply *reply;    /* borrowed; ref it to keep it after the handler returns */
 } sbx_request;
 
 const char *sbx_request_path(const sbx_request *r, const char *name);  /* NULL if absent */
@@ -71,6 +72,12 @@ const char *sbx_request_query(const sbx_request *r, const char *name); /* NULL i
  * finishes the reply, or takes a reference, arranges that somebody else does, and returns 0. A
  * return of -1 makes the http layer answer the problem in `err`. */
 typedef int (*sbx_handler)(void *app, const sbx_request *r, sbx_err *err);
+
+/* What a handler returns that keeps the request itself, to have it run again later: it must not
+ * touch it any more, and exactly one call of sbx_request_again() must follow, from any thread. The
+ * deadline stays. */
+#define SBX_KEPT 1
+void sbx_request_again(const sbx_request *r);
 
 typedef struct sbx_route {
     const char *method; /* "GET" */
@@ -188,6 +195,23 @@ typedef struct sbx_reply_events {
     void *arg;
 } sbx_reply_events;
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events);
+
+/* A complete answer that was held back. */
+typedef struct sbx_answer {
+    int status;
+    char *location;  /* owned; or NULL. Other headers are not kept */
+    sbx_buf body;    /* JSON */
+    sbx_err problem; /* code SBX_OK if it is none */
+} sbx_answer;
+
+/** Have fn(arg, reply, answer) called, once, by whoever finishes the reply, in place of sending.
+ * It owns the answer and a reference of the reply, and sends it with sbx_answer_send(), then or
+ * later. Not for replies that may become streams. On the worker, before the handler runs. */
+void sbx_reply_intercept(sbx_reply *r, void (*fn)(void *arg, sbx_reply *r, sbx_answer *a),
+                         void *arg);
+void *sbx_reply_interceptor(sbx_reply *r); /* `arg` while nothing was answered, or NULL */
+/** Send it after all, with one more header or NULL. Frees the answer, drops the reference. */
+void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more);
 
 /** Have fn(arg) called once when the connection is done with this reply, answered or not: on LOOP,
  * or at once by the caller if it is over already. Once per reply; fn must not block. */

@@ -68,10 +68,11 @@ typedef struct sbx_create_waiter {
     void *arg;
 } sbx_create_waiter;
 
-/** First half: check template and image, write the intent. @param spec  its content is taken over
- * on success. @param ret  one reference, for run(). */
-int sbx_create_begin(sbx_sandboxes *s, const char *owner, sbx_spec *spec, sbx_create **ret,
-                     sbx_err *err) SBX_MUST_CHECK;
+/** First half: check template and image, write the intent. @param id  of the sandbox, or NULL for
+ * a new one. @param spec  its content is taken over on success. @param ret  one reference, for
+ * run(). */
+int sbx_create_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_spec *spec,
+                     sbx_create **ret, sbx_err *err) SBX_MUST_CHECK;
 const sbx_sandbox_row *sbx_create_row(const sbx_create *c); /* between begin and run */
 /** Second half: image, container, channel, running. Returns before the end if the image has to be
  * pulled; the rest is then a job of the slow lane. Takes the reference over. @param waiter  copied;
