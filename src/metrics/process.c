@@ -1,10 +1,13 @@
-/* process_*: processor time, memory, descriptors and threads of this process.
+/* process_*: processor time, memory, descriptors and threads of this process. The heap is what was
+ * allocated and not freed, with what the allocator holds back for each thread; resident memory also
+ * has what it keeps for reuse.
  *
  * Source: proc(5), /proc/self/stat: after the last ')' stand the fields from the third (state) on.
  * What cannot be read is left out of the page, as a wrong number is worse than none. */
 #include "process.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -98,6 +101,7 @@ void metrics_process_text(sbx_buf *out)
     struct timespec cpu;
     struct rlimit files;
     int64_t fds = count_fds();
+    struct mallinfo2 heap = mallinfo2();
 
     if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu) == 0)
         add(out, "process_cpu_seconds_total", "counter", "User and system processor time",
@@ -111,6 +115,8 @@ void metrics_process_text(sbx_buf *out)
         add(out, "process_start_time_seconds", "gauge", "Start, in seconds since 1970",
             start_time(field[STAT_START]));
     }
+    add(out, "process_heap_bytes", "gauge", "Allocated memory in use",
+        (double)heap.uordblks + (double)heap.hblkhd);
     if (fds >= 0)
         add(out, "process_open_fds", "gauge", "Open descriptors", (double)fds);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0)

@@ -374,6 +374,7 @@ int sbx_create_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_sp
     if (fill_row(s, owner, id, spec, &c->row, err) ||
         sbx_store_sandbox_insert(s->c.store, &c->row, &spec->env, deadline_s, err))
         return -1;
+    sandbox_publish(s, &c->row);
     c->spec = *spec;
     *spec = (sbx_spec){0};
     *ret = sbx_steal(c);

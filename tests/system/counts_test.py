@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 from lab import DEFAULT_HOST, Lab, wait_for  # noqa: E402
 from scale import Crowd, sleeper, viewer  # noqa: E402
 from taps import DatabaseTap, EngineTap  # noqa: E402
+from wire import request  # noqa: E402
 
 QUICK = True
 
@@ -131,6 +132,29 @@ class Counts(unittest.TestCase):
             self.assertEqual((calls, len([s for s in statements if s != KEY])), ([], 50))
             self.assertEqual(self.lab.threads(), threads)
         self.assertEqual(crowd.closed, 0)
+
+    def test_a_page_of_events_is_one_statement(self):
+        calls, statements = self.counted(
+            lambda: self.lab.call(self.wire, "GET", "/events?limit=5"))
+        self.assertEqual((calls, self.without_key(statements)), ([], ["EVENT_LIST"]))
+
+    def test_a_hundred_viewers_of_events_share_their_reads(self):
+        wires = [self.lab.wire() for _ in range(100)]
+        for wire in wires:
+            self.addCleanup(wire.close)
+            wire.sock.sendall(request("GET", "/events", None,
+                                      {**self.lab.auth, "Accept": "text/event-stream"}))
+        self.assertTrue(all(wire.sock.recv(12) == b"HTTP/1.1 200" for wire in wires))
+        self.taps[1].take()
+        self.lab.delete(self.wire, self.lab.create(self.wire, self.image)["id"])
+        for wire in wires:
+            seen = b""
+            while b"sandbox.deleted" not in seen:
+                more = wire.sock.recv(65536)
+                self.assertTrue(more, "the stream ended")
+                seen += more
+        reads = [s for s in self.taps[1].take() if s in ("EVENT_LIST", "EVENT_TAIL")]
+        self.assertLessEqual(len(reads), 8)  # four events, and what joining asks for
 
     def test_an_idle_server_asks_the_database_a_few_times_a_second(self):
         began, seen = time.monotonic(), []

@@ -98,6 +98,7 @@ Test(metrics, an_empty_page_is_valid_and_has_the_process)
     cr_expect_geq(value(text, "process_open_fds"), 3);
     cr_expect_neq(value(text, "process_max_fds"), 0);
     cr_expect_geq(value(text, "process_threads"), 1);
+    cr_expect_geq(value(text, "process_heap_bytes"), 0);
     cr_expect_geq(value(text, "process_cpu_seconds_total"), 0);
     cr_expect_eq(value(text, "sandboxd_log_lines_total"), 0, "a series without labels is there");
     cr_expect_not_null(strstr(text, "# TYPE http_requests_total counter\n"));
