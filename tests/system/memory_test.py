@@ -1,0 +1,57 @@
+"""A sandbox that is gone leaves nothing in the server's memory."""
+import unittest
+
+import sandboxd
+from sandboxd import Client, SystemCase, all_at_once, wait_for
+
+TIMEOUT_S = 900
+CYCLES = 80
+ALLOWED = 4096  # bytes in all: less than an object for each cycle
+LINGER = 25  # samples at 0.5 s: longer than a closed log lingers (10 s)
+
+# The allocator keeps what a thread freed for that thread: off, every byte in use is in use.
+TCACHE_OFF = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+
+
+class MemoryTest(SystemCase):
+    def check(self, **env):
+        service = sandboxd.Service(env={**TCACHE_OFF, **env})
+        self.addCleanup(service.close)
+        api = Client(service.start(), service.key())
+
+        def cycle(_):
+            box = api.create(env={"A": "b"})["id"]
+            api.exec(box, "echo out; echo err >&2")
+            self.assertEqual(api.delete(f"/sandboxes/{box}").status, 204)
+
+        def heap():
+            text = api.get("/metrics").body.decode()
+            return int(float(text.split("\nprocess_heap_bytes ")[1].split()[0]))
+
+        all_at_once(cycle, range(CYCLES), 4)  # fills the caches
+        before = self.lowest(heap, 0)
+        all_at_once(cycle, range(CYCLES), 4)
+        self.assertLessEqual(self.lowest(heap, before + ALLOWED) - before, ALLOWED)
+
+    def lowest(self, heap, enough):
+        """The least in use, when that is `enough` or falls no more."""
+        seen = []
+
+        def done():
+            seen.append(heap())
+            return min(seen) <= enough or (len(seen) > LINGER and
+                                           min(seen[-LINGER:]) >= min(seen[:-LINGER]))
+        wait_for(done, 120, "memory that falls no more", 0.5)
+        return min(seen)
+
+    def test_without_redis(self):
+        self.check()
+
+    def test_with_redis(self):
+        if not sandboxd.REDIS_URL:
+            raise AssertionError("SBX_TEST_REDIS_URL is not set: run tests/run")
+        self.check(REDIS_URL=sandboxd.REDIS_URL)
+
+
+if __name__ == "__main__":
+    unittest.main()
