@@ -1,4 +1,6 @@
-/* The guide (guide.md), with what is known from tables filled in. */
+/* The guide (guide.md), with what is known from tables filled in. By lines: a line may have one
+ * {{mark}}; what stands between {{if NAME}} and {{end}}, with an {{else}} perhaps, is told only if
+ * there is a route or a header of that name. */
 #include "contract.h"
 
 #include "guide.h"
@@ -42,29 +44,55 @@ static const struct {
 } marks[] = {
     {"{{errors}}\n", errors_table}, {"{{states}}\n", states_table}, {"{{list-max}}", list_max}};
 
+/* A route, or a header of requests. */
+static bool there_is(const char *name, size_t len)
+{
+    for (size_t i = 0; i < sbx_api_route_count; i++)
+        if (strlen(sbx_api_routes[i].name) == len && memcmp(sbx_api_routes[i].name, name, len) == 0)
+            return true;
+    for (const api_field *h = api_headers; h->name; h++)
+        if (strlen(h->name) == len && memcmp(h->name, name, len) == 0)
+            return true;
+    return false;
+}
+
+static void add_line(sbx_buf *out, const char *line, size_t len)
+{
+    for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
+        size_t n = strlen(marks[i].mark);
+        const char *at = memmem(line, len, marks[i].mark, n);
+
+        if (!at)
+            continue;
+        sbx_buf_add(out, line, (size_t)(at - line));
+        marks[i].write(out);
+        sbx_buf_add(out, at + n, len - n - (size_t)(at - line));
+        return;
+    }
+    sbx_buf_add(out, line, len);
+}
+
+static bool is(const char *line, const char *mark)
+{
+    return strncmp(line, mark, strlen(mark)) == 0;
+}
+
 void api_guide(sbx_buf *out)
 {
     const char *text = (const char *)api_guide_text;
+    bool show = true;
 
     while (*text) {
-        const char *open = strstr(text, "{{");
-        bool known = false;
+        size_t len = strcspn(text, "\n") + 1;
 
-        sbx_buf_add(out, text, open ? (size_t)(open - text) : strlen(text));
-        if (!open)
-            return;
-        for (size_t i = 0; i < ARRAY_LEN(marks) && !known; i++) {
-            size_t n = strlen(marks[i].mark);
-
-            if (strncmp(open, marks[i].mark, n) == 0) {
-                marks[i].write(out);
-                text = open + n;
-                known = true;
-            }
-        }
-        if (!known) {
-            sbx_buf_add(out, open, 2);
-            text = open + 2;
-        }
+        if (is(text, "{{if "))
+            show = there_is(text + 5, strcspn(text + 5, "}"));
+        else if (is(text, "{{else}}"))
+            show = !show;
+        else if (is(text, "{{end}}"))
+            show = true;
+        else if (show)
+            add_line(out, text, len);
+        text += len;
     }
 }

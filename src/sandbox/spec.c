@@ -65,7 +65,8 @@ const sbx_json_field sbx_spec_fields[] = {
     {"env", SBX_JF_PAIRS, AT(env), .max = SBX_MAX_ENV, .max_each = SBX_MAX_ENV_BYTES,
      .doc = "environment of every command; values are stored encrypted and never come back"},
     {"size", SBX_JF_ENUM, AT(size), .values = size_names, .dflt_text = "small",
-     .doc = "cpus and memoryMb by one name"},
+     .doc = "cpus/memoryMb by one name: nano 0.5/256, small 1/512, medium 2/1024, large 4/2048, "
+            "xlarge 4/4096"},
     {"limits", SBX_JF_OBJ, AT(limits), .sub = limit_fields, .doc = "overrides the size"},
     {"timeoutSeconds", SBX_JF_I64, AT(timeout_s), .min = 1, .max = SBX_MAX_LIFETIME_S,
      .dflt = SBX_DEFAULT_LIFETIME_S, .doc = "lifetime from the start"},

@@ -1,5 +1,7 @@
 /* The tables of the contract fit together: what one names, another has. */
 #include "api/contract.h"
+#include "api/guide.h"
+#include "api/markdown.h"
 
 #include <criterion/criterion.h>
 
@@ -76,6 +78,49 @@ Test(contract, statuses_of_failure_rise_and_fit_the_route)
         cr_expect_lt(count, API_MAX_STATUSES);
         for (size_t k = 1; k < count; k++)
             cr_expect_lt(statuses[k - 1], statuses[k], "%s", sbx_api_routes[i].path);
+    }
+}
+
+Test(contract, the_guide_has_no_marks_left_and_tells_only_of_routes_that_there_are)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MIB);
+    bool tickets = false;
+
+    for (size_t i = 0; i < sbx_api_route_count; i++)
+        tickets |= strcmp(sbx_api_routes[i].name, "ticket_create") == 0;
+    api_guide(&b);
+    cr_assert_not(sbx_buf_failed(&b));
+    cr_expect_not(strstr(b.data, "{{"), "%.40s", strstr(b.data, "{{"));
+    cr_expect(strstr(b.data, "## Lifecycle\n\n| state |"));
+    cr_expect(strstr(b.data, "| 404 | `not_found` |"));
+    cr_expect(strstr(b.data, "and at most 200."));
+    cr_expect_eq(strstr(b.data, "/tickets") != NULL, tickets);
+}
+
+Test(contract, markdown_becomes_escaped_html)
+{
+    static const struct {
+        const char *markdown, *html;
+    } cases[] = {
+        {"## A b\n", "<h2 id=\"a-b\">A b</h2>\n"},
+        {"a <b>\nc", "<p>a &lt;b&gt;\nc\n</p>\n"},
+        {"`<x>` **y** [z](#q)",
+         "<p><code>&lt;x&gt;</code> <strong>y</strong> <a href=\"#q\">z</a>\n"
+         "</p>\n"},
+        {"[z](javascript:x)", "<p>[z](javascript:x)\n</p>\n"},
+        {"- a\n- b\n", "<ul>\n<li>a</li>\n<li>b</li>\n</ul>\n"},
+        {"| a | b |\n|---|---|\n| 1 | |\n",
+         "<table>\n<tr><th>a</th><th>b</th></tr>\n<tr><td>1</td><td></td></tr>\n</table>\n"},
+        {"```js\nif (a < b) {\n\n}\n```\n", "<pre><code>if (a &lt; b) {\n\n}\n</code></pre>\n"},
+        {"an `open", "<p>an `open\n</p>\n"},
+        {"\"", "<p>&quot;\n</p>\n"},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(KIB);
+
+        api_html_markdown(&b, cases[i].markdown);
+        cr_expect_str_eq(b.data, cases[i].html, "%s", cases[i].markdown);
     }
 }
 

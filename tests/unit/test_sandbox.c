@@ -4,6 +4,7 @@
 
 #include "sbx/core/limits.h"
 #include <criterion/criterion.h>
+#include <stdio.h>
 
 Test(sandbox_state, only_listed_moves_are_legal)
 {
@@ -100,6 +101,26 @@ Test(sandbox_spec, limits_override_the_size)
     cr_expect_eq(s.limits.cpu_milli, 500);
     cr_expect_eq(s.limits.memory_mb, 4096);
     sbx_spec_done(&s);
+}
+
+Test(sandbox_spec, what_the_document_says_of_a_size_is_what_it_gives)
+{
+    const sbx_json_field *f = sbx_spec_fields;
+
+    while (strcmp(f->name, "size") != 0)
+        f++;
+    for (size_t i = 0; f->values[i]; i++) {
+        char body[64], words[64];
+        sbx_spec s;
+        sbx_err err;
+
+        snprintf(body, sizeof body, "{\"size\":\"%s\"}", f->values[i]);
+        cr_assert_eq(parse(body, &s, &err), 0, "%s", err.msg);
+        snprintf(words, sizeof words, "%s %g/%lld", f->values[i], (double)s.limits.cpu_milli / 1000,
+                 (long long)s.limits.memory_mb);
+        cr_expect(strstr(f->doc, words), "%s", words);
+        sbx_spec_done(&s);
+    }
 }
 
 Test(sandbox_spec, refusals_name_the_field)
