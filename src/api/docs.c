@@ -97,7 +97,8 @@ static void request_type(sbx_buf *b, const sbx_json_field *f)
         sbx_buf_addf(b, "list of at most %lld strings", (long long)f->max);
         break;
     case SBX_JF_PAIRS:
-        sbx_buf_addf(b, "object of at most %lld strings", (long long)f->max);
+        sbx_buf_addf(b, "object of at most %lld strings%s", (long long)f->max,
+                     f->nullable_each ? " or nulls" : "");
         break;
     case SBX_JF_CMD:
         sbx_buf_addf(b, "string, or list of %lld to %lld strings", (long long)f->min,

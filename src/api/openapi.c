@@ -142,7 +142,7 @@ static void pairs_schema(sbx_jw *w, const sbx_json_field *f)
     typed(w, "object", f->nullable);
     bounds(w, NULL, 0, "maxProperties", f->max);
     sbx_jw_obj(w, "additionalProperties");
-    sbx_jw_str(w, "type", "string");
+    typed(w, "string", f->nullable_each);
     bounds(w, NULL, 0, "maxLength", f->max_each);
     sbx_jw_obj_end(w);
 }
