@@ -5,6 +5,9 @@
  * still there). Output is sent directly with the socket's own back-pressure, so that the library
  * below never has to copy and queue.
  *
+ * Time-outs ask for progress that is worth the name: who sends a body, or reads an answer, by
+ * single bytes is cut off like one who does nothing.
+ *
  * Nothing here closes a socket in the middle of things: a connection is doomed, and closed right
  * before the loop waits again. The two loops (advance over input, flush of output) call each other
  * and are guarded against recursion: whoever is entered second returns, the first goes on. */
@@ -211,7 +214,8 @@ static size_t feed_body(conn *c, const char *data, size_t len)
         conn_problem(c, &err, NULL);
     } else if (done) {
         request_submit(c);
-    } else {
+    } else if (c->body.len - c->progress >= PROGRESS_BYTES) {
+        c->progress = c->body.len;
         conn_set_timer(c, T_BODY);
     }
     return used;
@@ -305,6 +309,12 @@ size_t conn_out_left(const conn *c)
     return c->head_out.len + c->body_out.len - c->out_at;
 }
 
+static void set_stall(conn *c)
+{
+    c->progress = c->bytes_out;
+    conn_set_timer(c, T_STALL);
+}
+
 /* @return true if all went out; false if the socket is full, or the connection doomed. */
 static bool send_out(conn *c)
 {
@@ -330,13 +340,13 @@ static bool send_out(conn *c)
             c->blocked = true;
             lws_callback_on_writable(c->wsi);
             if (c->timer != T_STALL)
-                conn_set_timer(c, T_STALL);
+                set_stall(c);
             return false;
         }
         c->out_at += (size_t)sent;
         c->bytes_out += (size_t)sent;
-        if (c->timer == T_STALL)
-            conn_set_timer(c, T_STALL);
+        if (c->timer == T_STALL && c->bytes_out - c->progress >= PROGRESS_BYTES)
+            set_stall(c);
     }
     return true;
 }

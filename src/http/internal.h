@@ -27,6 +27,7 @@ struct lws_context;
 #define PING_MS           20000
 #define WS_CLOSE_MS       5000
 #define MAX_WS_MESSAGE    (64 * KIB)
+#define PROGRESS_BYTES    (16 * KIB)  /* what must move within a time-out for it to start anew */
 #define MAX_BODIES_BYTES  (512 * MIB) /* request bodies in memory, of all connections */
 #define SPARE_CONNECTIONS 32          /* beyond the maximum, to say 503 on */
 
@@ -96,6 +97,7 @@ typedef struct conn {
     bool preflight;
     int64_t start_us;
     size_t bytes_out;
+    size_t progress; /* bytes that had moved when the timer of the body, or of a stall, was set */
     sbx_buf head_out, body_out; /* going out, one after the other */
     size_t out_at, stream_inflight;
     ws_in *ws;

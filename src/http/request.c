@@ -308,6 +308,7 @@ static void await_body(conn *c, const sbx_head *h)
     c->body_left = h->length;
     sbx_chunk_init(&c->chunk);
     sbx_buf_init(&c->body, c->route->max_body);
+    c->progress = 0;
     conn_set_timer(c, T_BODY);
     /* Nothing else is going out now; a client that does not get this sends its body anyway. */
     if (h->expect && c->in_at == c->in.len)

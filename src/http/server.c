@@ -401,7 +401,7 @@ static void fill(sbx_http *h, const sbx_http_config *c)
     h->timeouts_ms[T_HEAD] = (c->header_timeout_s > 0 ? c->header_timeout_s : 10) * 1000;
     h->timeouts_ms[T_BODY] = (c->body_timeout_s > 0 ? c->body_timeout_s : 30) * 1000;
     h->timeouts_ms[T_IDLE] = (c->keepalive_s > 0 ? c->keepalive_s : 75) * 1000;
-    h->timeouts_ms[T_STALL] = STALL_MS;
+    h->timeouts_ms[T_STALL] = c->stall_ms > 0 ? c->stall_ms : STALL_MS;
     h->timeouts_ms[T_LINGER] = LINGER_MS;
     h->timeouts_ms[T_PING] = c->ping_ms > 0 ? c->ping_ms : PING_MS;
     h->timeouts_ms[T_WS_CLOSE] = WS_CLOSE_MS;

@@ -194,6 +194,8 @@ static unsigned check_header(ws_in *w)
         for (int i = 0; i < 8; i++)
             w->left = w->left << 8 | h[2 + i];
     }
+    if ((len == 126 && w->left < 126) || (len == 127 && w->left <= UINT16_MAX))
+        return 1002; /* a length has one way to be written */
     if ((h[0] & 0x70) || (w->opcode > OP_BIN && w->opcode < OP_CLOSE) || w->opcode > OP_PONG)
         return 1002;
     if (w->opcode >= OP_CLOSE)

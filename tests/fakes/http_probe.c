@@ -526,6 +526,7 @@ int main(int argc, char **argv)
                          .keepalive_s = flag(argc, argv, "keepalive", 75),
                          .max_connections = flag(argc, argv, "connections", 12000),
                          .cors_origins = text_flag(argc, argv, "--cors"),
+                         .stall_ms = flag(argc, argv, "stall", 0),
                          .ping_ms = flag(argc, argv, "ping", 0)};
     sbx_err err;
 

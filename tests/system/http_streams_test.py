@@ -192,6 +192,8 @@ class WebSockets(Shared):
                            (frame(1, b"\xe2\x82"), 1007), (frame(1, b"x" * 65537), 1009),
                            (frame(2, b"x" * 60000, fin=False) + frame(0, b"x" * 6000), 1009),
                            (b"\x82\xff" + b"\xff" * 8 + b"mask", 1009),
+                           (b"\x82\xfe\0\x7dmask" + b"x" * 125, 1002),
+                           (b"\x82\xff" + b"\0" * 6 + b"\xff\xffmask", 1002),
                            (frame(8, b"\x03"), 1002), (frame(8, struct.pack(">H", 1005)), 1002),
                            (frame(8, struct.pack(">H", 999)), 1002), (frame(8, b"\x03\xe8\xff"), 1002),
                            (frame(8, struct.pack(">H", 1000) + b"bye"), 1000), (frame(8, b""), 1000),

@@ -53,7 +53,7 @@
     X(header_timeout_s, INT, "header-timeout", "SBX_HEADER_TIMEOUT", "10", 1, 300, 0,              \
       "seconds for a request's headers")                                                           \
     X(body_timeout_s, INT, "body-timeout", "SBX_BODY_TIMEOUT", "30", 1, 3600, 0,                   \
-      "seconds without progress of a request's body")                                              \
+      "seconds for each 16 KiB of a request's body")                                               \
     X(keepalive_s, INT, "keepalive", "SBX_KEEPALIVE", "75", 1, 3600, 0,                            \
       "seconds an idle connection stays open")                                                     \
     X(cors_origins, STR, "cors-origins", "SBX_CORS_ORIGINS", "", 0, 0, 0,                          \

@@ -118,7 +118,8 @@ typedef struct sbx_http_config {
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections; /* 0: the default */
     /* Whose pages may read answers (CORS): origins separated by commas, "*", or NULL */
     const char *cors_origins;
-    int64_t ping_ms; /* of idle streams; 0: 20 s. Silence of two pings ends a WebSocket */
+    int64_t stall_ms; /* for each 16 KiB of an answer that a client takes slowly; 0: 45 s */
+    int64_t ping_ms;  /* of idle streams; 0: 20 s. Silence of two pings ends a WebSocket */
 } sbx_http_config;
 
 /** Bind and prepare. The table is checked: sorted by path then method, unique.
