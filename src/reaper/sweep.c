@@ -107,21 +107,35 @@ static void remove_orphans(const sweep *s)
             remove_orphan(s->r, &s->containers[i]);
 }
 
+static bool disagrees(const sbx_sandbox_row *row, const sbx_container_info *c)
+{
+    bool paused = c && strcmp(c->state, "paused") == 0;
+    bool running = c && strcmp(c->state, "running") == 0;
+
+    switch (sbx_state_parse(row->state)) {
+    case SBX_S_RUNNING:
+        return !running;
+    case SBX_S_PAUSED:
+        return !paused;
+    case SBX_S_STOPPED:
+        return running || paused;
+    case SBX_S_STOPPING:
+        return !running && !paused;
+    default:
+        return false;
+    }
+}
+
 static void check_rows(const sweep *s)
 {
     for (size_t i = 0; i < s->rows.count; i++) {
         const sbx_sandbox_row *row = &s->rows.items[i];
         sbx_err err;
 
-        if (strcmp(row->state, "running") != 0 && strcmp(row->state, "paused") != 0 &&
-            strcmp(row->state, "stopping") != 0)
-            continue;
-        const sbx_container_info *c = container_of(s, row->id);
-        if (c && strcmp(c->state, "exited") != 0 && strcmp(c->state, "dead") != 0)
-            continue;
-        if (sbx_sandbox_lost(s->r->c.sandboxes, row->id, &err) && err.code != SBX_E_CONFLICT)
-            sbx_log_err(SBX_WARN, "a row without a container could not be settled", &err, "sandbox",
-                        row->id, NULL);
+        if (disagrees(row, container_of(s, row->id)) &&
+            sbx_sandbox_disagrees(s->r->c.sandboxes, row->id, &err) && err.code != SBX_E_CONFLICT)
+            sbx_log_err(SBX_WARN, "a row and its container could not be brought together", &err,
+                        "sandbox", row->id, NULL);
     }
 }
 

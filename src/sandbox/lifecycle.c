@@ -4,6 +4,8 @@
 #include "sbx/core/log.h"
 #include <stdio.h>
 
+#define AGREE_DEADLINE_S 60
+
 int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     move deleted = {.to = SBX_S_DELETED, .worker = "", .why.exit_code = -1};
@@ -182,6 +184,36 @@ int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     return sandbox_connect_again(s, row, true, NULL, err);
 }
 
+/* Row and container disagree for good, since somebody slow acted after the row was settled, or an
+ * operator did: a paused or resumed one is taken as it is, one that should not run is stopped. */
+static int agree(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+{
+    static const struct {
+        sbx_state row, through;
+        fate container;
+    } moves[] = {{SBX_S_RUNNING, SBX_S_PAUSING, FATE_PAUSED},
+                 {SBX_S_PAUSED, SBX_S_RESUMING, FATE_RUNNING},
+                 {SBX_S_STOPPED, SBX_S_STOPPING, FATE_RUNNING},
+                 {SBX_S_STOPPED, SBX_S_STOPPING, FATE_PAUSED}};
+    sbx_container_info info;
+    move m = {.worker = s->c.worker, .deadline_s = AGREE_DEADLINE_S, .goal = ""};
+    fate how;
+
+    if (sandbox_look(s, row->id, &info, &how, err))
+        return -1;
+    for (size_t i = 0; i < ARRAY_LEN(moves); i++) {
+        if (moves[i].row != sbx_state_parse(row->state) || moves[i].container != how)
+            continue;
+        SBX_CLEANUP(sbx_json_free) sbx_json *why = NULL;
+        sandbox_reason(row, &m.why, &why);
+        m.to = moves[i].through;
+        sbx_log(SBX_WARN, "row and container disagree", "sandbox", row->id, "state", row->state,
+                "container", info.state, NULL);
+        return sandbox_set_state(s, row, &m, err) ? -1 : sandbox_settle_move(s, row, true, err);
+    }
+    return 0;
+}
+
 static int with_row(sbx_sandboxes *s, const char *id, bool even_with_channel, sbx_err *err)
 {
     sbx_sandbox_row row = {0};
@@ -200,6 +232,11 @@ static int with_row(sbx_sandboxes *s, const char *id, bool even_with_channel, sb
         /* fall through */
     case SBX_S_PAUSED: /* needs no channel */
         rc = still_alive(s, &row, &info, &how, err);
+        if (rc == 1 && even_with_channel)
+            rc = agree(s, &row, err);
+        break;
+    case SBX_S_STOPPED:
+        rc = agree(s, &row, err);
         break;
     case SBX_S_STOPPING:
         rc = sandbox_settle_move(s, &row, false, err);
@@ -228,7 +265,7 @@ int sbx_sandbox_main(sbx_sandboxes *s, const char *id, sbx_err *err)
     return 0;
 }
 
-int sbx_sandbox_lost(sbx_sandboxes *s, const char *id, sbx_err *err)
+int sbx_sandbox_disagrees(sbx_sandboxes *s, const char *id, sbx_err *err)
 {
     return with_row(s, id, true, err);
 }

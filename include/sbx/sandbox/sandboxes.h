@@ -140,9 +140,10 @@ int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_
 /** The channel broke or the engine reported an end: adopt again or fail. By id. */
 int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 
-/** The engine has no living container for a running or paused row: look once more, then fail it.
- * Unlike check() this also looks where a channel is still open. */
-int sbx_sandbox_lost(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
+/** Row and container seemed to disagree (none lives for a running row, one runs for a stopped row,
+ * ...): look once more, and bring them together. Unlike check() this also looks where a channel
+ * is still open. */
+int sbx_sandbox_disagrees(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 
 /** Write what the checks found out. On failure the changes stay for the next time. */
 int sbx_sandboxes_flush_health(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;

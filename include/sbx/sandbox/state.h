@@ -22,7 +22,7 @@
       SBX_TO(RUNNING) | SBX_TO(PAUSED) | SBX_TO(DELETING) | SBX_TO(FAILED))                        \
     X(STOPPING, "stopping", true,                                                                  \
       SBX_TO(STOPPED) | SBX_TO(STARTING) | SBX_TO(DELETING) | SBX_TO(FAILED))                      \
-    X(STOPPED, "stopped", false, SBX_TO(STARTING) | SBX_TO(DELETING))                              \
+    X(STOPPED, "stopped", false, SBX_TO(STARTING) | SBX_TO(STOPPING) | SBX_TO(DELETING))           \
     X(STARTING, "starting", true,                                                                  \
       SBX_TO(RUNNING) | SBX_TO(STOPPED) | SBX_TO(DELETING) | SBX_TO(FAILED))                       \
     X(DELETING, "deleting", true, SBX_TO(DELETED))                                                 \
