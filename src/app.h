@@ -9,6 +9,7 @@
 #include "sbx/engine/engine.h"
 #include "sbx/events/events.h"
 #include "sbx/exec/exec.h"
+#include "sbx/guard/guard.h"
 #include "sbx/http/http.h"
 #include "sbx/logs/logs.h"
 #include "sbx/metrics/metrics.h"
@@ -44,6 +45,7 @@ typedef struct sbx_app {
     sbx_lanes *lanes;
     sbx_stream *stream;
     sbx_keeper *keeper;
+    sbx_guard *guard;
     sbx_channels *channels;
     sbx_checks *checks;
     sbx_ledger *ledger;

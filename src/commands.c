@@ -143,3 +143,13 @@ char *command_agent_path(const sbx_options *o)
     *slash = '\0';
     return sbx_asprintf("%s/sbx-agent", self);
 }
+
+sbx_guard_config command_guard(const sbx_options *o, sbx_engine *engine, const char *cluster)
+{
+    return (sbx_guard_config){.engine = engine,
+                              .cluster = cluster,
+                              .image = o->guard_image,
+                              .resolvers = o->network_resolvers,
+                              .allow = o->network_allow,
+                              .wanted = strcmp(o->network, "open") == 0};
+}

@@ -4,6 +4,7 @@
 #define SBX_COMMANDS_H
 
 #include "sbx/core/options.h"
+#include "sbx/guard/guard.h"
 
 typedef struct key_request {
     const char *user, *role, *name, *scopes; /* borrowed from argv */
@@ -22,6 +23,9 @@ int command_doctor(const sbx_options *o, bool json);
 
 /** Take a flag without a value out of argv. @return whether it was there. */
 bool command_flag(int *argc, char **argv, const char *flag);
+
+/** The guard as the options want it. */
+sbx_guard_config command_guard(const sbx_options *o, sbx_engine *engine, const char *cluster);
 
 /** Where the agent's program is: the option, or beside this program. Owned by the caller. */
 char *command_agent_path(const sbx_options *o);

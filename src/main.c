@@ -68,6 +68,16 @@ static void on_changed(void *arg, const sbx_sandbox_row *row, const char *json)
     sbx_events_written(app->events, row->owner, row->event_seq);
 }
 
+static int on_open_network(void *arg, int64_t since_ms, sbx_network_access *ret, sbx_err *err)
+{
+    return sbx_guard_confirm(((sbx_app *)arg)->guard, since_ms, ret, err);
+}
+
+static void on_keep_network(void *arg)
+{
+    sbx_guard_want(((sbx_app *)arg)->guard);
+}
+
 static void on_replaced(void *arg)
 {
     sbx_log(SBX_ERROR, "another worker holds this one's place in the database: ending", NULL);
@@ -142,6 +152,16 @@ static int open_outside(sbx_app *app, sbx_err *err)
     return 0;
 }
 
+static int open_guard(sbx_app *app, sbx_err *err)
+{
+    sbx_guard_config guard = command_guard(&app->options, app->engine, app->cluster.s);
+
+    guard.metrics = app->metrics;
+    if (strcmp(app->options.network, "open") != 0 && strcmp(app->options.network, "none") != 0)
+        return sbx_fail(err, SBX_E_INVALID, "option --network: must be open or none");
+    return sbx_guard_new(&guard, &app->guard, err);
+}
+
 static int start_threads(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
@@ -179,6 +199,25 @@ static void make_hubs(sbx_app *app)
     app->events = sbx_events_new(&events);
 }
 
+static void make_reaper(sbx_app *app)
+{
+    const sbx_options *o = &app->options;
+    sbx_reaper_config reaper = {.store = app->store,
+                                .engine = app->engine,
+                                .sandboxes = app->sandboxes,
+                                .channels = app->channels,
+                                .ledger = app->ledger,
+                                .metrics = app->metrics,
+                                .lanes = app->lanes,
+                                .cluster = app->cluster.s,
+                                .worker = app->worker.s,
+                                .sweep_s = o->sweep_s,
+                                .orphan_grace_s = o->orphan_grace_s,
+                                .replaced = on_replaced,
+                                .arg = app};
+    app->reaper = sbx_reaper_new(&reaper, app->keeper);
+}
+
 static int make_services(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
@@ -196,6 +235,9 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .runtime = o->runtime,
                                       .agent_path = agent,
                                       .pull_timeout_s = o->pull_timeout_s,
+                                      .network = o->network,
+                                      .open_network = on_open_network,
+                                      .keep_network = on_keep_network,
                                       .changed = on_changed,
                                       .arg = app};
 
@@ -221,20 +263,7 @@ static int make_services(sbx_app *app, sbx_err *err)
                               .worker = app->worker.s};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
-    sbx_reaper_config reaper = {.store = app->store,
-                                .engine = app->engine,
-                                .sandboxes = app->sandboxes,
-                                .channels = app->channels,
-                                .ledger = app->ledger,
-                                .metrics = app->metrics,
-                                .lanes = app->lanes,
-                                .cluster = app->cluster.s,
-                                .worker = app->worker.s,
-                                .sweep_s = o->sweep_s,
-                                .orphan_grace_s = o->orphan_grace_s,
-                                .replaced = on_replaced,
-                                .arg = app};
-    app->reaper = sbx_reaper_new(&reaper, app->keeper);
+    make_reaper(app);
     return 0;
 }
 
@@ -294,7 +323,8 @@ static int serve_until_signal(sbx_app *app, sbx_err *err)
     struct sigaction act = {.sa_handler = on_signal};
     sbx_job warm = {.run = prepare_engine, .arg = app};
 
-    if (sbx_keeper_start(app->keeper, err) || sbx_reaper_start(app->reaper, err) ||
+    if (sbx_guard_start(app->guard, err) || sbx_keeper_start(app->keeper, err) ||
+        sbx_reaper_start(app->reaper, err) ||
         sbx_lanes_submit(app->lanes, SBX_LANE_SLOW, &warm, err))
         return -1;
     drain_ms = app->options.drain_s * 1000;
@@ -324,6 +354,8 @@ static void close_all(sbx_app *app)
     }
     if (app->lanes)
         sbx_lanes_stop(app->lanes);
+    if (app->guard) /* after the last that may wait for it */
+        sbx_guard_stop(app->guard);
     if (app->http)
         sbx_http_settle(app->http); /* the last that it tells STREAM */
     if (app->tickets)
@@ -354,6 +386,7 @@ static void close_all(sbx_app *app)
     sbx_checks_free(app->checks);
     sbx_channels_free(app->channels);
     sbx_ledger_free(app->ledger);
+    sbx_guard_free(app->guard);
     if (app->bus)
         app->bus->ops->free(app->bus);
     if (app->engine)
@@ -379,7 +412,7 @@ static int serve(sbx_options *options, sbx_err *err)
     mallopt(M_ARENA_MAX, 2); /* many threads, little heap: keeps the resident size small */
     raise_descriptor_limit();
     int rc = open_database(&app, err) || open_outside(&app, err) || start_threads(&app, err) ||
-                     make_services(&app, err) || open_http(&app, err) ||
+                     open_guard(&app, err) || make_services(&app, err) || open_http(&app, err) ||
                      serve_until_signal(&app, err)
                  ? -1
                  : 0;

@@ -19,6 +19,7 @@ import urllib.parse
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 NEWEST_KNOWN = (1, 47)
 CLUSTER_LABEL = "sandboxd.cluster"
+GUARD_IMAGE = "sandboxd/guard:1"
 
 
 class EngineError(Exception):
@@ -147,7 +148,8 @@ class Engine:
         label = f"{CLUSTER_LABEL}={cluster}"
         filters = {"filters": json.dumps({"label": [label]})}
         removed = 0
-        for container in self.containers(label):
+        containers = self.containers(label)
+        for container in containers:
             self.remove_container(container["Id"])
             removed += 1
         # A volume that the engine made anew after a prune has the name but not the label.
@@ -155,9 +157,31 @@ class Engine:
             if ((volume.get("Labels") or {}).get(CLUSTER_LABEL) == cluster
                     or re.fullmatch(f"sandboxd-agent-[0-9a-f]+-{cluster}", volume["Name"])):
                 removed += self._remove_if_unused(f"/volumes/{volume['Name']}")
-        for network in self.call("GET", "/networks", filters) or []:
+        networks = self.call("GET", "/networks", filters) or []
+        if networks:
+            self._remove_rules(cluster, containers)
+        for network in networks:
             removed += self._remove_if_unused(f"/networks/{network['Id']}")
         return removed
+
+    def _remove_rules(self, cluster, containers):
+        """Has the guard's image remove the firewall's rules, which outlive the guard."""
+        image = next((c["ImageID"] for c in containers
+                      if c["Labels"].get("sandboxd.role") == "guard"), GUARD_IMAGE)
+        made = self.call("POST", "/containers/create", json_body={
+            "Image": image, "Entrypoint": ["/bin/busybox", "sh", "/guard"],
+            "Cmd": [f"sandboxd_{cluster}", "remove"], "Labels": {CLUSTER_LABEL: cluster},
+            "HostConfig": {"NetworkMode": "host", "UsernsMode": "host", "ReadonlyRootfs": True,
+                           "CapDrop": ["ALL"], "CapAdd": ["NET_ADMIN"]}})["Id"]
+        try:
+            self.call("POST", f"/containers/{made}/start")
+            status = self.call("POST", f"/containers/{made}/wait")["StatusCode"]
+        finally:
+            self.remove_container(made)
+        if status:
+            raise EngineError(f"the firewall's rules could not be removed (status {status}); by "
+                              f"hand: nft delete table inet sandboxd_{cluster}, and the same with "
+                              "bridge instead of inet")
 
     def _remove_if_unused(self, path):
         """Returns 0 for what a container of another installation still uses."""

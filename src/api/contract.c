@@ -18,7 +18,15 @@ static const api_field ready[] = {
     {"store", T_REF, 0, "Dependency", "PostgreSQL."},
     {"bus", T_REF, 0, "Dependency", "Redis, or the in-process bus."},
     {"engine", T_REF, 0, "Dependency", "Docker Engine."},
+    {"network", T_REF, 0, "Guard", "The firewall of open sandboxes; it does not decide readiness."},
     {"status", T_ENUM, 0, "ready,unavailable", "`ready`: all parts are, and no end is near."},
+    {0},
+};
+
+static const api_field guard[] = {
+    {"status", T_ENUM, 0, "ok,unused,unavailable",
+     "`unavailable`: no open sandbox starts. `unused`: no sandbox has needed a network yet."},
+    {"code", T_CODE, OPTIONAL, NULL, "Why it is unavailable."},
     {0},
 };
 
@@ -297,6 +305,7 @@ const api_schema api_schemas[] = {
     {"FieldError", "One field that was wrong.", field_error},
     {"Gap", "Numbers that are gone for good.", gap},
     {"GapFrame", "Numbers that are gone for good.", gap_frame},
+    {"Guard", "The firewall of open sandboxes.", guard},
     {"Health", "The process runs.", health},
     {"Limits", "What a sandbox may use.", limits},
     {"LogEntry", "One line.", log_entry},

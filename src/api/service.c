@@ -71,6 +71,19 @@ static struct sbx_ready_part look_at(sbx_app *app, struct sbx_ready_part *part,
     return found;
 }
 
+/* Not a condition: sandboxes without a network do without it. */
+static void add_guard(sbx_app *app, sbx_jw *w)
+{
+    sbx_guard_status s;
+
+    sbx_guard_status_get(app->guard, &s);
+    sbx_jw_obj(w, "network");
+    sbx_jw_str(w, "status", s.confirmed ? "ok" : s.wanted ? "unavailable" : "unused");
+    if (s.wanted && !s.confirmed)
+        sbx_jw_str(w, "code", sbx_code_wire(s.why.code));
+    sbx_jw_obj_end(w);
+}
+
 HANDLER(api_ready)
 {
     static const struct {
@@ -95,6 +108,7 @@ HANDLER(api_ready)
             sbx_jw_str(&w, "code", sbx_code_wire(found.code));
         sbx_jw_obj_end(&w);
     }
+    add_guard(app, &w);
     if (sbx_http_draining(app->http))
         ready = false;
     sbx_jw_str(&w, "status", ready ? "ready" : "unavailable");
@@ -137,6 +151,10 @@ static void refresh_gauges(sbx_app *app)
     for (int i = 0; i < SBX_LANE_COUNT; i++)
         sbx_metrics_set(app->metrics, SBX_M_LANE_WAITING, sbx_lane_name((sbx_lane)i),
                         (double)sbx_lanes_waiting(app->lanes, (sbx_lane)i));
+    sbx_guard_status guard;
+
+    sbx_guard_status_get(app->guard, &guard);
+    sbx_metrics_set(app->metrics, SBX_M_GUARD_CONFIRMED, NULL, guard.confirmed);
     sbx_metrics_set(app->metrics, SBX_M_HTTP_CONNECTIONS, NULL,
                     (double)sbx_http_connections(app->http));
 }

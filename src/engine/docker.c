@@ -148,6 +148,7 @@ static const sbx_engine_ops docker_ops = {
     .pull = docker_pull,
     .volume_ensure = docker_volume_ensure,
     .volume_forget = docker_volume_forget,
+    .network_ensure = docker_network_ensure,
     .events = docker_events,
     .free = docker_free,
 };

@@ -171,6 +171,8 @@ int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err
 int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster, const char *file,
                          const void *data, size_t len, sbx_err *err);
 void docker_volume_forget(sbx_engine *e, const char *volume);
+int docker_network_ensure(sbx_engine *e, const char *name, const char *bridge, const char *cluster,
+                          sbx_network_info *ret, sbx_err *err);
 int docker_events(sbx_engine *e, const char *cluster, int64_t since_ns,
                   bool (*fn)(void *arg, const sbx_engine_event *ev), void *arg, sbx_err *err);
 

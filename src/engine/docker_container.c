@@ -116,6 +116,7 @@ static void read_info(const sbx_json *json, sbx_container_info *i)
     sbx_copy(i->id, sizeof(i->id), docker_str(sbx_json_get(json, "Id")));
     sbx_copy(i->name, sizeof(i->name), name + (name[0] == '/'));
     sbx_copy(i->image, sizeof(i->image), docker_str(sbx_json_get(config, "Image")));
+    sbx_copy(i->image_id, sizeof(i->image_id), docker_str(sbx_json_get(json, "Image")));
     sbx_copy(i->sandbox_id, sizeof(i->sandbox_id), docker_str(sbx_json_get(labels, "sandboxd.id")));
     sbx_copy(i->cluster, sizeof(i->cluster), docker_str(sbx_json_get(labels, "sandboxd.cluster")));
     sbx_copy(i->state, sizeof(i->state), docker_str(sbx_json_get(state, "Status")));

@@ -71,7 +71,8 @@ static void write_limits(sbx_jw *w, const sbx_container_spec *s)
         sbx_jw_obj_end(w);
         sbx_jw_arr_end(w);
     }
-    sbx_jw_int(w, "OomScoreAdj", OOM_SCORE);
+    if (!s->helper)
+        sbx_jw_int(w, "OomScoreAdj", OOM_SCORE);
     sbx_jw_int(w, "ShmSize", SHM_BYTES);
 }
 
@@ -107,14 +108,24 @@ static void write_host(sbx_jw *w, const sbx_container_spec *s)
     sbx_jw_obj_end(w);
     if (s->volume)
         write_volume(w, s);
+    if (s->dns) {
+        static const char *const no_search[] = {".", NULL}; /* not the host's domains */
+
+        write_list(w, "Dns", s->dns);
+        write_list(w, "DnsSearch", no_search);
+    }
     if (s->runtime && s->runtime[0])
         sbx_jw_str(w, "Runtime", s->runtime);
     sbx_jw_obj(w, "RestartPolicy");
-    sbx_jw_str(w, "Name", "no");
+    sbx_jw_str(w, "Name", s->helper ? "always" : "no");
     sbx_jw_obj_end(w);
     sbx_jw_bool(w, "AutoRemove", false);
     sbx_jw_bool(w, "Init", false); /* the daemon's default may be true */
     sbx_jw_str(w, "IpcMode", "private");
+    if (s->helper) {
+        sbx_jw_bool(w, "ReadonlyRootfs", true);
+        sbx_jw_str(w, "UsernsMode", "host");
+    }
     sbx_jw_obj_end(w);
 }
 

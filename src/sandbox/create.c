@@ -88,7 +88,8 @@ static int fill_row(sbx_sandboxes *s, const char *owner, const char *id, const s
     r->cpu_milli = spec->limits.cpu_milli;
     r->memory_mb = spec->limits.memory_mb;
     r->pids = spec->limits.pids;
-    sbx_copy(r->network, sizeof(r->network), spec->network.mode);
+    sbx_copy(r->network, sizeof(r->network),
+             spec->network.mode ? spec->network.mode : s->c.network);
     pairs_json(&spec->metadata, &b);
     r->metadata = sbx_buf_steal(&b);
     strings_json(spec->env.names, spec->env.count, &b);
@@ -124,15 +125,15 @@ int sandbox_look_at_image(sbx_sandboxes *s, const char *image, char **ret_user, 
     return 0;
 }
 
-static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, char ret_id[65],
-                            sbx_err *err)
+static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
+                            const sbx_network_access *access, char ret_id[65], sbx_err *err)
 {
     static const char *const entrypoint[] = {SBX_AGENT_PROGRAM, NULL};
     static const char *const caps[] = {"SETUID",       "SETGID", "KILL", "CHOWN",
                                        "DAC_OVERRIDE", "FOWNER", NULL};
     char name[SBX_ID_LEN + 8], hex[2 * SBX_PROTO_TOKEN_BYTES + 1];
     char token[sizeof(SBX_PROTO_TOKEN_ENV) + sizeof(hex)];
-    const char *env[] = {token, NULL};
+    const char *env[] = {token, NULL}, *dns[SBX_MAX_RESOLVERS + 1] = {NULL};
     char *names[] = {(char *)"sandboxd.id", (char *)"sandboxd.cluster"};
     char *values[] = {(char *)r->id, (char *)s->c.cluster};
     sbx_pairs labels = {.names = names, .values = values, .count = 2};
@@ -146,12 +147,15 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, char ret
                                .memory_bytes = r->memory_mb * (int64_t)MIB,
                                .pids = r->pids + SBX_PIDS_RESERVE,
                                .nofile = SBX_DEFAULT_NOFILE,
-                               .network = r->network,
+                               .network = access->network,
+                               .dns = access->dns_count ? dns : NULL,
                                .volume = s->volume,
                                .volume_target = SBX_AGENT_DIR,
                                .runtime = r->runtime,
                                .cap_add = caps};
 
+    for (size_t i = 0; i < access->dns_count; i++)
+        dns[i] = access->dns[i];
     sbx_sandbox_container(r->id, name);
     sbx_hex(r->token, sizeof(r->token), hex);
     snprintf(token, sizeof(token), "%s=%s", SBX_PROTO_TOKEN_ENV, hex);
@@ -199,9 +203,11 @@ static void explain_dead(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_err *
 /* @return 0, 1 if the engine refused the container as it is, or -1; err is set unless 0. */
 static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)
 {
+    sandbox_network net;
     sbx_greeting *g;
 
-    if (create_container(s, row, row->container_id, err) ||
+    if (sandbox_network_begin(s, row, &net, err) ||
+        create_container(s, row, &net.access, row->container_id, err) ||
         sandbox_connect(s, row, env, false, &g, err))
         return -1;
     if (s->c.engine->ops->start(s->c.engine, row->container_id, err)) {
@@ -217,7 +223,7 @@ static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *en
         explain_dead(s, row, err);
         return -1;
     }
-    return 0;
+    return sandbox_network_confirm(s, row, &net, err);
 }
 
 /* Whoever prunes the engine's volumes takes the agent's with them, and the engine then mounts an

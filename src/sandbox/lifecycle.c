@@ -130,6 +130,7 @@ int sandbox_connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, bool adopted, 
     sbx_pairs_done(&env);
     if (rc)
         return rc;
+    sandbox_network_keep(s, row);
     if (ret)
         *ret = g;
     else /* a few agents that answer late would keep all threads of the cleanup */

@@ -133,9 +133,13 @@ static int settle_resuming(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 
 static int do_resume(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
+    sandbox_network net;
     sbx_err later;
 
-    if (sandbox_engine(s, s->c.engine->ops->unpause, row->id, err) == 0)
+    /* What is unfrozen runs at once, so both steps come before. */
+    if (sandbox_network_begin(s, row, &net, err) == 0 &&
+        sandbox_network_confirm(s, row, &net, err) == 0 &&
+        sandbox_engine(s, s->c.engine->ops->unpause, row->id, err) == 0)
         return resumed(s, row, err);
     if (settle_resuming(s, row, &later) == 0 && strcmp(row->state, "running") == 0)
         return 0;
@@ -150,6 +154,7 @@ static int settle_starting(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
                  .why = {"interrupted", "the server was interrupted while it started the sandbox",
                          -1, false}};
     sbx_container_info info;
+    sandbox_network net;
     sbx_greeting *g;
     sbx_err later;
     fate how;
@@ -157,7 +162,9 @@ static int settle_starting(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     if (sandbox_look(s, row->id, &info, &how, err))
         return -1;
     sbx_copy(row->container_id, sizeof(row->container_id), how == FATE_GONE ? "" : info.id);
-    if (how == FATE_RUNNING && sandbox_connect_again(s, row, false, &g, &later) == 0 &&
+    if (how == FATE_RUNNING && sandbox_network_begin(s, row, &net, &later) == 0 &&
+        sandbox_network_confirm(s, row, &net, &later) == 0 &&
+        sandbox_connect_again(s, row, false, &g, &later) == 0 &&
         sbx_greeting_wait(g, SBX_GREETING_MS, &later) == 0)
         return sandbox_started(s, row, err);
     sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);

@@ -103,6 +103,20 @@ int sandbox_settle_move(sbx_sandboxes *s, sbx_sandbox_row *row, bool force,
 /* The image of a template. @return NULL if there is no such template. */
 const char *sandbox_template_image(const sbx_sandboxes *s, const char *name);
 
+/* What a container needs to join its network, and when that was found. */
+typedef struct sandbox_network {
+    sbx_network_access access;
+    int64_t since_ms;
+} sandbox_network;
+/* Around every engine start or unpause of a sandbox: begin before it, confirm before anything of
+ * the user runs. ENGINE_UNAVAILABLE if the guard is not to be had: then undo. */
+int sandbox_network_begin(sbx_sandboxes *s, const sbx_sandbox_row *row, sandbox_network *ret,
+                          sbx_err *err) SBX_MUST_CHECK;
+int sandbox_network_confirm(sbx_sandboxes *s, const sbx_sandbox_row *row,
+                            const sandbox_network *begun, sbx_err *err) SBX_MUST_CHECK;
+/* It runs already: the guard must be kept alive. */
+void sandbox_network_keep(sbx_sandboxes *s, const sbx_sandbox_row *row);
+
 /* Remove the container, whatever its state; retried by the reaper if it fails. */
 int sandbox_remove_container(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 

@@ -33,7 +33,7 @@ bool sbx_size_limits(const char *size, int64_t *cpu_milli, int64_t *memory_mb)
 
 static const char *const size_names[] = {"nano", "small", "medium", "large", "xlarge", NULL};
 static const char *const ends[] = {"delete", "pause", "stop", NULL};
-static const char *const modes[] = {"none", NULL};
+static const char *const modes[] = {"open", "none", NULL};
 
 static const sbx_json_field limit_fields[] = {
     {"cpus", SBX_JF_MILLI, AT_LIMIT(cpu_milli), AT_LIMIT(cpu_given), .min = SBX_MIN_CPU_MILLI,
@@ -47,8 +47,9 @@ static const sbx_json_field limit_fields[] = {
 };
 
 static const sbx_json_field network_fields[] = {
-    {"mode", SBX_JF_ENUM, 0, .values = modes, .dflt_text = "none",
-     .doc = "none: no network but loopback"},
+    {"mode", SBX_JF_ENUM, 0, .values = modes,
+     .doc = "open: the internet, without private addresses; none: loopback alone; default: what "
+            "the server is set to, open unless its operator chose none"},
     {"allow", SBX_JF_REFUSED, .doc = "allow-lists are not available"},
     END_OF_FIELDS,
 };

@@ -9,9 +9,10 @@
 
 static int run_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
+    sandbox_network net;
     sbx_greeting *g;
 
-    if (sandbox_connect_again(s, row, false, &g, err))
+    if (sandbox_network_begin(s, row, &net, err) || sandbox_connect_again(s, row, false, &g, err))
         return -1;
     if (sandbox_engine(s, s->c.engine->ops->start, row->id, err)) {
         sbx_err ignored;
@@ -20,7 +21,9 @@ static int run_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
         (void)!sbx_greeting_wait(g, 1000, &ignored);
         return -1;
     }
-    return sbx_greeting_wait(g, SBX_GREETING_MS, err);
+    return sbx_greeting_wait(g, SBX_GREETING_MS, err) || sandbox_network_confirm(s, row, &net, err)
+               ? -1
+               : 0;
 }
 
 /* @return 0, 1 if the image is to be fetched first, -1. */

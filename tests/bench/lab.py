@@ -106,8 +106,10 @@ class Lab:
     """A server, and what it needs. `engine_host` and `wrap_database` put something in between;
     `variables` are more of its environment."""
 
-    def __init__(self, engine_host=None, wrap_database=lambda url: url, variables=None):
+    def __init__(self, engine_host=None, wrap_database=lambda url: url, variables=None,
+                 network="none"):
         self.variables = variables or {}
+        self.network = network
         self.engine_host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
         self.engine = Engine(self.engine_host)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxlab."))
@@ -160,7 +162,8 @@ class Lab:
         self.auth = {"Authorization": f"Bearer {self.key}"}
         self.cluster = psql(self.database_url, "SELECT value FROM meta WHERE key = 'cluster'")
         self.environment |= {"DATABASE_URL": database_url, "DOCKER_HOST": engine_host,
-                             "SBX_LISTEN": f"127.0.0.1:{self.port}", **self.variables}
+                             "SBX_LISTEN": f"127.0.0.1:{self.port}",
+                             "SBX_NETWORK": self.network, **self.variables}
         self.log = self.folder / "sandboxd.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(self._sandboxd("serve"), env=self.environment,

@@ -114,8 +114,7 @@ class CreateTest(SystemCase):
         self.assertEqual(api.delete(f"/sandboxes/{box['id']}").status, 204)
 
     def test_what_is_not_available_yet_is_refused_by_field(self):
-        cases = [("network", {"mode": "open"}),
-                 ("network", {"mode": "allowlist", "allow": ["1.1.1.1"]}),
+        cases = [("network", {"mode": "allowlist", "allow": ["1.1.1.1"]}),
                  ("volumes", [{"name": "v", "path": "/v"}]), ("limits", {"diskMb": 100})]
         for field, value in cases:
             with self.subTest(field=field, value=value):

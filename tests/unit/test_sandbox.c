@@ -64,7 +64,7 @@ Test(sandbox_spec, no_body_means_all_defaults)
     cr_expect_eq(s.idle_timeout_s, 900);
     cr_expect_str_eq(s.on_timeout, "delete");
     cr_expect_str_eq(s.on_idle, "pause");
-    cr_expect_str_eq(s.network.mode, "none");
+    cr_expect_null(s.network.mode, "the server's default");
     cr_expect(s.wait);
     sbx_spec_done(&s);
 }
@@ -133,7 +133,7 @@ Test(sandbox_spec, refusals_name_the_field)
         {"{\"limits\":{\"pids\":1}}", "limits.pids"},
         {"{\"limits\":{\"diskMb\":100}}", "limits.diskMb"},
         {"{\"limits\":{\"gpus\":1}}", "limits.gpus"},
-        {"{\"network\":{\"mode\":\"open\"}}", "network.mode"},
+        {"{\"network\":{\"mode\":\"allowlist\"}}", "network.mode"},
         {"{\"network\":{\"allow\":[]}}", "network.allow"},
         {"{\"volumes\":[]}", "volumes"},
         {"{\"timeoutSeconds\":0}", "timeoutSeconds"},

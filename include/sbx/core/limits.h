@@ -75,6 +75,10 @@
 /* Events */
 #define SBX_EVENT_DAYS 7 /* how long they are kept */
 
+/* The network */
+#define SBX_MAX_RESOLVERS     3
+#define SBX_MAX_NETWORK_ALLOW 64
+
 /* The engine */
 #define SBX_MAX_ENGINE_JSON_BYTES  (32 * MIB)
 #define SBX_MAX_ENGINE_FRAME_BYTES (16 * MIB)

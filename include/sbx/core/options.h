@@ -33,6 +33,14 @@
       "python=sandboxd/python:1,node=sandboxd/node:1", 0, 0, 0, "name=image pairs")                \
     X(runtime, STR, "runtime", "SBX_RUNTIME", "", 0, 0, 0,                                         \
       "OCI runtime of the sandboxes; empty: the engine's default")                                 \
+    X(network, STR, "network", "SBX_NETWORK", "open", 0, 0, 0,                                     \
+      "network of sandboxes that do not ask: open or none")                                        \
+    X(network_resolvers, STR, "network-resolvers", "SBX_NETWORK_RESOLVERS", "", 0, 0, 0,           \
+      "DNS of open sandboxes, IPv4 joined by commas; empty: the engine host's")                    \
+    X(network_allow, STR, "network-allow", "SBX_NETWORK_ALLOW", "", 0, 0, 0,                       \
+      "private places open to them: ADDRESS[/BITS][:PORT], joined by commas")                      \
+    X(guard_image, STR, "guard-image", "SBX_GUARD_IMAGE", "sandboxd/guard:1", 0, 0, 0,             \
+      "image of the helper that holds the firewall's rules")                                       \
     X(metrics_token, STR, "metrics-token", "SBX_METRICS_TOKEN", "", 0, 0, 1,                       \
       "bearer token of /metrics; empty: loopback only")                                            \
     X(log_level, STR, "log-level", "SBX_LOG_LEVEL", "info", 0, 0, 0, "debug, info, warn or error") \

@@ -11,6 +11,7 @@
 #include "sbx/core/buf.h"
 #include "sbx/core/error.h"
 #include "sbx/core/json.h"
+#include "sbx/core/limits.h"
 #include <sys/types.h>
 
 #define SBX_ENGINE_IMAGE_BYTES 256
@@ -25,17 +26,22 @@ typedef struct sbx_container_spec {
     const char *const *env;        /* NULL-terminated, NAME=VALUE; or NULL */
     const sbx_pairs *labels;
     int64_t cpu_milli, memory_bytes, pids, nofile; /* swap equals memory */
-    const char *network;                           /* "none" */
+    const char *network;                           /* "none", "host", or a network's name */
+    const char *const *dns;                        /* addresses, NULL-terminated; or NULL */
     const char *volume;                            /* named volume, or NULL */
     const char *volume_target;                     /* where, read-only */
     const char *runtime;                           /* NULL or "": the engine's default */
     const char *const *cap_add;                    /* after dropping ALL; NULL-terminated */
+    /* A part of the installation, not a sandbox: the host's user ids, a read-only root, restarted
+     * by the engine, and not the first victim when the host's memory is out. */
+    bool helper;
 } sbx_container_spec;
 
 typedef struct sbx_container_info {
     char id[65];
     char name[128];
     char image[SBX_ENGINE_IMAGE_BYTES];
+    char image_id[80];   /* not told by lists */
     char sandbox_id[24]; /* label sandboxd.id */
     char cluster[40];    /* label sandboxd.cluster */
     char state[16];      /* created running paused restarting removing exited dead */
@@ -53,6 +59,18 @@ typedef struct sbx_image_info {
     int64_t size_bytes;
 } sbx_image_info;
 void sbx_image_info_done(sbx_image_info *i);
+
+typedef struct sbx_network_info {
+    char id[65];
+    char subnet[24]; /* IPv4, "172.18.0.0/16" */
+} sbx_network_info;
+
+/* How a container joins a network: what goes into `network` and `dns` of its spec. */
+typedef struct sbx_network_access {
+    char network[64];
+    char dns[SBX_MAX_RESOLVERS][16];
+    size_t dns_count;
+} sbx_network_access;
 
 typedef struct sbx_engine_event {
     const char *action; /* die, oom, destroy, ... ; borrowed during the callback */
@@ -114,6 +132,11 @@ typedef struct sbx_engine_ops {
     /* Forget that the volume is complete: when a start failed because a file is missing, somebody
      * removed the volume and the engine made an empty one. Ensure it again, then start again. */
     void (*volume_forget)(sbx_engine *e, const char *volume);
+    /* Make sure that a bridge network of this name is there: on the host interface `bridge`,
+     * labelled with the cluster, without IPv6 and without traffic among its containers. Any number
+     * of servers may call at once. CONFLICT if one of that name is there with other settings. */
+    int (*network_ensure)(sbx_engine *e, const char *name, const char *bridge, const char *cluster,
+                          sbx_network_info *ret, sbx_err *err);
     /* Container events of our label, until fn returns false, `since_ns` onwards (0: now). Blocks;
      * wakes at least every second to call fn with NULL. */
     int (*events)(sbx_engine *e, const char *cluster, int64_t since_ns,

@@ -23,6 +23,10 @@ typedef struct sbx_metrics sbx_metrics;
     X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                    \
     X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
     X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")           \
+    X(GUARD_CONFIRMED, GAUGE, "sandboxd_guard_confirmed", NULL,                                    \
+      "1 while open sandboxes may start: the firewall's rules are in force")                       \
+    X(GUARD_RESTORED, COUNTER, "sandboxd_guard_restored_total", NULL,                              \
+      "How often the firewall's rules were found changed and set again")                           \
     X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
     X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")                        \
     X(EVENT_VIEWERS, GAUGE, "sandboxd_event_viewers", NULL, "Open event streams")

@@ -35,6 +35,10 @@ typedef struct sbx_sandboxes_config {
     const char *runtime;
     const char *agent_path;
     int64_t pull_timeout_s;
+    const char *network; /* mode of sandboxes that do not ask: "open" or "none" */
+    /* As sbx_guard_confirm() and sbx_guard_want(). */
+    int (*open_network)(void *arg, int64_t since_ms, sbx_network_access *ret, sbx_err *err);
+    void (*keep_network)(void *arg);
     /* After each change of state, on the worker that made it. `json` is the sandbox. */
     void (*changed)(void *arg, const sbx_sandbox_row *row, const char *json);
     void *arg;
