@@ -377,6 +377,17 @@ class Guard(NetworkCase):
             self.assertEqual(len(tables(service.cluster)), 2)
             api.delete(f"/sandboxes/{made['id']}")
 
+    def test_a_sandbox_that_was_paused_or_stopped_comes_back_behind_the_rules(self):
+        made = api.create(template="python")
+        for away, back in (("pause", "resume"), ("stop", "start")):
+            self.assertEqual(api.post(f"/sandboxes/{made['id']}/{away}").status, 200)
+            nft("delete", "table", "inet", f"sandboxd_{service.cluster}")
+            got = api.post(f"/sandboxes/{made['id']}/{back}", timeout=60)
+            self.assertEqual((got.status, len(tables(service.cluster))), (200, 2), got)
+            self.assertEqual(probe(api, made, [("tcp", NAME, 8080)])[0][0], PUBLIC)
+            self.assert_refused(api, made, [("tcp", MIRROR, 8081)])
+        api.delete(f"/sandboxes/{made['id']}")
+
     def test_a_guard_that_is_stuck_is_woken_before_an_open_sandbox_starts(self):
         engine.call("POST", f"/containers/{guard_of(service)['Id']}/pause")
         nft("delete", "table", "inet", f"sandboxd_{service.cluster}")
