@@ -86,10 +86,13 @@ static void add_guard(sbx_app *app, sbx_jw *w)
 
 HANDLER(api_ready)
 {
-    static const struct {
+    const struct {
         const char *name;
         int (*ping)(sbx_app *app, sbx_err *err);
-    } parts[] = {{"store", ping_store}, {"bus", ping_bus}, {"engine", ping_engine}};
+        sbx_breaker *breaker;
+    } parts[] = {{"store", ping_store, sbx_store_breaker(app->store)},
+                 {"bus", ping_bus, NULL},
+                 {"engine", ping_engine, app->engine->breaker}};
     static const sbx_header again = {"retry-after", "1"};
     sbx_buf b = SBX_BUF_INIT(8 * KIB);
     sbx_jw w = SBX_JW(&b);
@@ -106,6 +109,8 @@ HANDLER(api_ready)
         sbx_jw_milli(&w, "latencyMs", found.latency_us);
         if (found.code)
             sbx_jw_str(&w, "code", sbx_code_wire(found.code));
+        if (parts[i].breaker)
+            sbx_jw_str(&w, "breaker", sbx_breaker_is_open(parts[i].breaker) ? "open" : "closed");
         sbx_jw_obj_end(&w);
     }
     add_guard(app, &w);
@@ -148,6 +153,10 @@ static void refresh_gauges(sbx_app *app)
     if (sbx_store_sandbox_counts(app->store, names, SBX_S_COUNT, counts, &err) == 0)
         for (int i = 0; i < SBX_S_COUNT; i++)
             sbx_metrics_set(app->metrics, SBX_M_SANDBOXES, names[i], (double)counts[i]);
+    sbx_metrics_set(app->metrics, SBX_M_BREAKER_OPEN, "store",
+                    sbx_breaker_is_open(sbx_store_breaker(app->store)));
+    sbx_metrics_set(app->metrics, SBX_M_BREAKER_OPEN, "engine",
+                    sbx_breaker_is_open(app->engine->breaker));
     for (int i = 0; i < SBX_LANE_COUNT; i++)
         sbx_metrics_set(app->metrics, SBX_M_LANE_WAITING, sbx_lane_name((sbx_lane)i),
                         (double)sbx_lanes_waiting(app->lanes, (sbx_lane)i));

@@ -122,6 +122,7 @@ static void docker_free(sbx_engine *e)
         free(d->volumes[i]);
     pthread_mutex_destroy(&d->mu);
     pthread_cond_destroy(&d->seeded);
+    sbx_breaker_done(&d->breaker);
     free(d->unix_path);
     free(d->base_url);
     free(d->shown);
@@ -211,6 +212,8 @@ int sbx_docker_new(const sbx_docker_config *c, sbx_engine **ret, sbx_err *err)
     sbx_docker *d = sbx_alloc(sizeof(*d));
 
     d->base.ops = &docker_ops;
+    d->base.breaker = &d->breaker;
+    sbx_breaker_init(&d->breaker, "engine", SBX_E_ENGINE_UNAVAILABLE);
     d->tls = c->tls;
     d->timeout_ms = c->timeout_ms > 0 ? c->timeout_ms : 60000;
     d->pull_timeout_ms = c->pull_timeout_ms > 0 ? c->pull_timeout_ms : 600000;

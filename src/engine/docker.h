@@ -9,6 +9,7 @@
 #ifndef SBX_ENGINE_DOCKER_H
 #define SBX_ENGINE_DOCKER_H
 
+#include "sbx/core/breaker.h"
 #include "sbx/core/limits.h"
 #include "sbx/engine/engine.h"
 #include <curl/curl.h>
@@ -40,6 +41,7 @@ typedef struct sbx_docker {
     char *ca, *cert, *key;
     int64_t timeout_ms, pull_timeout_ms;
 
+    sbx_breaker breaker;
     pthread_mutex_t mu;
     pthread_cond_t seeded;            /* with mu: a volume was finished or given up */
     docker_handle *idle[DOCKER_POOL]; /* guarded by mu; the warmest last */
@@ -106,6 +108,9 @@ void docker_transfer_begin(docker_transfer *t, sbx_docker *d, CURL *easy, const 
 int docker_transfer_end(docker_transfer *t, sbx_docker *d, CURLcode rc, const char *what,
                         sbx_err *err) SBX_MUST_CHECK;
 void docker_transfer_done(docker_transfer *t); /* once the handle is not driven any more */
+
+/** May a call go out? Asks the engine itself if the breaker wants that. Before every call. */
+int docker_gate(sbx_docker *d, sbx_err *err) SBX_MUST_CHECK;
 
 /** Classify an HTTP status with the engine's body. @return -1. */
 int docker_status_fail(long status, const char *body, size_t len, const char *what, sbx_err *err);

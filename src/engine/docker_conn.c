@@ -293,7 +293,7 @@ static int read_answer(sbx_docker *d, sbx_engine_conn *c, const char *what, int6
     return 0;
 }
 
-int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err)
+static int attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(1024);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(DOCKER_PATH_BYTES);
@@ -323,4 +323,20 @@ int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err 
         return sbx_wrap(err, "%s", what);
     *ret = sbx_steal(c);
     return 0;
+}
+
+int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err)
+{
+    sbx_docker *d = (sbx_docker *)e;
+    int64_t from_ms = sbx_now_ms();
+    sbx_err got = {0};
+
+    if (docker_gate(d, err))
+        return -1;
+    int rc = attach(e, id, ret, &got);
+
+    sbx_breaker_report(&d->breaker, from_ms, sbx_now_ms(), rc ? &got : NULL);
+    if (rc && err)
+        *err = got;
+    return rc;
 }

@@ -291,10 +291,10 @@ static int curl_fail(sbx_docker *d, CURL *easy, CURLcode rc, const char *what, s
 /* --- running --- */
 
 /* Run until done. 0 with the transfer's result, or -1 when the job or the time ended it. */
-static int drive(docker_handle *h, const docker_req *q, docker_res *res, int64_t timeout_ms,
-                 const char *what, CURLcode *ret_rc, sbx_err *err)
+static int drive(sbx_docker *d, docker_handle *h, const docker_req *q, docker_res *res,
+                 int64_t timeout_ms, const char *what, CURLcode *ret_rc, sbx_err *err)
 {
-    int64_t end = timeout_ms < 0 ? INT64_MAX : sbx_now_ms() + timeout_ms;
+    int64_t from = sbx_now_ms(), end = timeout_ms < 0 ? INT64_MAX : from + timeout_ms;
     bool regardless = q && q->regardless;
     int running = 1, queued = 0;
 
@@ -317,6 +317,10 @@ static int drive(docker_handle *h, const docker_req *q, docker_res *res, int64_t
             left = SBX_MIN(left, sbx_job_left_ms(INT64_MAX));
         if (left <= 0)
             return sbx_fail(err, SBX_E_TIMEOUT, "%s: the engine did not answer in time", what);
+        if (!regardless && timeout_ms > 0 && sbx_now_ms() - from > SBX_BREAKER_SLOW_MS &&
+            sbx_breaker_is_open(&d->breaker))
+            return sbx_fail(err, SBX_E_ENGINE_UNAVAILABLE,
+                            "%s: the engine does not answer, nor others", what);
         curl_multi_poll(h->multi, NULL, 0, (int)SBX_MIN(left, DOCKER_POLL_MS), NULL);
     }
     CURLMsg *m = curl_multi_info_read(h->multi, &queued);
@@ -351,14 +355,27 @@ static int perform(sbx_docker *d, docker_handle *h, docker_transfer *t, const ch
 
     if (curl_multi_add_handle(h->multi, h->easy) != CURLM_OK)
         return sbx_fail(err, SBX_E_INTERNAL, "%s: libcurl refused the call", what);
-    int result = drive(h, q, t->res, timeout, what, &rc, err);
+    int result = drive(d, h, q, t->res, timeout, what, &rc, err);
 
     curl_multi_remove_handle(h->multi, h->easy);
     return result ? -1 : docker_transfer_end(t, d, rc, what, err);
 }
 
-static int call_url(sbx_docker *d, const docker_req *q, const char *url, const char *what,
-                    docker_res *ret, sbx_err *err)
+void docker_res_init(docker_res *r, const docker_req *q)
+{
+    memset(r, 0, sizeof(*r));
+    sbx_buf_init(&r->body, q->max_bytes ? q->max_bytes : SBX_MAX_ENGINE_JSON_BYTES);
+    if (r->body.max < DOCKER_ERROR_BYTES)
+        r->body.max = DOCKER_ERROR_BYTES;
+}
+
+void docker_res_done(docker_res *r)
+{
+    sbx_buf_done(&r->body);
+}
+
+static int call_once(sbx_docker *d, const docker_req *q, const char *url, const char *what,
+                     docker_res *ret, sbx_err *err)
 {
     docker_handle *h = handle_lease(d, err);
     docker_transfer t;
@@ -373,17 +390,55 @@ static int call_url(sbx_docker *d, const docker_req *q, const char *url, const c
     return rc;
 }
 
-void docker_res_init(docker_res *r, const docker_req *q)
+static int probe(sbx_docker *d, sbx_err *err)
 {
-    memset(r, 0, sizeof(*r));
-    sbx_buf_init(&r->body, q->max_bytes ? q->max_bytes : SBX_MAX_ENGINE_JSON_BYTES);
-    if (r->body.max < DOCKER_ERROR_BYTES)
-        r->body.max = DOCKER_ERROR_BYTES;
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res;
+    SBX_CLEANUP(sbx_free_str) char *url = sbx_asprintf("%s/_ping", d->base_url);
+    docker_req q = {.method = "GET",
+                    .path = "/_ping",
+                    .max_bytes = MIB,
+                    .timeout_ms = SBX_BREAKER_PROBE_MS,
+                    .regardless = true};
+    sbx_err got = {0};
+
+    docker_res_init(&res, &q);
+    int rc = call_once(d, &q, url, "asking whether the engine is back", &res, &got);
+    /* what it answers, whatever it is, it answers */
+    bool back = !rc || (got.code != SBX_E_ENGINE_UNAVAILABLE && got.code != SBX_E_TIMEOUT);
+
+    sbx_breaker_probed(&d->breaker, sbx_now_ms(), back ? NULL : &got);
+    return back ? 0 : sbx_fail(err, SBX_E_ENGINE_UNAVAILABLE, "%s", got.msg);
 }
 
-void docker_res_done(docker_res *r)
+int docker_gate(sbx_docker *d, sbx_err *err)
 {
-    sbx_buf_done(&r->body);
+    switch (sbx_breaker_ask(&d->breaker, sbx_now_ms(), err)) {
+    case SBX_BREAKER_CALL:
+        return 0;
+    case SBX_BREAKER_PROBE:
+        return probe(d, err);
+    case SBX_BREAKER_STOP:
+        break;
+    }
+    return -1;
+}
+
+static int call_url(sbx_docker *d, const docker_req *q, const char *url, const char *what,
+                    docker_res *ret, sbx_err *err)
+{
+    int64_t from_ms = sbx_now_ms();
+    sbx_err got = {0};
+
+    if (docker_gate(d, err))
+        return -1;
+    int rc = call_once(d, q, url, what, ret, &got);
+
+    /* A stream that ended after it began says nothing of the next call. */
+    if (!rc || !q->piece || ret->status != 200)
+        sbx_breaker_report(&d->breaker, from_ms, sbx_now_ms(), rc ? &got : NULL);
+    if (rc && err)
+        *err = got;
+    return rc;
 }
 
 int docker_call_raw(sbx_docker *d, const docker_req *q, const char *what, docker_res *ret,
@@ -443,7 +498,7 @@ int docker_connect(sbx_docker *d, docker_handle **ret, int *ret_fd, sbx_err *err
     curl_easy_setopt(h->easy, CURLOPT_CONNECT_ONLY, 1L);
     if (curl_multi_add_handle(h->multi, h->easy) != CURLM_OK)
         sbx_fail(err, SBX_E_INTERNAL, "libcurl refused to connect");
-    else if (drive(h, NULL, NULL, d->timeout_ms, "connecting to the engine", &rc, err))
+    else if (drive(d, h, NULL, NULL, d->timeout_ms, "connecting to the engine", &rc, err))
         result = -1;
     else if (rc != CURLE_OK)
         result = curl_fail(d, h->easy, rc, "connecting to the engine", err);

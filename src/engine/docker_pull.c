@@ -20,7 +20,7 @@ struct sbx_engine_pull {
     CURLM *multi;
     CURL *easy;
     int epoll_fd, timer_fd;
-    int64_t end_ms;
+    int64_t from_ms, end_ms;
     docker_req req;
     docker_res res;
     docker_transfer transfer;
@@ -143,7 +143,11 @@ static int over(sbx_engine_pull *p, CURLcode rc, sbx_err *err)
         return sbx_fail(err, SBX_E_TIMEOUT,
                         "image %s was not pulled within %lld s (option --pull-timeout)", p->shown,
                         (long long)p->d->pull_timeout_ms / 1000);
-    if (docker_transfer_end(&p->transfer, p->d, rc, "the registry", &got))
+    int ended = docker_transfer_end(&p->transfer, p->d, rc, "the registry", &got);
+
+    if (!ended || p->res.status != 200) /* a stream that broke says nothing of the next call */
+        sbx_breaker_report(&p->d->breaker, p->from_ms, sbx_now_ms(), ended ? &got : NULL);
+    if (ended)
         return pull_fail(p, got.msg, got.code, err);
     return p->failed ? pull_fail(p, p->message, SBX_E_ENGINE, err) : 1;
 }
@@ -205,7 +209,7 @@ static int make_url(sbx_engine_pull *p, const char *image, sbx_err *err)
     pthread_mutex_lock(&d->mu);
     int minor = d->api_minor;
     pthread_mutex_unlock(&d->mu);
-    if (!minor)
+    if (!minor || sbx_breaker_is_open(&d->breaker))
         return sbx_fail(err, SBX_E_ENGINE_UNAVAILABLE,
                         "image %s cannot be pulled: the engine at %s is not reached at the moment",
                         p->shown, d->shown);
@@ -251,7 +255,8 @@ int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err
 
     p->d = (sbx_docker *)e;
     p->epoll_fd = p->timer_fd = -1;
-    p->end_ms = sbx_now_ms() + p->d->pull_timeout_ms;
+    p->from_ms = sbx_now_ms();
+    p->end_ms = p->from_ms + p->d->pull_timeout_ms;
     p->req = (docker_req){.method = "POST", .piece = on_piece, .arg = p};
     docker_res_init(&p->res, &p->req);
     docker_lines_init(&p->lines, DOCKER_LINE_BYTES);

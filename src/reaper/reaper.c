@@ -2,13 +2,16 @@
  * by separate jobs, so that one slow container does not hold up the others. */
 #include "reaper_priv.h"
 
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
+#include "sbx/core/thread.h"
 #include <stdio.h>
 
 #define REAP_MS      1000
 #define OVERDUE_MS   2000
 #define ADOPT_MS     3000
 #define HEARTBEAT_MS 2000
+#define PING_MS      1000
 #define FLUSH_MS     500
 #define PURGE_MS     (10 * 60 * 1000)
 #define CLAIM_MAX    32
@@ -125,6 +128,16 @@ static void heartbeat(void *arg)
         r->c.replaced(r->c.arg);
 }
 
+/* So that the breaker opens and closes also while nobody calls the engine, or all who do hang. */
+static void ping(void *arg)
+{
+    sbx_reaper *r = arg;
+    sbx_err ignored;
+
+    sbx_job_scope(sbx_now_ms() + SBX_BREAKER_SLOW_MS + 100, NULL);
+    (void)!r->c.engine->ops->ping(r->c.engine, NULL, &ignored);
+}
+
 static void flush(void *arg)
 {
     sbx_reaper *r = arg;
@@ -225,6 +238,7 @@ sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
 
     r->c = *c;
     sbx_keeper_every(keeper, "heartbeat", HEARTBEAT_MS, SBX_LANE_PULSE, heartbeat, r);
+    sbx_keeper_every(keeper, "ping", PING_MS, SBX_LANE_REAP, ping, r);
     sbx_keeper_every(keeper, "flush", FLUSH_MS, SBX_LANE_FAST, flush, r);
     sbx_keeper_every(keeper, "health", FLUSH_MS, SBX_LANE_REAP, health, r);
     sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_expired, r);

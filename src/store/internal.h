@@ -3,6 +3,7 @@
 #define STORE_INTERNAL_H
 
 #include "link.h"
+#include "sbx/core/breaker.h"
 #include "sbx/store/sandboxes.h"
 #include "sbx/store/store.h"
 #include "sbx/store/users.h"
@@ -37,13 +38,11 @@ typedef struct store_presence {
 struct sbx_store {
     char *url, *options, *direct_url, *direct_options;
     const sbx_crypt *crypt;
+    sbx_breaker breaker;
     atomic_bool pooled; /* nothing may be prepared on `url` */
     pthread_key_t key;  /* store_thread_conn */
     pthread_mutex_t mu;
     store_thread_conn *conns; /* guarded by mu */
-    int64_t down_until_ms;    /* guarded by mu; no connect before */
-    int64_t backoff_ms;       /* guarded by mu */
-    char down_msg[256];       /* guarded by mu */
     store_presence presence;
 };
 

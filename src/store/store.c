@@ -1,9 +1,9 @@
 /* The store: a connection per thread, and the rules of repeating a statement.
  *
  * Each thread that calls has a connection of its own, made at its first statement and closed when
- * the thread ends; nothing is shared and nothing is locked while a statement runs. When
- * connecting fails, all threads are refused at once for a short while that doubles up to two
- * seconds, so that a database that hangs does not make every worker wait for it in turn.
+ * the thread ends; nothing is shared and nothing is locked while a statement runs. A circuit
+ * breaker (core/breaker.h) refuses all threads at once while the database is not reached, so that
+ * one that hangs does not make every worker wait for it in turn.
  *
  * A statement whose connection breaks was perhaps applied. It is repeated only if it reads or if
  * applying it twice is the same as once; the others carry an own number by which they find out
@@ -19,11 +19,10 @@
 #include <poll.h>
 #include <stdio.h>
 
-#define BACKOFF_MIN_MS 50
-#define BACKOFF_MAX_MS 2000
-#define RECONNECT_MS   2000 /* how long a lost statement waits for the server to come back */
-#define MAX_RETRIES    3
-#define APPLICATION    "sandboxd"
+#define BACKOFF_MS   50
+#define RECONNECT_MS 2000 /* how long a lost statement waits for the server to come back */
+#define MAX_RETRIES  3
+#define APPLICATION  "sandboxd"
 
 /* --- life --- */
 
@@ -79,6 +78,7 @@ int sbx_store_new(const char *url, const char *direct_url, const sbx_crypt *cryp
         return sbx_fail(err, SBX_E_INVALID, "DATABASE_URL is not set");
     s = sbx_alloc(sizeof *s);
     s->crypt = crypt;
+    sbx_breaker_init(&s->breaker, "database", SBX_E_STORE_UNAVAILABLE);
     pthread_mutex_init(&s->mu, NULL);
     pthread_mutex_init(&s->presence.mu, NULL);
     if (pthread_key_create(&s->key, thread_ended) != 0)
@@ -106,6 +106,7 @@ void sbx_store_free(sbx_store *s)
         thread_conn_free(c);
     }
     store_link_close(&s->presence.link);
+    sbx_breaker_done(&s->breaker);
     pthread_mutex_destroy(&s->presence.mu);
     pthread_mutex_destroy(&s->mu);
     free(s->url);
@@ -136,47 +137,52 @@ static store_link *thread_link(sbx_store *s)
     return &c->link;
 }
 
-static int gate_check(sbx_store *s, sbx_err *err)
-{
-    int rc = 0;
-
-    pthread_mutex_lock(&s->mu);
-    if (sbx_now_ms() < s->down_until_ms)
-        rc = sbx_fail(err, SBX_E_STORE_UNAVAILABLE, "%s", s->down_msg);
-    pthread_mutex_unlock(&s->mu);
-    return rc;
-}
-
-static void gate_report(sbx_store *s, bool up, const sbx_err *err)
-{
-    pthread_mutex_lock(&s->mu);
-    if (up) {
-        s->backoff_ms = s->down_until_ms = 0;
-    } else {
-        s->backoff_ms = SBX_MIN(SBX_MAX(s->backoff_ms * 2, BACKOFF_MIN_MS), BACKOFF_MAX_MS);
-        s->down_until_ms = sbx_now_ms() + s->backoff_ms;
-        sbx_copy(s->down_msg, sizeof s->down_msg, err->msg);
-    }
-    pthread_mutex_unlock(&s->mu);
-}
-
 static int open_thread_link(sbx_store *s, store_link *l, int64_t until_ms, sbx_err *err)
 {
     int64_t now = sbx_now_ms();
     store_target target = {
         .url = s->url, .app = APPLICATION, .pooled = s->direct_url != NULL, .options = s->options};
-    sbx_err why = {0};
 
-    if (gate_check(s, err) != 0)
-        return -1;
-    if (store_link_open(l, &target, SBX_MIN(until_ms, now + STORE_CONNECT_MS), &why) == 0) {
-        gate_report(s, true, NULL);
+    return store_link_open(l, &target, SBX_MIN(until_ms, now + STORE_CONNECT_MS), err);
+}
+
+/* Is the database back? A job that ends first says nothing about that. */
+static int probe(sbx_store *s, store_link *l, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    int64_t until = sbx_now_ms() + SBX_BREAKER_PROBE_MS;
+    store_params p = {0};
+    sbx_err got = {0};
+    int rc = 0;
+
+    if (!store_link_alive(l))
+        rc = open_thread_link(s, l, until, &got);
+    if (!rc)
+        rc = store_link_run(l, Q_PING, &p, false, until, &r, &got) == STORE_DONE ? 0 : -1;
+    sbx_err why = got;
+
+    if (why.code == SBX_E_TIMEOUT) /* the job's; the store's own is STORE_UNAVAILABLE */
+        why.code = SBX_E_CANCELLED;
+    sbx_breaker_probed(&s->breaker, sbx_now_ms(), rc ? &why : NULL);
+    return rc ? sbx_fail(err, got.code, "%s", got.msg) : 0;
+}
+
+static int gate(sbx_store *s, sbx_err *err)
+{
+    switch (sbx_breaker_ask(&s->breaker, sbx_now_ms(), err)) {
+    case SBX_BREAKER_CALL:
         return 0;
+    case SBX_BREAKER_PROBE:
+        return probe(s, thread_link(s), err);
+    case SBX_BREAKER_STOP:
+        break;
     }
-    /* A job that ran out of time says nothing about the database. */
-    if (why.code == SBX_E_STORE_UNAVAILABLE)
-        gate_report(s, false, &why);
-    return sbx_fail(err, why.code, "%s", why.msg);
+    return -1;
+}
+
+sbx_breaker *sbx_store_breaker(sbx_store *s)
+{
+    return &s->breaker;
 }
 
 int store_open_direct(sbx_store *s, store_link *l, const char *app, int64_t until_ms, sbx_err *err)
@@ -225,16 +231,32 @@ static int get_link(sbx_store *s, bool patient, int64_t until_ms, store_link **r
     store_link *l = thread_link(s);
     int64_t since = sbx_now_ms();
 
-    while (!store_link_alive(l)) {
-        if (open_thread_link(s, l, until_ms, err) == 0)
+    for (;;) {
+        int64_t from = sbx_now_ms();
+        int rc = gate(s, err);
+
+        if (!rc && !store_link_alive(l)) {
+            rc = open_thread_link(s, l, until_ms, err);
+            sbx_breaker_report(&s->breaker, from, sbx_now_ms(), rc ? err : NULL);
+        }
+        if (!rc)
             break;
         if (!patient || err->code != SBX_E_STORE_UNAVAILABLE ||
             sbx_now_ms() - since > RECONNECT_MS || sbx_job_cancelled())
             return -1;
-        store_pause(BACKOFF_MIN_MS);
+        store_pause(BACKOFF_MS);
     }
     *ret = l;
     return 0;
+}
+
+/* What a statement's end says of the database: an answer of any kind, or none. */
+static void report(sbx_store *s, store_outcome outcome, int64_t from_ms, const sbx_err *err)
+{
+    if (outcome == STORE_LOST || outcome == STORE_GAVE_UP)
+        sbx_breaker_report(&s->breaker, from_ms, sbx_now_ms(), err);
+    else if (outcome != STORE_NOT_SENT)
+        sbx_breaker_report(&s->breaker, from_ms, sbx_now_ms(), NULL);
 }
 
 int store_exec(sbx_store *s, store_query q, const store_params *p, store_mode mode, PGresult **ret,
@@ -251,7 +273,11 @@ int store_exec(sbx_store *s, store_query q, const store_params *p, store_mode mo
     for (int tries = 0;; tries++) {
         if (get_link(s, lost, until, &l, err) != 0)
             return -1;
-        switch (store_link_run(l, q, p, !atomic_load(&s->pooled), until, ret, err)) {
+        int64_t from = sbx_now_ms();
+        store_outcome outcome = store_link_run(l, q, p, !atomic_load(&s->pooled), until, ret, err);
+
+        report(s, outcome, from, err);
+        switch (outcome) {
         case STORE_DONE:
             return 0;
         case STORE_REFUSED:

@@ -26,7 +26,7 @@ BY_ITSELF = {"SANDBOX_REAP", "SANDBOX_OVERDUE", "SANDBOX_ADOPTABLE", "SANDBOX_AL
 # A key is looked up again after a second; see auth.c.
 KEY = "KEY_BY_HASH"
 # The sweep's, and the stream of events.
-ENGINE_BY_ITSELF = {"GET /containers/json", "GET /events"}
+ENGINE_BY_ITSELF = {"GET /containers/json", "GET /events", "GET /_ping"}
 
 CREATE_CALLS = ["GET /images/{name}/json", "POST /containers/create",
                 "POST /containers/{id}/attach", "POST /containers/{id}/start"]

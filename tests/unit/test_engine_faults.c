@@ -2,6 +2,7 @@
 #include "../lib/pull_whole.h"
 #include "sbx/core/clock.h"
 #include "sbx/core/limits.h"
+#include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include "sbx/engine/engine.h"
 #include <criterion/criterion.h>
@@ -340,6 +341,79 @@ Test(engine_faults, an_engine_replaced_between_two_calls_is_asked_again)
     the_fake = fake_start(args);
     cr_assert_eq(engine->ops->ping(engine, &later, &err), 0, "%s", err.msg);
     cr_expect_str_eq(later.data, "Docker Engine 99.1 [31m, API 1.50");
+}
+
+/* --- the breaker --- */
+
+static int64_t inspect_ms(const char *name, sbx_err *err)
+{
+    sbx_container_info info;
+    int64_t from = sbx_now_ms();
+
+    *err = (sbx_err){0};
+    (void)!engine->ops->inspect(engine, name, &info, err);
+    return sbx_now_ms() - from;
+}
+
+Test(engine_faults, an_engine_that_is_gone_is_asked_by_one_and_found_again)
+{
+    char host[120];
+    sbx_err err;
+
+    sbx_log_set_level(SBX_ERROR);
+    snprintf(host, sizeof(host), "unix://%s/s", folder);
+    engine = client(host, 5000);
+    for (int i = 0; i < SBX_BREAKER_FAILURES; i++) {
+        inspect_ms("box", &err);
+        cr_expect_eq(err.code, SBX_E_ENGINE_UNAVAILABLE, "%s", err.msg);
+    }
+    inspect_ms("box", &err);
+    cr_expect(strstr(err.msg, "not reached at the moment") && strstr(err.msg, "socket"), "%s",
+              err.msg);
+    cr_expect_eq(err.retry_after_s, 1);
+    engine->ops->free(engine);
+    start_with(NULL, 5000);
+    for (int i = 0; i < SBX_BREAKER_FAILURES; i++)
+        inspect_ms("nothing", &err);
+    cr_assert(sbx_breaker_is_open(engine->breaker));
+    int64_t from = sbx_now_ms();
+
+    while (inspect_ms("box", &err), err.code)
+        cr_assert_lt(sbx_now_ms() - from, SBX_BREAKER_MAX_MS + 1000, "%s", err.msg);
+    cr_expect_not(sbx_breaker_is_open(engine->breaker));
+}
+
+Test(engine_faults, refusals_and_errors_of_an_engine_that_answers_open_nothing)
+{
+    static const char *const names[] = {"e500", "e400", "not_json", "redirect", "e418"};
+    sbx_err err;
+
+    start_with(NULL, 5000);
+    for (int i = 0; i < 20; i++)
+        inspect_ms(names[i % (int)ARRAY_LEN(names)], &err);
+    cr_expect_not(sbx_breaker_is_open(engine->breaker));
+}
+
+static void *open_breaker(void *arg)
+{
+    sbx_err err;
+
+    for (int i = 0; i < SBX_BREAKER_FAILURES; i++)
+        inspect_ms("nothing", &err);
+    return arg;
+}
+
+Test(engine_faults, calls_that_hang_end_when_the_breaker_opens)
+{
+    pthread_t t;
+    sbx_err err;
+
+    sbx_log_set_level(SBX_ERROR);
+    start_with(NULL, 60000);
+    pthread_create(&t, NULL, open_breaker, NULL);
+    cr_expect_lt(inspect_ms("hang", &err), 20000);
+    cr_expect_eq(err.code, SBX_E_ENGINE_UNAVAILABLE, "%s", err.msg);
+    pthread_join(t, NULL);
 }
 
 /* --- jobs --- */

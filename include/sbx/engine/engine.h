@@ -8,6 +8,7 @@
 #ifndef SBX_ENGINE_ENGINE_H
 #define SBX_ENGINE_ENGINE_H
 
+#include "sbx/core/breaker.h"
 #include "sbx/core/buf.h"
 #include "sbx/core/error.h"
 #include "sbx/core/json.h"
@@ -146,6 +147,7 @@ typedef struct sbx_engine_ops {
 
 struct sbx_engine {
     const sbx_engine_ops *ops;
+    sbx_breaker *breaker; /* while it is open all operations fail with ENGINE_UNAVAILABLE */
 };
 
 typedef struct sbx_docker_config {

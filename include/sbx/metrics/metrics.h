@@ -22,6 +22,8 @@ typedef struct sbx_metrics sbx_metrics;
       "Commands, from request to exit")                                                            \
     X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                    \
     X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
+    X(BREAKER_OPEN, GAUGE, "sandboxd_breaker_open", "dependency",                                  \
+      "1 while calls of it are refused because it is not reached")                                 \
     X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")           \
     X(GUARD_CONFIRMED, GAUGE, "sandboxd_guard_confirmed", NULL,                                    \
       "1 while open sandboxes may start: the firewall's rules are in force")                       \

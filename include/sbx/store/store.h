@@ -13,6 +13,7 @@
 #define SBX_STORE_STORE_H
 
 #include "sbx/core/base.h"
+#include "sbx/core/breaker.h"
 #include "sbx/core/crypt.h"
 #include "sbx/core/error.h"
 #include "sbx/core/id.h"
@@ -31,6 +32,8 @@ void sbx_store_free(sbx_store *s); /* after the worker threads have ended */
 SBX_DEFINE_CLEANUP(sbx_store, sbx_store_free)
 
 int sbx_store_ping(sbx_store *s, sbx_err *err) SBX_MUST_CHECK;
+/** While it is open all statements fail at once with STORE_UNAVAILABLE. */
+sbx_breaker *sbx_store_breaker(sbx_store *s);
 
 /** Apply the migrations that are missing, under an advisory lock; verify the checksums of those
  * applied. @param ret_applied  how many. CONFLICT if an applied one differs or is unknown
