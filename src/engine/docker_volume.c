@@ -6,8 +6,10 @@
  * time are right: the engine sets the time last, after the contents.
  *
  * Two fillers at once would tear each other's file, so the seed's name is derived from the
- * volume's: the engine lets one exist, and who finds the name taken waits until it is gone. A
- * holder that died is outwaited and its seed removed. Seeds carry the labels sandboxd.cluster and
+ * volume's: the engine lets one exist, and who finds the name taken waits until it is gone. A seed
+ * that stays is removed: its holder died, or is slow. The latter is safe too, because the engine
+ * removes a container only when no archive is being written through it, and whoever comes with the
+ * id of a removed one is refused and begins again. Seeds carry the labels sandboxd.cluster and
  * sandboxd.role=seed; lists of sandboxes do not contain them.
  *
  * What is complete is remembered by this process, so the next calls cost nothing. Threads of one
@@ -22,7 +24,8 @@
 
 #define SEED_IMAGE    "sandboxd/seed:1"
 #define SEED_FOLDER   "/volume"
-#define SEED_STALE_MS 20000
+#define SEED_STALE_MS 1500
+#define SEED_TRIES    8
 #define SEED_POLL_MS  25
 #define SEED_CALL_MS  10000 /* making or removing a seed, whatever the job says */
 #define SEED_OLD_MS   600000
@@ -88,7 +91,7 @@ static int take_turn(sbx_docker *d, const char *volume, sbx_err *err)
             rc = sbx_fail(err, SBX_E_TIMEOUT, "filling volume %.64s: no turn in time", volume);
         if (rc)
             break;
-        clock_gettime(CLOCK_REALTIME, &at);
+        clock_gettime(CLOCK_MONOTONIC, &at);
         at.tv_nsec += DOCKER_POLL_MS * 1000000L;
         at.tv_sec += at.tv_nsec / 1000000000L;
         at.tv_nsec %= 1000000000L;
@@ -417,15 +420,31 @@ static void sweep_seeds(const seed *s)
     free(all);
 }
 
+/* Did another filler take our seed for one that was left? */
+static bool seed_lost(const seed *s)
+{
+    sbx_container_info info;
+    sbx_err err = {0};
+
+    return docker_inspect(&s->d->base, s->id, &info, &err) && err.code == SBX_E_NOT_FOUND;
+}
+
 static int ensure(seed *s, sbx_err *err)
 {
-    if (volume_create(s, err) || image_ensure(s, err) || seed_hold(s, err))
-        return -1;
-    int rc = fill(s, err);
+    bool again = true;
+    int rc = -1;
 
-    if (rc == 0)
-        sweep_seeds(s);
-    seed_drop(s);
+    if (volume_create(s, err) || image_ensure(s, err))
+        return -1;
+    for (int tries = 0; again && tries < SEED_TRIES; tries++) {
+        if (seed_hold(s, err))
+            return -1;
+        rc = fill(s, err);
+        again = rc && seed_lost(s);
+        if (rc == 0)
+            sweep_seeds(s);
+        seed_drop(s);
+    }
     return rc;
 }
 
