@@ -11,8 +11,9 @@
 #include "sbx/core/thread.h"
 #include <stdio.h>
 
-#define CREATE_DEADLINE_S 180 /* without the wait for the image */
-#define RETRY_MS          100 /* until the lane has room again */
+#define CREATE_DEADLINE_S 180  /* without the wait for the image */
+#define RETRY_MS          100  /* until the lane has room again */
+#define UNDO_MS           1000 /* until a failure is written, if it could not be */
 
 const char *sandbox_template_image(const sbx_sandboxes *s, const char *name)
 {
@@ -160,6 +161,11 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
     sbx_hex(r->token, sizeof(r->token), hex);
     snprintf(token, sizeof(token), "%s=%s", SBX_PROTO_TOKEN_ENV, hex);
     int rc = s->c.engine->ops->create(s->c.engine, &spec, ret_id, err);
+
+    /* Nobody else uses the name: a call whose answer was lost was made twice. */
+    if (rc && err->code == SBX_E_CONFLICT)
+        sbx_err_set(err, SBX_E_ENGINE_UNAVAILABLE,
+                    "the connection to the engine broke while it made the container; try again");
     sbx_wipe(token, sizeof(token));
     sbx_wipe(hex, sizeof(hex));
     return rc;
@@ -343,6 +349,7 @@ struct sbx_create {   /* owned by the job that runs it, or by STREAM while it wa
     sbx_image_wait wait;
     bool waited, interrupted;
     bool started;     /* the container and the main process; what is left is to be ready */
+    sbx_err failure;  /* that is still to be written */
     sbx_err wait_err; /* how the last wait ended */
 };
 
@@ -404,8 +411,9 @@ const char *sandbox_failure_code(const sbx_err *err)
     return image ? "image_missing" : sbx_code_wire(err->code);
 }
 
-/* Undoing must not be stopped by what stopped the create. */
-static void undo(sbx_create *c, sbx_err *err)
+/* Undoing must not be stopped by what stopped the create. @return false if it must be tried again:
+ * the row still says `creating`. */
+static bool undo(sbx_create *c, sbx_err *err)
 {
     sbx_sandboxes *s = c->s;
     sbx_sandbox_row *row = &c->row;
@@ -415,19 +423,23 @@ static void undo(sbx_create *c, sbx_err *err)
                    .worker = "",
                    .why = {code, sandbox_public_reason(err, row->id), -1, false}};
 
+    bool done = true;
+
     sbx_job_scope(0, NULL);
     sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
     if (sandbox_remove_container(s, row->id, &later))
         sbx_log_err(SBX_WARN, "container of a failed create stays until the next sweep", &later,
                     "sandbox", row->id, NULL);
     if (sandbox_set_state(s, row, &failed, &later)) {
-        if (later.code == SBX_E_CONFLICT) /* which is why the container or the agent failed */
+        done = later.code == SBX_E_CONFLICT;
+        if (done) /* which is why the container or the agent failed */
             sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
         else
-            sbx_log_err(SBX_WARN, "state of a failed create stays until its deadline", &later,
+            sbx_log_err(SBX_WARN, "state of a failed create will be written later", &later,
                         "sandbox", row->id, NULL);
     }
     sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
+    return done;
 }
 
 int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)
@@ -530,6 +542,39 @@ static int run(sbx_create *c, sbx_err *err)
     return 1;
 }
 
+static void undo_later(void *arg);
+
+/* On a WORKER; who waited was told long ago. */
+static void undo_job(void *arg)
+{
+    sbx_create *c = arg;
+
+    if (undo(c, &c->failure))
+        sbx_create_unref(c);
+    else
+        sbx_stream_post(c->s->c.stream, undo_later, c);
+}
+
+static void submit_undo(void *arg)
+{
+    sbx_create *c = arg;
+    sbx_job job = {.run = undo_job, .arg = c};
+    sbx_err err;
+
+    if (sbx_images_stopped(c->s->images))
+        sbx_create_unref(c); /* the next server settles it */
+    else if (sbx_lanes_submit(c->s->c.lanes, SBX_LANE_REAP, &job, &err))
+        undo_later(c);
+}
+
+/* On STREAM. The database could not be told that the create failed. */
+static void undo_later(void *arg)
+{
+    sbx_create *c = arg;
+
+    (void)sbx_timer_new(c->s->c.stream, UNDO_MS, submit_undo, c);
+}
+
 /* On a WORKER, which owns `c`. */
 static void run_job(void *arg)
 {
@@ -541,8 +586,10 @@ static void run_job(void *arg)
 
     if (rc == 1)
         return;
-    if (rc)
-        undo(c, &err);
+    if (rc && !undo(c, &err)) {
+        c->failure = err;
+        sbx_stream_post(c->s->c.stream, undo_later, sbx_create_ref(c));
+    }
     sbx_job_scope(0, NULL);
     tell(c, rc ? &err : NULL);
 }

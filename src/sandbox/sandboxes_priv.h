@@ -6,7 +6,7 @@
 #include "sbx/sandbox/images.h"
 #include "sbx/sandbox/sandboxes.h"
 
-#define DELETE_DEADLINE_S 60
+#define DELETE_DEADLINE_S 8 /* then the cleanup tries it as well */
 
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
