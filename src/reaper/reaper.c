@@ -265,5 +265,7 @@ void sbx_reaper_stop(sbx_reaper *r)
 
 void sbx_reaper_free(sbx_reaper *r)
 {
+    if (r)
+        free(r->orphans);
     free(r);
 }

@@ -9,7 +9,15 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct sbx_reaper { /* immutable after start, but for the flags */
+/* A container without a row, and since when this process knows of it. */
+typedef struct orphan {
+    char id[65];
+    int64_t since_ms; /* monotonic */
+} orphan;
+
+struct sbx_reaper {
+    orphan *orphans;     /* of the last sweep; only the sweep's, of which one runs at a time */
+    size_t orphan_count; /* immutable after start, but for the flags */
     sbx_reaper_config c;
     sbx_keeper *keeper;
     pthread_t listener;

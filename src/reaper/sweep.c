@@ -2,7 +2,8 @@
  *
  * The rows are read first, so a container that is missing from the engine's later list was really
  * gone; a container without a row may be younger than the rows that were read, so it is removed
- * only when it is older than the grace, and after a second look at the database. A sweep that
+ * only when it is older than the grace, or was seen for so long, should the clocks disagree; and
+ * after a second look at the database. A sweep that
  * would remove more than 10 containers and over 20 % of the fleet removes none: more likely the
  * database is an old backup than so many sandboxes lost their rows. */
 #include "reaper_priv.h"
@@ -47,15 +48,46 @@ static const sbx_container_info *container_of(const sweep *s, const char *id)
     return s->count ? bsearch(&key, s->containers, s->count, sizeof(key), by_sandbox) : NULL;
 }
 
-static bool over_grace(const sweep *s, int64_t since_ms)
+static int64_t seen_since(const sbx_reaper *r, const char *id, int64_t now_ms)
 {
-    return sbx_wall_ms() - since_ms > s->r->c.orphan_grace_s * 1000;
+    for (size_t i = 0; i < r->orphan_count; i++)
+        if (strcmp(r->orphans[i].id, id) == 0)
+            return r->orphans[i].since_ms;
+    return now_ms;
+}
+
+/* Remember which containers have no row, or a failed one. */
+static void note_orphans(const sweep *s)
+{
+    sbx_reaper *r = s->r;
+    orphan *now = sbx_alloc((s->count + 1) * sizeof(*now));
+    int64_t now_ms = sbx_now_ms();
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->count; i++) {
+        if (row_of(&s->rows, s->containers[i].sandbox_id))
+            continue;
+        sbx_copy(now[n].id, sizeof(now[n].id), s->containers[i].id);
+        now[n++].since_ms = seen_since(r, s->containers[i].id, now_ms);
+    }
+    free(r->orphans);
+    r->orphans = now;
+    r->orphan_count = n;
+}
+
+/* By the wall clocks of two machines, or by what this process saw itself. */
+static bool over_grace(const sweep *s, const sbx_container_info *c, int64_t since_wall_ms)
+{
+    int64_t grace_ms = s->r->c.orphan_grace_s * 1000, now_ms = sbx_now_ms();
+
+    return sbx_wall_ms() - since_wall_ms > grace_ms ||
+           now_ms - seen_since(s->r, c->id, now_ms) > grace_ms;
 }
 
 static bool is_orphan(const sweep *s, const sbx_container_info *c)
 {
     return !row_of(&s->rows, c->sandbox_id) && !row_of(&s->failed, c->sandbox_id) &&
-           over_grace(s, c->created_at_ms);
+           over_grace(s, c, c->created_at_ms);
 }
 
 /* Its row says `failed`, but removing it failed then: no doubt here, whatever their number. */
@@ -63,7 +95,7 @@ static bool is_left_over(const sweep *s, const sbx_container_info *c)
 {
     const sbx_sandbox_row *row = row_of(&s->failed, c->sandbox_id);
 
-    return row && over_grace(s, row->state_changed_ms);
+    return row && over_grace(s, c, row->state_changed_ms);
 }
 
 static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
@@ -182,6 +214,7 @@ void reaper_sweep(void *arg)
         sbx_log_err(SBX_WARN, "sweep could not look", &err, NULL);
     } else {
         check_rows(&s);
+        note_orphans(&s);
         remove_orphans(&s);
     }
     sbx_sandbox_list_done(&s.rows);
