@@ -1,16 +1,12 @@
 """Bad input and faults at the level of the API: a clear error, nothing leaked, the server stays."""
 import json
-import os
-import pathlib
 import secrets
-import shutil
 import socket
 import struct
-import subprocess
-import tempfile
 import time
 import unittest
 
+import parts
 import sandboxd
 from sandboxd import Client, SystemCase, all_at_once, wait_for
 
@@ -284,49 +280,9 @@ class LoadTest(SystemCase):
         self.assertEqual(gone, [204] * 50)
 
 
-class PrivatePostgres:
-    """A cluster of one test's own, to be stopped and started."""
-
-    def __init__(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxpg-"))
-        self.folder.chmod(0o755)
-        self.bin = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-        if os.getuid() == 0:
-            shutil.chown(self.folder, "postgres", "postgres")
-        self.process = None
-        subprocess.run(self.user(self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres",
-                                 "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"),
-                       check=True, stdout=subprocess.DEVNULL, cwd="/")
-        self.url = ("postgresql://postgres@/postgres?host="
-                    + sandboxd.urllib.parse.quote(str(self.folder), safe=""))
-
-    @staticmethod
-    def user(*command):
-        if os.getuid() != 0:
-            return command
-        return ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups", *command)
-
-    def start(self):
-        self.process = subprocess.Popen(
-            self.user(self.bin / "postgres", "-D", self.folder / "data", "-k", self.folder, "-h",
-                      "", "-c", "fsync=off"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            cwd="/")
-        wait_for(lambda: subprocess.run([self.bin / "pg_isready", "-q", "-h", self.folder],
-                                        check=False).returncode == 0, 30, "PostgreSQL")
-
-    def stop(self, how=sandboxd.signal.SIGINT):
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(how)
-            self.process.wait(30)
-
-    def remove(self):
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 class StoreTest(SystemCase):
     def test_the_store_goes_and_comes_back(self):
-        postgres = PrivatePostgres()
+        postgres = parts.PrivatePostgres()
         self.addCleanup(postgres.remove)
         postgres.start()
         other = sandboxd.Service(database_url=postgres.url)
@@ -353,7 +309,7 @@ class StoreTest(SystemCase):
         self.assertTrue(other.servers[0].alive())
 
     def test_a_restart_amid_requests_breaks_nothing(self):
-        postgres = PrivatePostgres()
+        postgres = parts.PrivatePostgres()
         self.addCleanup(postgres.remove)
         postgres.start()
         other = sandboxd.Service(database_url=postgres.url)

@@ -2,20 +2,16 @@
 import concurrent.futures
 import json
 import os
-import pathlib
 import re
 import secrets
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 import unittest
-import urllib.parse
 
 import sandboxd
+from parts import Registry
 from sandboxd import Client, SystemCase, all_at_once, engine, wait_for
 
 TIMEOUT_S = 300
@@ -76,47 +72,6 @@ class Valve:
     def close(self):
         self.open.set()
         self.listener.close()
-
-
-class Registry:
-    """Debian's docker-registry in a folder of its own; the engine takes loopback without TLS."""
-
-    def __init__(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxreg-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.name = f"127.0.0.1:{self.port}"
-        config = self.folder / "config.yml"
-        config.write_text("version: 0.1\nstorage: {filesystem: {rootdirectory: %s}}\n"
-                          "http: {addr: %s}\n" % (self.folder / "data", self.name))
-        self.log = open(self.folder / "log", "wb")
-        self.process = subprocess.Popen(["docker-registry", "serve", str(config)],
-                                        stdout=self.log, stderr=self.log)
-        wait_for(self.answers, what="the registry's answer")
-
-    def answers(self):
-        host, port = self.name.split(":")
-        with socket.socket() as s:
-            return s.connect_ex((host, int(port))) == 0
-
-    def push(self, image, repo="pulled"):
-        """Puts an image of the engine into the registry, and takes the name away again."""
-        name = f"{self.name}/{repo}"
-        engine.call("POST", f"/images/{image}/tag", {"repo": name, "tag": "1"})
-        told = list(engine.stream("POST", f"/images/{urllib.parse.quote(name)}/push", {"tag": "1"},
-                                  headers={"X-Registry-Auth": "e30="}))
-        errors = [line["error"] for line in told if "error" in line]
-        if errors:
-            raise AssertionError(errors)
-        engine.remove_image(f"{name}:1")
-        return f"{repo}:1"
-
-    def close(self):
-        self.process.terminate()
-        self.process.wait(20)
-        self.log.close()
-        shutil.rmtree(self.folder)
 
 
 def setUpModule():

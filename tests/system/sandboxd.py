@@ -75,7 +75,7 @@ def box_files():
 made_images = set()
 
 
-def make_image(name, files, changes=()):
+def make_image(name, files, changes=(), into=engine):
     """Imports an image: folders by mode, files by bytes, symbolic links by target."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -89,13 +89,14 @@ def make_image(name, files, changes=()):
                 info.mode, info.size = 0o755 if path.startswith("bin/") else 0o644, len(what)
             tar.addfile(info, io.BytesIO(what) if isinstance(what, bytes) else None)
     repo, tag = name.split(":")
-    told = list(engine.stream("POST", "/images/create",
+    told = list(into.stream("POST", "/images/create",
                               {"fromSrc": "-", "repo": repo, "tag": tag, "changes": list(changes)},
                               packed.getvalue(), headers={"Content-Type": "application/x-tar"}))
     errors = [line["error"] for line in told if "error" in line]
     if errors:
         raise AssertionError(f"image {name}: {errors}")
-    made_images.add(name)
+    if into is engine:
+        made_images.add(name)
     return name
 
 
@@ -105,9 +106,9 @@ def remove_images():
         engine.remove_image(name)
 
 
-def box_image():
-    if not engine.image(BOX_IMAGE):
-        make_image(BOX_IMAGE, box_files())
+def box_image(into=engine):
+    if not into.image(BOX_IMAGE):
+        make_image(BOX_IMAGE, box_files(), into=into)
     return BOX_IMAGE
 
 
@@ -395,6 +396,9 @@ class Server:
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
     def alive(self):
         return self.process.poll() is None
 
@@ -424,10 +428,11 @@ class Server:
 class Service:
     """An installation with a database of its own. Options of its servers are given by `env`."""
 
-    def __init__(self, env=None, templates=None, database_url=None):
+    def __init__(self, env=None, templates=None, database_url=None, engine_=engine):
         if not (database_url or DATABASE_URL):
             raise AssertionError("SBX_TEST_DATABASE_URL is not set: run tests/run")
         self.admin_url = database_url or DATABASE_URL
+        self.engine = engine_
         self.name = "sbxsys_" + secrets.token_hex(6)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxsys-"))
         self.servers = []
@@ -443,7 +448,7 @@ class Service:
                     "SBX_LISTEN": "127.0.0.1:0",
                     "SBX_NETWORK": "none",  # what most tests need, and cheaper
                     "SBX_TEMPLATES": templates or "python=sandboxd/python:1,node=sandboxd/node:1,"
-                                                  f"box={box_image()}", **(env or {})}
+                                                  f"box={box_image(engine_)}", **(env or {})}
         self.run("migrate")
         self.cluster = self.psql("SELECT value FROM meta WHERE key = 'cluster'")
 
@@ -475,11 +480,11 @@ class Service:
 
     def containers(self):
         """Those of the installation, but for its guard, which stays while it lives."""
-        return [c for c in engine.containers(f"sandboxd.cluster={self.cluster}")
+        return [c for c in self.engine.containers(f"sandboxd.cluster={self.cluster}")
                 if c["Labels"].get("sandboxd.role") != "guard"]
 
     def inspect(self, sandbox):
-        return engine.call("GET", f"/containers/sbx-{sandbox}/json")
+        return self.engine.call("GET", f"/containers/sbx-{sandbox}/json")
 
     def container_exists(self, sandbox):
         try:
@@ -500,7 +505,7 @@ class Service:
 
     def remove_container(self, sandbox):
         """What `docker rm -f` does, behind the server's back."""
-        engine.call("DELETE", f"/containers/sbx-{sandbox}", {"force": "true", "v": "true"})
+        self.engine.call("DELETE", f"/containers/sbx-{sandbox}", {"force": "true", "v": "true"})
 
     def _delete_all(self, server):
         client = Client(server, self.key("cleaner"))
@@ -535,7 +540,7 @@ class Service:
     def _leaked_volumes(self):
         """All but the one with the agent, which stays for the next create."""
         filters = json.dumps({"label": [f"sandboxd.cluster={self.cluster}"]})
-        told = engine.call("GET", "/volumes", {"filters": filters})["Volumes"] or []
+        told = self.engine.call("GET", "/volumes", {"filters": filters})["Volumes"] or []
         return [f"leaked volume {v['Name']}" for v in told
                 if not v["Name"].startswith("sandboxd-agent-")]
 
@@ -550,10 +555,10 @@ class Service:
         self.tail()
         for server in self.servers:
             server.kill()
-        engine.remove_cluster(self.cluster)
-        for volume in engine.call("GET", "/volumes")["Volumes"] or []:
+        self.engine.remove_cluster(self.cluster)
+        for volume in self.engine.call("GET", "/volumes")["Volumes"] or []:
             if volume["Name"].endswith("-" + self.cluster):  # made again by the engine: no label
-                engine.call("DELETE", f"/volumes/{volume['Name']}")
+                self.engine.call("DELETE", f"/volumes/{volume['Name']}")
         self.psql(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)", self.admin_url)
         shutil.rmtree(self.folder, ignore_errors=True)
 
