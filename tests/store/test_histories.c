@@ -131,7 +131,7 @@ static void do_create(actor *a)
     snprintf(text, sizeof text, CREATE_SPEC, ends[a->arg % 3], ends[a->arg / 3 % 3]);
     if (sbx_spec_parse(text, strlen(text), &spec, &e))
         violated("spec: %s", e.msg);
-    int rc = sbx_create_begin(a->at->service, owner.s, &spec, &c, &e);
+    int rc = sbx_create_begin(a->at->service, owner.s, NULL, &spec, &c, &e);
     sbx_spec_done(&spec);
     done(a, "begin", rc, &e);
     if (rc)
