@@ -33,7 +33,8 @@ static const api_field guard[] = {
 static const api_field dependency[] = {
     {"status", T_ENUM, 0, "ok,unavailable", "Did it answer?"},
     {"latencyMs", T_NUM, 0, NULL, "How long the answer took."},
-    {"breaker", T_ENUM, OPTIONAL, "closed,open", "Open: it is not reached, and calls of it fail at once."},
+    {"breaker", T_ENUM, OPTIONAL, "closed,open",
+     "Open: it is not reached, and calls of it fail at once."},
     {"code", T_CODE, OPTIONAL, NULL, "Why it is unavailable."},
     {0},
 };
