@@ -411,8 +411,9 @@ const char *sandbox_failure_code(const sbx_err *err)
     return image ? "image_missing" : sbx_code_wire(err->code);
 }
 
-/* Undoing must not be stopped by what stopped the create. @return false if it must be tried again:
- * the row still says `creating`. */
+/* Undoing must not be stopped by what stopped the create. The state first: when somebody else has
+ * settled the row, another container may have the name by now. @return false if it must be tried
+ * again: the row still says `creating`. */
 static bool undo(sbx_create *c, sbx_err *err)
 {
     sbx_sandboxes *s = c->s;
@@ -422,24 +423,28 @@ static bool undo(sbx_create *c, sbx_err *err)
     move failed = {.to = SBX_S_FAILED,
                    .worker = "",
                    .why = {code, sandbox_public_reason(err, row->id), -1, false}};
-
-    bool done = true;
+    char container[sizeof(row->container_id)];
 
     sbx_job_scope(0, NULL);
-    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
-    if (sandbox_remove_container(s, row->id, &later))
-        sbx_log_err(SBX_WARN, "container of a failed create stays until the next sweep", &later,
-                    "sandbox", row->id, NULL);
-    if (sandbox_set_state(s, row, &failed, &later)) {
-        done = later.code == SBX_E_CONFLICT;
-        if (done) /* which is why the container or the agent failed */
-            sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
-        else
-            sbx_log_err(SBX_WARN, "state of a failed create will be written later", &later,
-                        "sandbox", row->id, NULL);
-    }
     sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
-    return done;
+    memcpy(container, row->container_id, sizeof(container));
+    if (sandbox_set_state(s, row, &failed, &later) == 0) {
+        memcpy(row->container_id, container, sizeof(container));
+        sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+        if (sandbox_remove_own(s, row, &later))
+            sbx_log_err(SBX_WARN, "container of a failed create stays until the next sweep", &later,
+                        "sandbox", row->id, NULL);
+        return true;
+    }
+    if (later.code == SBX_E_CONFLICT) { /* which is why the container or the agent failed */
+        sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
+        sbx_copy(err->sandbox_id, sizeof(err->sandbox_id), row->id);
+        sandbox_too_late(s, row);
+        return true;
+    }
+    sbx_log_err(SBX_WARN, "state of a failed create will be written later", &later, "sandbox",
+                row->id, NULL);
+    return false;
 }
 
 int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)

@@ -249,6 +249,24 @@ static int with_row(sbx_sandboxes *s, const char *id, bool even_with_channel, sb
     return rc < 0 ? -1 : 0;
 }
 
+void sandbox_too_late(sbx_sandboxes *s, const sbx_sandbox_row *row)
+{
+    sbx_sandbox_row now = {0};
+    sbx_err err;
+
+    if (sbx_store_sandbox_get(s->c.store, NULL, row->id, &now, &err))
+        return; /* the sweep looks as well */
+    if (strcmp(now.state, "deleting") == 0 || strcmp(now.state, "deleted") == 0 ||
+        strcmp(now.state, "failed") == 0) {
+        sbx_channels_close(s->c.channels, row->id, SBX_E_GONE);
+        (void)!sandbox_remove_own(s, row, &err);
+    } else if (strcmp(now.state, "stopped") == 0) {
+        sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+        (void)!sbx_sandbox_disagrees(s, row->id, &err);
+    }
+    sbx_sandbox_row_done(&now);
+}
+
 int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err)
 {
     return with_row(s, id, false, err);

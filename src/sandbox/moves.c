@@ -167,10 +167,11 @@ static int settle_starting(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
         sandbox_connect_again(s, row, false, &g, &later) == 0 &&
         sbx_greeting_wait(g, SBX_GREETING_MS, &later) == 0)
         return sandbox_started(s, row, err);
-    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
-    if (sandbox_engine_stop(s, row->id, 0, err))
+    /* The state first: if who began is slow but alive, he may just have made it running. */
+    if (sandbox_set_state(s, row, &back, err))
         return -1;
-    return sandbox_set_state(s, row, &back, err);
+    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+    return how == FATE_GONE ? 0 : sandbox_engine_stop(s, row->id, 0, err);
 }
 
 /* --- stop --- */

@@ -118,6 +118,12 @@ int sandbox_remove_container(sbx_sandboxes *s, const char *id, sbx_err *err)
     return s->c.engine->ops->remove(s->c.engine, name, err);
 }
 
+int sandbox_remove_own(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_err *err)
+{
+    return *row->container_id ? s->c.engine->ops->remove(s->c.engine, row->container_id, err)
+                              : sandbox_remove_container(s, row->id, err);
+}
+
 /* --- the state setter --- */
 
 static void reason_json(const reason *r, sbx_buf *b)

@@ -117,6 +117,12 @@ int sandbox_network_confirm(sbx_sandboxes *s, const sbx_sandbox_row *row,
 /* It runs already: the guard must be kept alive. */
 void sandbox_network_keep(sbx_sandboxes *s, const sbx_sandbox_row *row);
 
+/* Somebody has settled the row meanwhile, while we brought its container up. What runs belongs to
+ * him, unless nothing should. */
+void sandbox_too_late(sbx_sandboxes *s, const sbx_sandbox_row *row);
+
+/* Remove the container that this row was given, and not one that took its name since. */
+int sandbox_remove_own(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 /* Remove the container, whatever its state; retried by the reaper if it fails. */
 int sandbox_remove_container(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 

@@ -59,25 +59,6 @@ int sandbox_started(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     return 0;
 }
 
-/* Somebody has settled the row meanwhile. What runs belongs to him, unless nothing should. */
-static void start_too_late(sbx_sandboxes *s, const char *id)
-{
-    sbx_sandbox_row now = {0};
-    sbx_err err;
-
-    if (sbx_store_sandbox_get(s->c.store, NULL, id, &now, &err))
-        return; /* the sweep looks as well */
-    if (strcmp(now.state, "deleting") == 0 || strcmp(now.state, "deleted") == 0 ||
-        strcmp(now.state, "failed") == 0) {
-        sbx_channels_close(s->c.channels, id, SBX_E_GONE);
-        (void)!sandbox_remove_container(s, id, &err);
-    } else if (strcmp(now.state, "stopped") == 0) {
-        sbx_channels_close(s->c.channels, id, SBX_E_ENGINE);
-        (void)!sbx_sandbox_disagrees(s, id, &err);
-    }
-    sbx_sandbox_row_done(&now);
-}
-
 /* Back to where a start may be tried again: stopped if the files are there, failed if not. If
  * somebody else has moved the row on, what is running belongs to him, unless it was deleted. */
 static void start_failed(sbx_sandboxes *s, sbx_sandbox_row *row, bool fresh, const sbx_err *why)
@@ -98,7 +79,7 @@ static void start_failed(sbx_sandboxes *s, sbx_sandbox_row *row, bool fresh, con
         return;
     }
     if (err.code == SBX_E_CONFLICT)
-        start_too_late(s, row->id);
+        sandbox_too_late(s, row);
 }
 
 /* --- an image that the engine does not have --- */

@@ -31,12 +31,15 @@
 /* Of a row `i`: nothing came of it, and nothing will. That its sandbox failed is not enough while
  * its worker may still be writing down the answer. */
 #define IDEMPOTENT_FAILED                                                                          \
-    "((i.status IS NULL AND NOT i.begun AND " IDEMPOTENT_LEFT("i.created_at")                      \
-    " AND NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = i.resource))"                  \
-    " OR EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = i.resource"                         \
-    " AND s.state IN ('failed', 'deleted') AND s.started_at IS NULL"                               \
-    " AND ((i.status IS NULL AND " IDEMPOTENT_LEFT("s.state_changed_at") ")"                       \
-    " OR (i.status = 202 AND s.reason ->> 'code' = 'interrupted'))))"
+    "((i.status IS NULL AND NOT i.begun AND " IDEMPOTENT_LEFT(                                     \
+        "i.created_at") " AND NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = "          \
+                        "i.resource))"                                                             \
+                        " OR EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = i.resource"     \
+                        " AND s.state IN ('failed', 'deleted') AND s.started_at IS NULL"           \
+                        " AND ((i.status IS NULL AND " IDEMPOTENT_LEFT(                            \
+                            "s.state_changed_at") ")"                                              \
+                                                  " OR (i.status = 202 AND s.reason ->> 'code' = " \
+                                                  "'interrupted'))))"
 
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 

@@ -19,8 +19,10 @@
 #include "sbx/sandbox/sandboxes.h"
 #include <semaphore.h>
 
-#define SERVERS 2
-#define ACTORS  4 /* actor i belongs to server i % SERVERS */
+#define SERVERS       2
+#define ACTORS        4 /* actor i belongs to server i % SERVERS */
+#define LATER_MAX     16
+#define FORGOTTEN_MAX 65536
 
 typedef enum box_state { BOX_NONE, BOX_CREATED, BOX_RUNNING, BOX_PAUSED, BOX_EXITED } box_state;
 
@@ -33,6 +35,11 @@ typedef struct server {
     bool holding, answered; /* its channel */
     unsigned holding_of;    /* which container */
     int looks;              /* it was told to look after the sandbox */
+    struct {
+        void (*fn)(void *arg);
+        void *arg;
+    } later[LATER_MAX]; /* posted to STREAM, to a lane, or with a timer */
+    int later_count;
 } server;
 
 typedef struct actor {
@@ -58,10 +65,14 @@ static struct {
     char wrong[512]; /* the first violation */
 } w;
 
+static PGconn *outside; /* of the scheduler: time, heartbeats, and what is checked */
 static server servers[SERVERS];
 static actor actors[ACTORS];
 static sem_t back; /* to the scheduler */
 static _Thread_local actor *me;
+static server *ticking;                /* whose cleanup the scheduler runs itself */
+static void *forgotten[FORGOTTEN_MAX]; /* memory that went with a crash; no leak */
+static size_t forgotten_count;
 static bool ending;
 
 static inline unsigned dice(unsigned sides)
@@ -203,12 +214,24 @@ static int e_start(sbx_engine *e, const char *id, sbx_err *er)
     ENGINE_DONE;
 }
 
+/* Nobody may end what the database says is in use. */
+static inline void must_not_be_in_use(const char *what)
+{
+    PGresult *r = PQexec(outside, "SELECT state FROM sandboxes");
+
+    if (PQntuples(r) == 1 && (w.box == BOX_RUNNING || w.box == BOX_PAUSED) &&
+        (strcmp(PQgetvalue(r, 0, 0), "running") == 0 || strcmp(PQgetvalue(r, 0, 0), "paused") == 0))
+        violated("the container of a sandbox that is %s was %s", PQgetvalue(r, 0, 0), what);
+    PQclear(r);
+}
+
 static int e_stop(sbx_engine *e, const char *id, int grace_s, sbx_err *er)
 {
     (void)grace_s;
     ENGINE_STEP("stop");
     if (!is_box(id))
         return no_box(er);
+    must_not_be_in_use("stopped");
     if (w.box == BOX_RUNNING || w.box == BOX_PAUSED)
         box_ends(BOX_EXITED);
     ENGINE_DONE;
@@ -239,6 +262,7 @@ static int e_unpause(sbx_engine *e, const char *id, sbx_err *er)
 static int e_remove(sbx_engine *e, const char *id, sbx_err *er)
 {
     ENGINE_STEP("remove");
+    must_not_be_in_use("removed");
     if (is_box(id))
         box_ends(BOX_NONE);
     ENGINE_DONE;
@@ -423,6 +447,61 @@ void sbx_channels_exec(sbx_channels *c, const char *sandbox, sbx_command_spec *s
 {
     (void)c, (void)sandbox, (void)spec, (void)events, (void)arg;
     abort();
+}
+
+/* --- what a server does later --- */
+
+static inline void forget(void *arg)
+{
+    if (forgotten_count < FORGOTTEN_MAX)
+        forgotten[forgotten_count++] = arg;
+}
+
+static inline void do_later(void (*fn)(void *arg), void *arg)
+{
+    server *s = me ? me->at : ticking;
+
+    if ((me && me->dead) || s->later_count == LATER_MAX) {
+        forget(arg);
+        return;
+    }
+    s->later[s->later_count].fn = fn;
+    s->later[s->later_count++].arg = arg;
+}
+
+void __wrap_sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg);
+void __wrap_sbx_stream_post(sbx_stream *s, sbx_msg_fn fn, void *arg)
+{
+    (void)s;
+    do_later(fn, arg);
+}
+
+sbx_timer *__wrap_sbx_timer_new(sbx_stream *s, int64_t ms, void (*fn)(void *arg), void *arg);
+sbx_timer *__wrap_sbx_timer_new(sbx_stream *s, int64_t ms, void (*fn)(void *arg), void *arg)
+{
+    (void)s, (void)ms;
+    do_later(fn, arg);
+    return NULL;
+}
+
+int __wrap_sbx_lanes_submit(sbx_lanes *l, sbx_lane lane, const sbx_job *job, sbx_err *er);
+int __wrap_sbx_lanes_submit(sbx_lanes *l, sbx_lane lane, const sbx_job *job, sbx_err *er)
+{
+    (void)l, (void)lane, (void)er;
+    do_later(job->run, job->arg);
+    return 0;
+}
+
+/* The oldest thing that waits. */
+static inline bool next_later(server *s)
+{
+    if (!s->later_count)
+        return false;
+    void (*fn)(void *arg) = s->later[0].fn;
+    void *arg = s->later[0].arg;
+    memmove(&s->later[0], &s->later[1], (size_t)--s->later_count * sizeof s->later[0]);
+    fn(arg);
+    return true;
 }
 
 /* --- the threads --- */

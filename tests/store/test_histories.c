@@ -11,7 +11,6 @@
     "UPDATE sandboxes SET deadline_at = now() - interval '1 second' WHERE deadline_at IS NOT NULL"
 #define CREATE_SPEC "{\"network\":{\"mode\":\"none\"},\"onTimeout\":\"%s\",\"onIdle\":\"%s\"}"
 
-static PGconn *outside; /* of the scheduler: time, heartbeats, and what is checked */
 static sbx_metrics *metrics;
 static sbx_bus *bus;
 static sbx_stream *stream;
@@ -231,6 +230,12 @@ static void do_sweep(actor *a)
     reaper_sweep(&a->at->reaper);
 }
 
+static void do_what_waits(actor *a)
+{
+    for (int i = 0; i < LATER_MAX && next_later(a->at); i++)
+        (void)step("next");
+}
+
 /* --- the scheduler --- */
 
 static int64_t ask(const char *text)
@@ -273,6 +278,9 @@ static void server_crashes(server *s)
 {
     trace("\n-- server %d crashes", (int)(s - servers));
     s->alive = s->holding = s->answered = false;
+    for (int i = 0; i < s->later_count; i++)
+        forget(s->later[i].arg);
+    s->later_count = 0;
     for (int i = 0; i < ACTORS; i++)
         if (actors[i].at == s && actors[i].busy) {
             actors[i].dead = true;
@@ -328,9 +336,10 @@ static void begin_something(actor *a)
         void (*op)(actor *a);
         const char *what;
         unsigned weight;
-    } ops[] = {{do_move, "move", 12},    {do_delete, "delete", 1}, {do_reap, "reap", 2},
-               {do_settle, "settle", 2}, {do_adopt, "adopt", 2},   {do_sweep, "sweep", 1}};
-    unsigned n = dice(20);
+    } ops[] = {{do_move, "move", 12},    {do_delete, "delete", 1},         {do_reap, "reap", 2},
+               {do_settle, "settle", 2}, {do_what_waits, "what waits", 1}, {do_adopt, "adopt", 2},
+               {do_sweep, "sweep", 1}};
+    unsigned n = dice(21);
 
     for (size_t i = 0; i < ARRAY_LEN(ops); i++) {
         if (n < ops[i].weight) {
@@ -435,10 +444,20 @@ static void end_all_ops(void)
         violated("somebody never ends");
 }
 
+static int waiting(void)
+{
+    int n = 0;
+
+    for (int i = 0; i < SERVERS; i++)
+        n += servers[i].later_count;
+    return n;
+}
+
 /* Faults end, time passes, and the cleanup runs as it does every few seconds. */
 static outcome converge(void)
 {
-    static void (*const ticks[])(actor * a) = {do_reap, do_settle, do_adopt, do_sweep};
+    static void (*const ticks[])(actor * a) = {do_what_waits, do_reap, do_settle, do_adopt,
+                                               do_sweep};
     outcome o = {0};
 
     trace("\n-- converging");
@@ -450,12 +469,15 @@ static outcome converge(void)
                 server_unlisted(&servers[i]);
             server_begins(&servers[i]);
         }
-    for (int round = 0; round < ROUNDS && !(round && o.settled && o.agrees); round++) {
+    for (int round = 0; round < ROUNDS && !(round && o.settled && o.agrees && !waiting());
+         round++) {
         trace("\n-- round %d", round);
         ask(DEADLINES_OVER);
         for (int i = 0; i < SERVERS; i++)
-            for (size_t t = 0; t < ARRAY_LEN(ticks); t++)
+            for (size_t t = 0; t < ARRAY_LEN(ticks); t++) {
+                ticking = &servers[i];
                 ticks[t](&actors[i]);
+            }
         o = look();
     }
     return o;
@@ -464,6 +486,8 @@ static outcome converge(void)
 static void check(const outcome *o)
 {
     trace("\n-- at the end: %s, container %d\n", o->state, (int)w.box);
+    if (waiting())
+        violated("something waits for ever");
     if (!o->settled)
         violated("stuck in %s", o->state);
     if (!o->agrees)
