@@ -185,7 +185,8 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
                                .template_name = m->template_name,
                                .image = m->image,
                                .log_seq = m->log_seq,
-                               .expiry = m->expiry};
+                               .expiry = m->expiry,
+                               .change = row->change};
     sbx_sandbox_row fresh = {0};
 
     if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err))

@@ -13,7 +13,7 @@
     "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
     "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
     "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "     \
-    "goal, log_seq, version, env_version"
+    "goal, log_seq, version, env_version, change"
 
 /* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
 #define HOLDER_IS_DEAD                                                                             \
@@ -107,7 +107,7 @@
       "SELECT " SANDBOX_COLS " FROM public.sandboxes"                                              \
       " WHERE id = $1 AND owner = $2 AND " STILL_READABLE)                                         \
     X(SANDBOX_CHANGE, 1, SYSTEM,                                                                   \
-      "SELECT " SANDBOX_COLS ", 0::bigint, change FROM public.sandboxes WHERE id = $1")            \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE id = $1")            \
     X(SANDBOX_ENV, 1, SYSTEM, "SELECT env_sealed FROM public.sandboxes WHERE id = $1")             \
     X(SANDBOX_LIST, 8, SYSTEM,                                                                     \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE $1::text IS NULL" LIST_REST)            \
@@ -116,8 +116,9 @@
                                                                                                    \
     /* $2 from, $3 to, $4 reason, $5 worker, $6 container, $7 image user, $8 deadline, $9 started, \
      * $10 number of this change, $11 goal, $12 last number of the log, $13 end of the lifetime    \
-     * (1 keep it or begin anew, 2 none), $14 template, $15 image */                               \
-    X(SANDBOX_SET_STATE, 15, SYSTEM,                                                               \
+     * (1 keep it or begin anew, 2 none), $14 template, $15 image, $16 number of the last change,   \
+     * 0 any */                               \
+    X(SANDBOX_SET_STATE, 16, SYSTEM,                                                               \
       "WITH u AS (UPDATE public.sandboxes SET state = $3::text, reason = $4::json,"                \
       " worker = CASE WHEN $5::text IS NULL THEN worker ELSE nullif($5, '') END,"                  \
       " container_id = coalesce($6, container_id), image_user = coalesce($7, image_user),"         \
@@ -135,7 +136,8 @@
       " log_seq = greatest(log_seq, $12::bigint),"                                                 \
       " template = CASE WHEN $15::text IS NULL THEN template ELSE $14 END,"                        \
       " image = coalesce($15::text, image),"                                                       \
-      " change = $10::bigint WHERE id = $1 AND state = $2::text RETURNING *),"                     \
+      " change = $10::bigint WHERE id = $1 AND state = $2::text"\
+      " AND ($16::bigint = 0 OR change = $16) RETURNING *),"                     \
       EVENTS_OF_CHANGE("$2::text", "$2::text <> $3::text")                                         \
       " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON true")                   \
     /* Another status of health: $2 worker, $3 what is known now. */                               \
@@ -225,13 +227,15 @@
     X(SANDBOX_CHANGED_BY, 1, SYSTEM,                                                               \
       "SELECT " SANDBOX_COLS ", 0::bigint FROM public.sandboxes"                                   \
       " WHERE change = $1::bigint AND state IN " TRANSITIONAL)                                     \
-    X(SANDBOX_OVERDUE, 2, SYSTEM,                                                                  \
+    /* A claim is a change: who was at the row before finds that it is not his any more. */ \
+    X(SANDBOX_OVERDUE, 3, SYSTEM,                                                                  \
       "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE (state IN " TRANSITIONAL     \
       " AND (deadline_at <= now() OR (s.worker IS DISTINCT FROM $1::text AND " HOLDER_IS_DEAD ")))"\
       " OR (limits_due_at <= now() AND state <> 'deleted')"                                        \
       " ORDER BY deadline_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED),"                            \
       " u AS (UPDATE public.sandboxes s SET"                                                       \
-      " worker = CASE WHEN state IN " TRANSITIONAL " THEN $1::text ELSE worker END,"               \
+      " worker = CASE WHEN state IN " TRANSITIONAL " THEN $1::text ELSE worker END,"\
+      " change = CASE WHEN state IN " TRANSITIONAL " THEN $3::bigint ELSE change END,"               \
       " deadline_at = CASE WHEN state IN " TRANSITIONAL " THEN now() + interval '60 seconds' END," \
       " limits_due_at = CASE WHEN limits_due_at <= now() THEN now() + interval '60 seconds'"       \
       " ELSE limits_due_at END FROM due WHERE id = due_id RETURNING s.*)"                          \

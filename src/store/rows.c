@@ -106,6 +106,7 @@ void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *o)
     o->log_seq = (uint64_t)store_int(r, row, c++);
     o->version = store_int(r, row, c++);
     o->env_version = (uint64_t)store_int(r, row, c++);
+    o->change = store_int(r, row, c++);
     if (PQnfields(r) > STORE_SANDBOX_COLS)
         o->event_seq = (uint64_t)store_int(r, row, STORE_SANDBOX_COLS);
 }

@@ -118,7 +118,7 @@ static void insert_params(store_params *p, const sbx_sandbox_row *r, const sbx_b
     store_p_str(p, r->runtime);
     store_p_str(p, r->host);
     store_p_int(p, deadline_s);
-    store_p_int(p, random_number());
+    store_p_int(p, r->change);
     store_p_str(p, r->readiness);
     store_p_str(p, r->health);
 }
@@ -131,6 +131,7 @@ static int inserted_before(sbx_store *s, sbx_sandbox_row *r, sbx_err *err)
     if (sbx_store_sandbox_get(s, r->owner, r->id, &old, err) != 0 ||
         !sbx_equal_ct(old.token, r->token, sizeof r->token))
         return sbx_fail(err, SBX_E_CONFLICT, "the id %s is taken", r->id);
+    r->change = old.change;
     r->created_ms = old.created_ms;
     r->last_active_ms = old.last_active_ms;
     r->state_changed_ms = old.state_changed_ms;
@@ -147,6 +148,7 @@ int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *
 
     if (seal_env(s, r->id, env, &sealed, err) != 0)
         return -1;
+    r->change = random_number();
     insert_params(&p, r, &sealed, deadline_s);
     if (store_exec(s, Q_SANDBOX_INSERT, &p, STORE_AGAIN, &res, &why) != 0) {
         if (why.code == SBX_E_CONFLICT)
@@ -215,11 +217,14 @@ static int changed_before(sbx_store *s, const sbx_state_change *c, int64_t numbe
         return -1;
     if (PQntuples(r) == 0)
         return sbx_fail(err, SBX_E_NOT_FOUND, "no sandbox %s", c->id);
-    if (store_int(r, 0, STORE_SANDBOX_COLS + 1) == number) {
-        store_read_sandbox(r, 0, ret);
+    store_read_sandbox(r, 0, ret);
+    if (ret->change == number)
         return 0;
-    }
-    store_copy(r, 0, 6, state, sizeof state);
+    sbx_copy(state, sizeof state, ret->state);
+    sbx_sandbox_row_done(ret);
+    *ret = (sbx_sandbox_row){0};
+    if (strcmp(state, c->from) == 0)
+        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is being changed; try again");
     return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s, not %s", state, c->from);
 }
 
@@ -245,6 +250,7 @@ int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_san
     store_p_int(&p, c->expiry);
     store_p_str(&p, c->template_name);
     store_p_str(&p, c->image);
+    store_p_int(&p, c->change);
     if (store_exec(s, Q_SANDBOX_SET_STATE, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     if (PQntuples(r) == 0)
@@ -464,6 +470,7 @@ int sbx_store_sandbox_overdue(sbx_store *s, const char *worker, int max, sbx_san
 
     store_p_str(&p, worker);
     store_p_int(&p, max);
+    store_p_int(&p, random_number());
     if (store_exec(s, Q_SANDBOX_OVERDUE, &p, STORE_ONCE, &r, err) != 0)
         return -1;
     return store_read_list(r, ret, err);

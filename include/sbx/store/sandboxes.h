@@ -33,6 +33,7 @@ typedef struct sbx_sandbox_row {
     uint64_t log_seq;         /* the log of the next start goes on behind it */
     int64_t version;          /* counts changes by the owner */
     uint64_t env_version;     /* counts changes of env */
+    int64_t change;           /* random number of the last change of state, or of its taking over */
     uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
@@ -97,6 +98,7 @@ typedef struct sbx_state_change {
     sbx_expiry expiry; /* unless `started` */
     const char *template_name; /* with `image` */
     const char *image;         /* NULL keeps it and the template */
+    int64_t change;            /* the row's when it was read: CONFLICT if it changed; 0: any */
 } sbx_state_change;
 int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_sandbox_row *ret,
                                 sbx_err *err) SBX_MUST_CHECK;
