@@ -1,6 +1,7 @@
 /* sandboxd doctor: does this machine have what the server needs? One line for each finding: ok,
  * warn or fail, what was measured, and what to do. Every check has a time-out, so that parts which
- * are down or frozen cost seconds. Nothing is changed. */
+ * are down or frozen cost seconds. Nothing is changed, but that the guard of the network is made if
+ * it is not there, as the server would: only so can it be asked. */
 #include "commands.h"
 
 #include "sbx/bus/bus.h"
@@ -8,6 +9,7 @@
 #include "sbx/core/crypt.h"
 #include "sbx/core/thread.h"
 #include "sbx/engine/engine.h"
+#include "sbx/guard/guard.h"
 #include "sbx/sandbox/sandboxes.h"
 #include "sbx/store/store.h"
 #include <elf.h>
@@ -342,6 +344,33 @@ static void check_engine(doctor *d)
         (long long)d->facts.cpus, (long long)d->facts.memory_bytes / (long long)MIB);
 }
 
+/* Its rules are those of the running server, so the options must be the server's. */
+static void check_guard(doctor *d)
+{
+    SBX_CLEANUP(sbx_guard_free) sbx_guard *guard = NULL;
+    sbx_id cluster;
+    sbx_err err;
+
+    if (strcmp(d->o->network, "open") != 0) {
+        say(d, OK, "network", NULL, "%s is the default: no firewall until somebody asks for open",
+            d->o->network);
+        return;
+    }
+    if (!d->store || !d->engine)
+        return;
+    if (sbx_store_cluster(d->store, &cluster, &err)) {
+        say(d, WARN, "network", "migrate first", "the installation has no id yet: %s", err.msg);
+        return;
+    }
+    sbx_guard_config c = command_guard(d->o, d->engine, cluster.s);
+    if (sbx_guard_new(&c, &guard, &err) || sbx_guard_check(guard, &err))
+        say(d, FAIL, "network",
+            "run deploy/images/build for the image, see the network options, or set --network none",
+            "sandboxes with a network cannot start: %s", err.msg);
+    else
+        say(d, OK, "network", NULL, "the guard has confirmed the rules of the firewall");
+}
+
 static void check_limits(doctor *d)
 {
     const sbx_engine_facts *f = &d->facts;
@@ -472,9 +501,9 @@ int command_doctor(const sbx_options *o, bool json)
 {
     /* the agent after the engine, whose processor it must fit */
     static void (*const checks[])(doctor * d) = {
-        check_listen, check_secret, check_descriptors, check_store,  check_migrations,
-        check_pooler, check_bus,    check_engine,      check_limits, check_runtime,
-        check_disk,   check_images, check_agent,
+        check_listen,  check_secret, check_descriptors, check_store, check_migrations,
+        check_pooler,  check_bus,    check_engine,      check_guard, check_limits,
+        check_runtime, check_disk,   check_images,      check_agent,
     };
     doctor d = {.o = o, .json = json};
 

@@ -339,7 +339,8 @@ static int serve_until_signal(sbx_app *app, sbx_err *err)
     return 0;
 }
 
-static void close_all(sbx_app *app)
+/* Nothing new begins, and what runs comes to its end. */
+static void stop_all(sbx_app *app)
 {
     sbx_err err;
 
@@ -375,6 +376,11 @@ static void close_all(sbx_app *app)
         sbx_events_stop(app->events);
         sbx_events_free(app->events);
     }
+}
+
+static void close_all(sbx_app *app)
+{
+    stop_all(app);
     sbx_stream_free(app->stream);
     sbx_http_free(app->http); /* after all who hold replies */
     sbx_lanes_free(app->lanes);

@@ -70,6 +70,11 @@ class DoctorTest(SystemCase):
         self.assertRegex(got.stdout, r"(?m)^ +-> set --metrics-token")
         self.assertRegex(got.stdout.splitlines()[-1], r"^\d+ ok, \d+ to look at, 0 failed$")
 
+    def test_the_guard_of_the_network(self):
+        none = {"SBX_NETWORK": "open", "SBX_GUARD_IMAGE": "sandboxd-test/no-guard:1"}
+        self.broken("network", none, text="no-guard")
+        self.assertEqual(self.findings({"SBX_NETWORK": "open"})["network"][0], "ok")
+
     def test_addresses(self):
         found = self.findings({"SBX_LISTEN": "0.0.0.0:1", "SBX_METRICS_TOKEN": "x" * 20})
         self.assertEqual(found["listen"][0], "warn")
