@@ -8,10 +8,6 @@
 #define HANDLER(name)                                                                              \
     int name(struct sbx_app *app, const sbx_principal *who, const sbx_request *r, sbx_err *err)
 
-/** Log a failure that is the server's, and make its text fit for clients: what the store says of
- * itself (addresses, statements) is for the operator. */
-void api_answerable(const char *request_id, const char *route, const char *sandbox, sbx_err *err);
-
 /* service.c */
 HANDLER(api_health);
 HANDLER(api_ready);

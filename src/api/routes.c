@@ -1,8 +1,6 @@
 /* The table of contents of the product. Sorted by path, then method. */
 #include "handlers.h"
 
-#include "sbx/core/log.h"
-
 #define ENGINE_MS (15 * 60 * 1000) /* a create may pull an image */
 #define QUICK_MS  10000
 
@@ -124,18 +122,6 @@ const sbx_api_route sbx_api_routes[] = {
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 
-void api_answerable(const char *request_id, const char *route, const char *sandbox, sbx_err *err)
-{
-    if (sbx_code_status(err->code) < 500)
-        return;
-    sbx_log_err(SBX_WARN, "request failed", err, "req_id", request_id, "route", route, "sandbox",
-                sandbox, NULL);
-    if (err->code == SBX_E_STORE_UNAVAILABLE)
-        sbx_copy(err->msg, sizeof(err->msg), "the database does not answer; try again shortly");
-    else if (err->code == SBX_E_INTERNAL)
-        sbx_copy(err->msg, sizeof(err->msg), "the server's log tells more, under this requestId");
-}
-
 static int authenticate(sbx_app *app, const sbx_api_route *route, const sbx_request *r,
                         sbx_principal *who, sbx_err *err)
 {
@@ -163,11 +149,7 @@ static int dispatch(void *arg, const sbx_request *r, sbx_err *err)
 {
     sbx_app *app = arg;
 
-    int rc = run(app, &sbx_api_routes[r->route - app->routes], r, err);
-    if (rc != -1)
-        return rc;
-    api_answerable(r->request_id, r->route->name, sbx_request_path(r, "id"), err);
-    return -1;
+    return run(app, &sbx_api_routes[r->route - app->routes], r, err);
 }
 
 sbx_route *sbx_api_http_routes(void)

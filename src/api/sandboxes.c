@@ -23,14 +23,10 @@ static void create_over(void *arg, const sbx_sandbox_row *row, const sbx_err *er
 {
     sbx_reply *reply = arg;
 
-    if (err) {
-        sbx_err told = *err;
-
-        api_answerable(sbx_reply_request_id(reply), "sandbox_create", row->id, &told);
-        sbx_reply_problem(reply, &told);
-    } else {
+    if (err)
+        sbx_reply_problem(reply, err);
+    else
         reply_sandbox(reply, 201, row);
-    }
     sbx_reply_unref(reply);
 }
 

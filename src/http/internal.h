@@ -146,6 +146,7 @@ struct sbx_reply {
     atomic_int users; /* handlers and whoever took the request over */
     sbx_http *http;   /* immutable, as all up to `mu` */
     uint64_t conn_id;
+    const sbx_route *route;
     bool http10, head_only, read, gzip, ws;
     char *if_none_match; /* or NULL */
     const char *origin;  /* as in heading, with `vary` */

@@ -10,6 +10,7 @@
  * Locks: reply.mu only, never held across a callback, a post or I/O. */
 #include "internal.h"
 
+#include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include <stdio.h>
 
@@ -38,6 +39,7 @@ sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head)
     pthread_mutex_init(&r->mu, NULL);
     r->http = h;
     r->conn_id = conn_id(c);
+    r->route = c->route;
     r->http10 = head->minor == 0;
     r->head_only = head->method == SBX_HEAD;
     r->read = head->method == SBX_GET || r->head_only;
@@ -244,16 +246,31 @@ void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more)
     reply_drop(r);
 }
 
+/* What the store says of itself (addresses, statements) is for the operator, not for clients. */
+static void for_clients(const sbx_reply *r, sbx_err *err)
+{
+    if (sbx_code_status(err->code) < 500 || err->code == SBX_E_CAPACITY)
+        return;
+    sbx_log_err(SBX_WARN, "request failed", err, "req_id", r->request_id, "route", r->route->name,
+                "sandbox", *err->sandbox_id ? err->sandbox_id : NULL, NULL);
+    if (err->code == SBX_E_STORE_UNAVAILABLE)
+        sbx_copy(err->msg, sizeof(err->msg), "the database does not answer; try again shortly");
+    else if (err->code == SBX_E_INTERNAL)
+        sbx_copy(err->msg, sizeof(err->msg), "the server's log tells more, under this requestId");
+}
+
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
 {
     sbx_buf body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
+    sbx_err told = *err;
 
     if (!claim(r))
         return;
+    for_clients(r, &told);
     if (r->intercept)
-        respond_problem_json(&body, err, r->request_id);
-    if (!hold_back(r, sbx_code_status(err->code), NULL, 0, &body, err))
-        answer_problem(r, err);
+        respond_problem_json(&body, &told, r->request_id);
+    if (!hold_back(r, sbx_code_status(told.code), NULL, 0, &body, &told))
+        answer_problem(r, &told);
 }
 
 void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,

@@ -74,11 +74,11 @@ def client_floor(bench):
 
 # ---- cold create ------------------------------------------------------------------------------
 
-def raw_body(bench):
+def raw_body(lab, image):
     """What to send to the engine for a container like a sandbox's, with labels that are the
     bench's: the server would look for the row of one with its own."""
-    lab, wire = bench.lab, bench.lab.wire()
-    sandbox = lab.create(wire, bench.image)["id"]
+    wire = lab.wire()
+    sandbox = lab.create(wire, image)["id"]
     told = lab.engine.call("GET", f"/containers/sbx-{sandbox}/json")
     lab.delete(wire, sandbox)
     config = {**told["Config"], "Labels": {BENCH_LABEL: lab.database}}
@@ -108,21 +108,31 @@ class Raw:
         self.wire.call("DELETE", f"{self.prefix}/containers/{self.id}?force=1&v=1", expect={204})
 
 
-def settle(bench):
+def settle(lab):
     """Let the engine finish what a removal left to do: wait for a quick answer, twice."""
     quick = []
 
     def calm():
-        took = clocked(lambda: bench.lab.engine.call("GET", "/containers/json"))[0]
+        took = clocked(lambda: lab.engine.call("GET", "/containers/json"))[0]
         quick.append(took)
         return len(quick) >= 2 and max(quick[-2:]) < 20
     wait_for(calm, "a calm engine", timeout=30)
 
 
 def cold_create(bench):
-    lab, wire = bench.lab, bench.lab.wire()
-    data = request("POST", "/sandboxes", {"image": bench.image}, lab.auth)
-    raw = Raw(lab, raw_body(bench))
+    return create_rows(bench.lab, bench.image, bench.count(30, 4), "cold create")
+
+
+def open_create(bench):
+    """The same with a network, on a server of its own, whose guard is asked at each create."""
+    with contextlib.closing(Lab(network="open")) as lab:
+        return create_rows(lab, lab.image(), bench.count(30, 4), "cold create, network open")
+
+
+def create_rows(lab, image, count, what):
+    wire = lab.wire()
+    data = request("POST", "/sandboxes", {"image": image}, lab.auth)
+    raw = Raw(lab, raw_body(lab, image))
 
     def ours():
         took, (status, text) = clocked(lambda: wire.exchange(data))
@@ -139,18 +149,18 @@ def cold_create(bench):
         return took
 
     mine, base = [], []
-    for pair in range(bench.count(30, 4)):
+    for pair in range(count):
         for one, into in ((ours, mine), (theirs, base))[::-1 if pair % 2 else 1]:
-            settle(bench)
+            settle(lab)
             into.append(one())
     over = median([a[0] - b[0] for a, b in zip(mine, base)])
     ours_ms, raw_ms = median([a[0] for a in mine]), median([b[0] for b in base])
     return [
-        Row("cold create: over the raw engine", over, "ms", 15,
+        Row(f"{what}: over the raw engine", over, "ms", 15,
             note=f"median of {len(mine)} differences; {ours_ms / raw_ms:.2f} times the engine"),
-        Row("cold create: sandboxd", ours_ms, "ms",
+        Row(f"{what}: sandboxd", ours_ms, "ms",
             note=f"p90 {rank([a[0] for a in mine], 90):.1f} ms"),
-        Row("cold create: engine's create + start", raw_ms, "ms",
+        Row(f"{what}: engine's create + start", raw_ms, "ms",
             note=f"create {median([b[1] for b in base]):.1f} ms"),
         Row("first exec in a new sandbox", median([a[1] for a in mine]), "ms"),
     ]
@@ -200,7 +210,7 @@ def exec_true(bench):
 
 def raw_at_once(bench, count):
     """Milliseconds until the engine alone has made that many, asked for all at once."""
-    body = raw_body(bench)
+    body = raw_body(bench.lab, bench.image)
     raws = [Raw(bench.lab, body) for _ in range(count)]
     whole, results = clocked(lambda: at_once(count, lambda i: raws[i].create()))
     at_once(count, lambda i: raws[i].id and raws[i].remove())
@@ -210,7 +220,7 @@ def raw_at_once(bench, count):
 
 
 def creates_at_once(bench):
-    lab, count = bench.lab, bench.count(50, 8)
+    lab, count = bench.lab, bench.count(100, 8)
     data = request("POST", "/sandboxes", {"image": bench.image}, lab.auth)
     wires = [lab.wire() for _ in range(count)]
 
@@ -370,4 +380,4 @@ def growth_of(lab, image, count, quick):
 
 
 MEASUREMENTS = {"idle": idle, "floor": client_floor, "exec": exec_true, "create": cold_create,
-                "many": creates_at_once, "reads": reads, "growth": growth}
+                "open": open_create, "many": creates_at_once, "reads": reads, "growth": growth}

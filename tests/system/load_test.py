@@ -44,6 +44,26 @@ class LaneTest(SystemCase):
         for box in client.every():  # one after the other: the one worker refuses a crowd
             wait_for(lambda: client.delete(f"/sandboxes/{box['id']}").status == 204, 30)
 
+    def test_a_hundred_creates_at_once_succeed_or_hear_when_to_come_back_and_leave_nothing(self):
+        service, client = self.serve()
+        wait_for(lambda: self.timed_create(client)[0].status == 201, 60, "the first create")
+        answers = [got for got, _ in all_at_once(lambda _: self.timed_create(client),
+                                                 range(100), 100)]
+        made = [got.json["id"] for got in answers if got.status == 201]
+        for got in answers:
+            if got.status != 201:
+                self.assert_problem(got, 503)
+                self.assertGreaterEqual(int(got.headers["Retry-After"]), 1)
+        print(f"{len(made)} of 100 made, {100 - len(made)} refused")
+        self.assertGreater(len(made), 20)
+        ran = all_at_once(lambda box: client.exec(box, ["true"])["exitCode"], made, 100)
+        self.assertEqual(set(ran), {0})
+        for box in client.every():
+            wait_for(lambda: client.delete(f"/sandboxes/{box['id']}").status == 204, 30)
+        wait_for(lambda: not service.containers(), 20, "no container left")
+        self.assertEqual(service.psql("SELECT count(*) FROM sandboxes WHERE state <> 'deleted'"
+                                      " AND state <> 'failed'"), "0")
+
     def test_reads_go_on_while_the_engine_hangs_and_creates_are_refused_early(self):
         folder = sandboxd.pathlib.Path(sandboxd.tempfile.mkdtemp())
         engine = HangingEngine(folder)

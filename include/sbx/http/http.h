@@ -161,7 +161,8 @@ void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sb
                     size_t header_count, sbx_buf *body);
 /** The same for application/json; from STREAM and LOOP a worker compresses it first. */
 void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body);
-/** Finish with application/problem+json; Retry-After where the code wants one. */
+/** Finish with application/problem+json; Retry-After where the code wants one. A failure of the
+ * server is logged, and its text replaced where it tells of the store or of the inside. */
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err);
 
 /* Streams. Whoever writes to an event stream writes whole events, because pings (": ping") are put
