@@ -162,7 +162,9 @@ static int settle_starting(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     if (sandbox_look(s, row->id, &info, &how, err))
         return -1;
     sbx_copy(row->container_id, sizeof(row->container_id), how == FATE_GONE ? "" : info.id);
-    if (how == FATE_RUNNING && sandbox_network_begin(s, row, &net, &later) == 0 &&
+    /* with readiness it is undone, as a create is: what it had passed is not known any more */
+    if (how == FATE_RUNNING && !row->readiness &&
+        sandbox_network_begin(s, row, &net, &later) == 0 &&
         sandbox_network_confirm(s, row, &net, &later) == 0 &&
         sandbox_connect_again(s, row, false, &g, &later) == 0 &&
         sbx_greeting_wait(g, SBX_GREETING_MS, &later) == 0)
@@ -188,6 +190,12 @@ static uint64_t end_of_log(sbx_sandboxes *s, const sbx_sandbox_row *row)
     return last;
 }
 
+static int start_deadline_s(const sbx_sandboxes *s, const sbx_sandbox_row *row)
+{
+    return START_DEADLINE_S + (int)s->c.pull_timeout_s +
+           (row->readiness ? SBX_MAX_READINESS_MS / 1000 : 0);
+}
+
 /* The container has ended, or is gone. */
 static int stopped(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
@@ -201,7 +209,7 @@ static int stopped(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     if (*row->goal) {
         m.to = SBX_S_STARTING;
         m.worker = s->c.worker;
-        m.deadline_s = START_DEADLINE_S + (int)s->c.pull_timeout_s;
+        m.deadline_s = start_deadline_s(s, row);
     }
     if (sandbox_set_state(s, row, &m, err))
         return -1;
@@ -338,7 +346,7 @@ static int begin_start(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_move *v, sbx_
 {
     bool fresh = v->fresh || strcmp(row->state, "failed") == 0;
     move m = {.to = SBX_S_STARTING,
-              .deadline_s = START_DEADLINE_S + (int)s->c.pull_timeout_s,
+              .deadline_s = start_deadline_s(s, row),
               .goal = fresh ? "fresh" : NULL,
               .template_name = v->template_name,
               .image = v->template_name ? sandbox_template_image(s, v->template_name) : NULL};

@@ -237,6 +237,7 @@ static const char *readiness_status(const sbx_sandbox_row *r)
     case SBX_S_RESUMING:
         return "{\"status\":\"ready\"}";
     case SBX_S_FAILED:
+    case SBX_S_STOPPED:
         if (r->reason && strstr(r->reason, "{\"code\":\"not_ready\"") == r->reason)
             return "{\"status\":\"failed\"}";
         /* fall through */

@@ -1,5 +1,6 @@
 /* Starting what was stopped or failed: the same container again, or a new one. The row is in state
- * `starting` already. */
+ * `starting` already. Two waits hold no thread: for an image that the engine does not have, and
+ * until the sandbox is ready. */
 #include "sandboxes_priv.h"
 
 #include "sbx/core/log.h"
@@ -43,6 +44,7 @@ static int run_anew(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     return rc;
 }
 
+/* The main process comes first where the sandbox is to be ready, which is mostly its work. */
 int sandbox_started(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     move m = {.to = SBX_S_RUNNING,
@@ -55,7 +57,8 @@ int sandbox_started(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 
     if (sandbox_set_state(s, row, &m, err))
         return -1;
-    sandbox_start_main(s, row);
+    if (!row->readiness)
+        sandbox_start_main(s, row);
     return 0;
 }
 
@@ -82,23 +85,50 @@ static void start_failed(sbx_sandboxes *s, sbx_sandbox_row *row, bool fresh, con
         sandbox_too_late(s, row);
 }
 
-/* --- an image that the engine does not have --- */
+/* --- the waits --- */
 
-typedef struct image_waiter { /* STREAM's, then the job's */
+typedef struct waiter { /* STREAM's, then the job's */
     sbx_sandboxes *s;
     char sandbox[SBX_ID_LEN + 1], image[SBX_MAX_IMAGE_BYTES + 1];
     sbx_image_wait wait;
-    sbx_err err; /* code SBX_OK: the image is there */
-} image_waiter;
+    bool up, fresh; /* up: it runs, and is to be ready; else the image is waited for */
+    char *readiness, *image_user;
+    char container_id[65];
+    sbx_err err; /* code SBX_OK: what was waited for is there */
+} waiter;
+
+static void waiter_free(waiter *w)
+{
+    free(w->readiness);
+    free(w->image_user);
+    free(w);
+}
 
 static int start_now(sbx_sandboxes *s, sbx_sandbox_row *row, bool waited, sbx_err *err);
 
-static void go_on(image_waiter *w, sbx_sandbox_row *row)
+/* Ready, or not: the row does not know the new container yet. */
+static void go_on_up(waiter *w, sbx_sandbox_row *row)
+{
+    sbx_err err = w->err;
+
+    memcpy(row->container_id, w->container_id, sizeof(row->container_id));
+    free(row->image_user);
+    row->image_user = sbx_strdup(w->image_user);
+    if (err.code == SBX_OK && sandbox_started(w->s, row, &err) == 0)
+        return;
+    start_failed(w->s, row, w->fresh, &err);
+}
+
+static void go_on(waiter *w, sbx_sandbox_row *row)
 {
     sbx_err err = w->err;
 
     if (strcmp(row->state, "starting") != 0 || strcmp(row->worker, w->s->c.worker) != 0)
         return;
+    if (w->up) {
+        go_on_up(w, row);
+        return;
+    }
     if (err.code == SBX_OK) {
         if (start_now(w->s, row, true, &err))
             sbx_log_err(SBX_WARN, "a start failed", &err, "sandbox", row->id, NULL);
@@ -109,9 +139,9 @@ static void go_on(image_waiter *w, sbx_sandbox_row *row)
     start_failed(w->s, row, true, &err);
 }
 
-static void run_after_image(void *arg)
+static void run_after_wait(void *arg)
 {
-    image_waiter *w = arg;
+    waiter *w = arg;
     sbx_sandbox_row row = {0};
     sbx_err err;
 
@@ -120,49 +150,85 @@ static void run_after_image(void *arg)
     else
         go_on(w, &row);
     sbx_sandbox_row_done(&row);
-    free(w);
+    waiter_free(w);
 }
 
 /* On STREAM. When the lanes take no more, the server is ending: the next one settles the row. */
-static void submit_after_image(void *arg)
+static void submit_after_wait(void *arg)
 {
-    image_waiter *w = arg;
-    sbx_job job = {.run = run_after_image, .arg = w};
+    waiter *w = arg;
+    sbx_job job = {.run = run_after_wait, .arg = w};
     sbx_err err;
 
     if (sbx_lanes_submit(w->s->c.lanes, SBX_LANE_SLOW, &job, &err) == 0)
         return;
     if (sbx_images_stopped(w->s->images))
-        free(w);
+        waiter_free(w);
     else
-        (void)sbx_timer_new(w->s->c.stream, RETRY_MS, submit_after_image, w);
+        (void)sbx_timer_new(w->s->c.stream, RETRY_MS, submit_after_wait, w);
 }
 
 static void image_over(sbx_image_wait *wait, const sbx_err *err)
 {
-    image_waiter *w = sbx_container_of(wait, image_waiter, wait);
+    waiter *w = sbx_container_of(wait, waiter, wait);
 
     if (err)
         w->err = *err;
-    submit_after_image(w);
+    submit_after_wait(w);
+}
+
+static void ready_over(void *arg, const sbx_err *err)
+{
+    waiter *w = arg;
+
+    if (err)
+        w->err = *err;
+    submit_after_wait(w);
 }
 
 static void want_on_stream(void *arg)
 {
-    image_waiter *w = arg;
+    waiter *w = arg;
 
     w->wait = (sbx_image_wait){.image = w->image, .sandbox = w->sandbox, .done = image_over};
     sbx_images_want(w->s->images, &w->wait);
 }
 
-static void wait_for_image(sbx_sandboxes *s, const sbx_sandbox_row *row)
+static void ready_on_stream(void *arg)
 {
-    image_waiter *w = sbx_alloc(sizeof(*w));
+    waiter *w = arg;
+
+    sbx_checks_await(w->s->c.checks, w->sandbox, w->readiness, ready_over, w);
+}
+
+static waiter *waiter_new(sbx_sandboxes *s, const sbx_sandbox_row *row)
+{
+    waiter *w = sbx_alloc(sizeof(*w));
 
     w->s = s;
     memcpy(w->sandbox, row->id, sizeof(w->sandbox));
+    return w;
+}
+
+static void wait_for_image(sbx_sandboxes *s, const sbx_sandbox_row *row)
+{
+    waiter *w = waiter_new(s, row);
+
     sbx_copy(w->image, sizeof(w->image), row->image);
     sbx_stream_post(s->c.stream, want_on_stream, w);
+}
+
+static void wait_until_ready(sbx_sandboxes *s, const sbx_sandbox_row *row, bool fresh)
+{
+    waiter *w = waiter_new(s, row);
+
+    w->up = true;
+    w->fresh = fresh;
+    w->readiness = sbx_strdup(row->readiness);
+    w->image_user = sbx_strdup(row->image_user ? row->image_user : "");
+    memcpy(w->container_id, row->container_id, sizeof(w->container_id));
+    sandbox_start_main(s, row);
+    sbx_stream_post(s->c.stream, ready_on_stream, w);
 }
 
 /* --- the whole --- */
@@ -186,6 +252,10 @@ static int start_now(sbx_sandboxes *s, sbx_sandbox_row *row, bool waited, sbx_er
     if (rc == 1)
         rc = sbx_fail(err, SBX_E_ENGINE, "image %s is not on the engine though it was just pulled",
                       row->image);
+    if (!rc && row->readiness) {
+        wait_until_ready(s, row, fresh);
+        return 1;
+    }
     if (!rc)
         rc = sandbox_started(s, row, err);
     if (rc)

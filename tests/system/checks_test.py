@@ -89,6 +89,28 @@ class ReadinessTest(SystemCase):
             self.assertEqual(waiting.result(30)["stdout"], "went\n")
         self.assertEqual(api.sandbox(box["id"])["readiness"]["status"], "ready")
 
+    def test_a_restart_answers_when_it_is_ready_again(self):
+        box = api.create(readiness={"file": "/tmp/up", "intervalMs": 100},
+                         command="rm -f /tmp/up; sleep 1; echo up > /tmp/up; sleep 999")
+        began = time.monotonic()
+        again = api.move(box["id"], "restart", {"graceSeconds": 0})
+        self.assertGreaterEqual(time.monotonic() - began, 1)
+        self.assertEqual((again["state"], again["readiness"]["status"]), ("running", "ready"))
+        self.assertEqual(api.exec(box["id"], "cat /tmp/up")["stdout"], "up\n")
+        self.assertEqual(api.logs(box["id"]) and events(box),
+                         ["creating", "running", "stopping", "starting", "running"])
+
+    def test_a_start_that_is_never_ready_is_stopped_again_and_says_why(self):
+        box = api.create(readiness={"command": "test ! -e /home/user/broken", "intervalMs": 100,
+                                    "retries": 3})
+        api.exec(box["id"], "touch /home/user/broken")
+        api.move(box["id"], "stop", {"graceSeconds": 0})
+        got = api.post(f"/sandboxes/{box['id']}/start")
+        self.assertEqual(got.status, 502, got)
+        self.assertIn("after 3 tries", got.json["detail"])
+        now = api.sandbox(box["id"])
+        self.assertEqual((now["state"], now["stateReason"]["code"]), ("stopped", "not_ready"))
+
     def test_one_that_never_is_ready_fails_and_leaves_nothing(self):
         got = api.post("/sandboxes", {
             "template": "box", "readiness": {"command": "echo no db; exit 4", "intervalMs": 100,
