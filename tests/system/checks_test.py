@@ -90,15 +90,13 @@ class ReadinessTest(SystemCase):
         self.assertEqual(api.sandbox(box["id"])["readiness"]["status"], "ready")
 
     def test_a_restart_answers_when_it_is_ready_again(self):
-        box = api.create(readiness={"file": "/tmp/up", "intervalMs": 100},
-                         command="rm -f /tmp/up; sleep 1; echo up > /tmp/up; sleep 999")
+        box = api.create(readiness={"port": 8080, "intervalMs": 100},
+                         command=f"sleep 1; {HTTPD}")
         began = time.monotonic()
         again = api.move(box["id"], "restart", {"graceSeconds": 0})
         self.assertGreaterEqual(time.monotonic() - began, 1)
         self.assertEqual((again["state"], again["readiness"]["status"]), ("running", "ready"))
-        self.assertEqual(api.exec(box["id"], "cat /tmp/up")["stdout"], "up\n")
-        self.assertEqual(api.logs(box["id"]) and events(box),
-                         ["creating", "running", "stopping", "starting", "running"])
+        self.assertEqual(events(box), ["creating", "running", "stopping", "starting", "running"])
 
     def test_a_start_that_is_never_ready_is_stopped_again_and_says_why(self):
         box = api.create(readiness={"command": "test ! -e /home/user/broken", "intervalMs": 100,
