@@ -112,6 +112,27 @@ class Counts(unittest.TestCase):
         self.assertEqual(self.without_key(statements),
                          ["SANDBOX_GET_OWNED", "SANDBOX_SET_STATE", "SANDBOX_SET_STATE"])
 
+    def move(self, sandbox, verb, body=None):
+        calls, statements = self.counted(
+            lambda: self.lab.call(self.wire, "POST", f"/sandboxes/{sandbox}/{verb}", body))
+        return calls, self.without_key(statements)
+
+    def test_a_pause_is_one_engine_call_and_three_statements_and_a_resume_as_well(self):
+        box = self.lab.create(self.wire, self.image)["id"]
+        self.addCleanup(self.lab.delete, self.wire, box)
+        three = ["SANDBOX_GET_OWNED", "SANDBOX_SET_STATE", "SANDBOX_SET_STATE"]
+        self.assertEqual(self.move(box, "pause"), (["POST /containers/{id}/pause"], three))
+        self.assertEqual(self.move(box, "resume"), (["POST /containers/{id}/unpause"], three))
+
+    def test_a_renewal_is_one_statement_and_no_engine_call(self):
+        self.assertEqual(self.move(self.sandbox, "keepalive"), ([], ["SANDBOX_RENEW"]))
+
+    def test_a_change_of_time_outs_is_two_statements_and_no_engine_call(self):
+        calls, statements = self.counted(lambda: self.lab.call(
+            self.wire, "PATCH", f"/sandboxes/{self.sandbox}", {"timeoutSeconds": 600}))
+        self.assertEqual((calls, self.without_key(statements)),
+                         ([], ["SANDBOX_GET_OWNED", "SANDBOX_PATCH"]))
+
     def test_hundreds_that_wait_hold_no_thread_and_ask_nothing(self):
         box = self.lab.create(self.wire, self.image, limits={"pids": 1000})["id"]
         self.addCleanup(self.lab.delete, self.wire, box)
