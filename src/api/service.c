@@ -102,7 +102,10 @@ HANDLER(api_ready)
     sbx_jw_obj(&w, NULL);
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         struct sbx_ready_part found = look_at(app, &app->ready.parts[i], parts[i].ping);
+        bool open = parts[i].breaker && sbx_breaker_is_open(parts[i].breaker);
 
+        if (open && !found.code) /* it was well when somebody last looked */
+            found.code = parts[i].breaker->code;
         ready = ready && !found.code;
         sbx_jw_obj(&w, parts[i].name);
         sbx_jw_str(&w, "status", found.code ? "unavailable" : "ok");
@@ -110,7 +113,7 @@ HANDLER(api_ready)
         if (found.code)
             sbx_jw_str(&w, "code", sbx_code_wire(found.code));
         if (parts[i].breaker)
-            sbx_jw_str(&w, "breaker", sbx_breaker_is_open(parts[i].breaker) ? "open" : "closed");
+            sbx_jw_str(&w, "breaker", open ? "open" : "closed");
         sbx_jw_obj_end(&w);
     }
     add_guard(app, &w);

@@ -157,7 +157,7 @@ int redis_publisher_wait(redis_publisher *p, int64_t timeout_ms, sbx_err *err)
     pthread_mutex_lock(&p->mu);
     ticket = p->put;
     while (p->done < ticket && !p->unreachable &&
-           pthread_cond_timedwait(&p->fewer, &p->mu, &until) != ETIMEDOUT)
+           pthread_cond_clockwait(&p->fewer, &p->mu, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
         ;
     done = p->done >= ticket;
     pthread_mutex_unlock(&p->mu);
@@ -303,7 +303,8 @@ static bool pause_unless_stopping(redis_publisher *p, int64_t ms)
     bool go;
 
     pthread_mutex_lock(&p->mu);
-    while (!p->stopping && pthread_cond_timedwait(&p->more, &p->mu, &until) != ETIMEDOUT)
+    while (!p->stopping &&
+           pthread_cond_clockwait(&p->more, &p->mu, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
         ;
     go = !p->stopping;
     pthread_mutex_unlock(&p->mu);
@@ -355,17 +356,13 @@ static void *publisher_run(void *arg)
 redis_publisher *redis_publisher_new(const redis_url *u, sbx_err *err)
 {
     redis_publisher *p = sbx_alloc(sizeof *p);
-    pthread_condattr_t attr;
     int rc;
 
     p->url = u;
     p->last = &p->first;
     pthread_mutex_init(&p->mu, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&p->more, &attr);
-    pthread_cond_init(&p->fewer, &attr);
-    pthread_condattr_destroy(&attr);
+    pthread_cond_init(&p->more, NULL);
+    pthread_cond_init(&p->fewer, NULL);
     rc = pthread_create(&p->thread, NULL, publisher_run, p);
     if (rc == 0)
         return p;

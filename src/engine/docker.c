@@ -210,7 +210,6 @@ static int take_host(sbx_docker *d, const sbx_docker_config *c, sbx_err *err)
 int sbx_docker_new(const sbx_docker_config *c, sbx_engine **ret, sbx_err *err)
 {
     sbx_docker *d = sbx_alloc(sizeof(*d));
-    pthread_condattr_t monotonic;
 
     d->base.ops = &docker_ops;
     d->base.breaker = &d->breaker;
@@ -219,10 +218,7 @@ int sbx_docker_new(const sbx_docker_config *c, sbx_engine **ret, sbx_err *err)
     d->timeout_ms = c->timeout_ms > 0 ? c->timeout_ms : 60000;
     d->pull_timeout_ms = c->pull_timeout_ms > 0 ? c->pull_timeout_ms : 600000;
     pthread_mutex_init(&d->mu, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&d->seeded, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    pthread_cond_init(&d->seeded, NULL);
     const char *pems = c->cert_path ? c->cert_path : "";
 
     if (docker_handles_global(err) || take_host(d, c, err) ||

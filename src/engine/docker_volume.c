@@ -95,7 +95,7 @@ static int take_turn(sbx_docker *d, const char *volume, sbx_err *err)
         at.tv_nsec += DOCKER_POLL_MS * 1000000L;
         at.tv_sec += at.tv_nsec / 1000000000L;
         at.tv_nsec %= 1000000000L;
-        pthread_cond_timedwait(&d->seeded, &d->mu, &at);
+        pthread_cond_clockwait(&d->seeded, &d->mu, CLOCK_MONOTONIC, &at);
     }
     if (rc == 0 && known_locked(d, volume))
         rc = 1;

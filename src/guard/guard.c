@@ -53,7 +53,7 @@ struct sbx_guard {
     bool running; /* there is a thread to join */
     atomic_bool stopping;
     pthread_mutex_t mu;
-    pthread_cond_t changed;    /* with mu; monotonic clock */
+    pthread_cond_t changed;    /* with mu */
     bool wanted, asked;        /* guarded by mu */
     int64_t confirmed_ms;      /* guarded by mu; when it was asked; 0: never */
     int64_t ended_ms;          /* guarded by mu; of the last round */
@@ -304,7 +304,7 @@ static void wait_locked(sbx_guard *g, int64_t ms)
     at.tv_nsec += ms % 1000 * 1000000;
     at.tv_sec += at.tv_nsec / 1000000000;
     at.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&g->changed, &g->mu, &at);
+    pthread_cond_clockwait(&g->changed, &g->mu, CLOCK_MONOTONIC, &at);
 }
 
 /* Milliseconds until the next round is due; over 0: not yet. */
@@ -457,15 +457,11 @@ void sbx_guard_status_get(sbx_guard *g, sbx_guard_status *ret)
 int sbx_guard_new(const sbx_guard_config *c, sbx_guard **ret, sbx_err *err)
 {
     SBX_CLEANUP(sbx_guard_free) sbx_guard *g = sbx_alloc(sizeof(*g));
-    pthread_condattr_t clock;
 
     g->c = *c;
     g->wanted = c->wanted;
     pthread_mutex_init(&g->mu, NULL);
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&g->changed, &clock);
-    pthread_condattr_destroy(&clock);
+    pthread_cond_init(&g->changed, NULL);
     snprintf(g->network, sizeof(g->network), "sandboxd-%s", c->cluster);
     snprintf(g->bridge, sizeof(g->bridge), "sbx%.12s", c->cluster);
     snprintf(g->table, sizeof(g->table), "sandboxd_%s", c->cluster);

@@ -80,7 +80,6 @@ static void flush_on_stream(void *arg)
 static int flush_pending(sbx_logs *l, const char *id, sbx_err *err)
 {
     flush_wait *w = sbx_alloc(sizeof *w);
-    pthread_condattr_t attr;
     struct timespec until;
     int64_t at_ms = sbx_now_ms() + sbx_job_left_ms(FLUSH_WAIT_MS);
     bool done;
@@ -89,15 +88,13 @@ static int flush_pending(sbx_logs *l, const char *id, sbx_err *err)
     w->refs = 2;
     (void)sbx_copy(w->id, sizeof w->id, id);
     pthread_mutex_init(&w->mu, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    pthread_cond_init(&w->cond, NULL);
     sbx_stream_post(l->cfg.stream, flush_on_stream, w);
 
     until = (struct timespec){.tv_sec = at_ms / 1000, .tv_nsec = at_ms % 1000 * 1000000};
     pthread_mutex_lock(&w->mu);
-    while (!w->done && pthread_cond_timedwait(&w->cond, &w->mu, &until) != ETIMEDOUT)
+    while (!w->done &&
+           pthread_cond_clockwait(&w->cond, &w->mu, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
         ;
     done = w->done;
     flush_wait_unref_locked(w);

@@ -37,14 +37,10 @@ struct sbx_keeper {
 sbx_keeper *sbx_keeper_new(sbx_lanes *lanes)
 {
     sbx_keeper *k = sbx_alloc(sizeof(*k));
-    pthread_condattr_t attr;
 
     k->lanes = lanes;
     pthread_mutex_init(&k->mu, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&k->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    pthread_cond_init(&k->wake, NULL);
     return k;
 }
 
@@ -101,7 +97,7 @@ static void sleep_until_locked(sbx_keeper *k, int64_t until_ms)
     struct timespec at = {.tv_sec = (time_t)(until_ms / 1000),
                           .tv_nsec = (until_ms % 1000) * 1000000};
 
-    pthread_cond_timedwait(&k->wake, &k->mu, &at);
+    pthread_cond_clockwait(&k->wake, &k->mu, CLOCK_MONOTONIC, &at);
 }
 
 static void *keep(void *arg)

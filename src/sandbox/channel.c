@@ -28,17 +28,6 @@ struct sbx_greeting {
     char sandbox[SBX_ID_LEN + 1];
 };
 
-void channel_waiting_init(pthread_mutex_t *mu, pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-
-    pthread_mutex_init(mu, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
 static void greeting_unref(sbx_greeting *g)
 {
     pthread_mutex_lock(&g->mu);
@@ -419,7 +408,8 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
     sbx_greeting *g = sbx_alloc(sizeof(*g));
     opening *o = sbx_alloc(sizeof(*o));
 
-    channel_waiting_init(&g->mu, &g->answered);
+    pthread_mutex_init(&g->mu, NULL);
+    pthread_cond_init(&g->answered, NULL);
     g->refs = 2;
     g->set = c;
     memcpy(g->sandbox, hello->sandbox, sizeof(g->sandbox));
@@ -459,7 +449,7 @@ int sbx_greeting_wait(sbx_greeting *g, int64_t ms, sbx_err *err)
 
     pthread_mutex_lock(&g->mu);
     while (!g->done && !rc)
-        rc = pthread_cond_timedwait(&g->answered, &g->mu, &at);
+        rc = pthread_cond_clockwait(&g->answered, &g->mu, CLOCK_MONOTONIC, &at);
     bool done = g->done, ok = g->ok;
     if (!done)
         sbx_fail(err, SBX_E_TIMEOUT, "the sandbox's agent did not answer within %lld ms",

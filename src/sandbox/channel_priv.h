@@ -74,8 +74,7 @@ channel *channel_find(sbx_channels *c, const char *id); /* STREAM */
 bool channel_send(channel *ch, uint8_t type, uint32_t req, const void *payload, size_t len);
 void channel_send_num(channel *ch, uint8_t type, uint32_t req, uint16_t tag, uint64_t value);
 void channel_flush(channel *ch);
-/* For waits of a WORKER: a condition on the monotonic clock, and a time on it. */
-void channel_waiting_init(pthread_mutex_t *mu, pthread_cond_t *cond);
+/* For waits of a WORKER: a time on the monotonic clock. */
 struct timespec channel_in_ms(int64_t ms);
 /* The PONG with `req` came; 0: none will come any more. */
 void channel_drains_over(channel *ch, uint32_t req);

@@ -103,14 +103,15 @@ void sbx_channels_note_wait(sbx_channels *c, const char *sandbox, const char *te
     struct timespec at = channel_in_ms(ms);
     int rc = 0;
 
-    channel_waiting_init(&d->mu, &d->over);
+    pthread_mutex_init(&d->mu, NULL);
+    pthread_cond_init(&d->over, NULL);
     d->refs = 2;
     o->text = sbx_strdup(text);
     o->d = d;
     sbx_stream_post(c->stream, drain_on_stream, o);
     pthread_mutex_lock(&d->mu);
     while (!d->done && !rc)
-        rc = pthread_cond_timedwait(&d->over, &d->mu, &at);
+        rc = pthread_cond_clockwait(&d->over, &d->mu, CLOCK_MONOTONIC, &at);
     pthread_mutex_unlock(&d->mu);
     drain_unref(d);
 }
