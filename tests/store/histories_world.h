@@ -262,9 +262,10 @@ static int e_unpause(sbx_engine *e, const char *id, sbx_err *er)
 static int e_remove(sbx_engine *e, const char *id, sbx_err *er)
 {
     ENGINE_STEP("remove");
-    must_not_be_in_use("removed");
-    if (is_box(id))
+    if (is_box(id)) {
+        must_not_be_in_use("removed");
         box_ends(BOX_NONE);
+    }
     ENGINE_DONE;
 }
 

@@ -18,12 +18,12 @@ Test(engine_pull, pulls_report_what_the_stream_says)
         {"full:1", SBX_E_ENGINE, "the disk of the engine's host is full"},
         {"noise:1", SBX_OK, ""},
         {"cut:1", SBX_E_ENGINE_UNAVAILABLE, "cut:1"},
-        {"slow:1", SBX_E_TIMEOUT, "slow:1 was not pulled within 1 s"},
+        {"slow:1", SBX_E_TIMEOUT, "slow:1 was not pulled within 2 s"},
         {"hang:1", SBX_E_TIMEOUT, "--pull-timeout"},
         {"", SBX_E_INVALID, "name"},
     };
 
-    start_with(NULL, 1000);
+    start_with(NULL, 2000);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         sbx_err err = {0};
 
