@@ -643,7 +643,7 @@ static int64_t how_many(void)
         return strtoll(getenv("SBX_HISTORY_COUNT"), NULL, 10);
     return scope && strcmp(scope, "full") == 0    ? 30000
            : scope && strcmp(scope, "quick") == 0 ? 250
-                                                  : 2500;
+                                                  : 1500;
 }
 
 static void run_histories(uint64_t first)
