@@ -110,8 +110,19 @@ services_start() { # WORK
     done_step "PostgreSQL $(basename "$(dirname "$(pg_bindir)")"), Redis"
 }
 
+# An engine leaves mounts behind: the namespace of its host network always, its containers' and its
+# own folder when it is killed. A folder that holds one cannot be removed.
+unmount_below() { # DIR
+    local point
+    awk -v dir="$1/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r |
+        while read -r point; do
+            umount --lazy "$point" || true
+        done
+}
+
 services_stop() { # WORK
     pidfile_stop "$1/redis.pid" 10
     pidfile_stop "$1/postgres.pid" 20 INT
     pidfile_stop "$1/dockerd.pid" 60
+    unmount_below "$1"
 }

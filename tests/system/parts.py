@@ -139,10 +139,11 @@ class PrivateEngine(Process):
 
     def remove(self):
         self.stop(signal.SIGTERM)
-        subprocess.run(f"umount -l {self.folder}/exec/netns/* {self.folder}/data/overlay2/*/merged",
-                       shell=True, check=False, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        mounts = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+        for point in sorted(mounts, reverse=True):
+            if point.startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "--lazy", point], check=True)
+        shutil.rmtree(self.folder)
 
 
 class Registry:
