@@ -59,7 +59,12 @@ static const api_field problem[] = {
 };
 
 static const api_field state_reason[] = {
-    {"code", T_STR, 0, NULL, "For programs.", .example = "\"expired\""},
+    {"code", T_STR, 0, NULL,
+     "For programs. Of `failed`: container_ended (with exitCode or signal), out_of_memory, "
+     "container_lost (it is gone from the engine), host_lost (the engine or its host went down), "
+     "image_missing, interrupted, or the code of the problem that its start answered, such as "
+     "engine_error.",
+     .example = "\"expired\""},
     {"message", T_STR, 0, NULL, "For people."},
     {"exitCode", T_INT, OPTIONAL, NULL, "Of process 1."},
     {"signal", T_STR, OPTIONAL, NULL, "That ended it, without SIG.", .example = "\"KILL\""},

@@ -92,6 +92,10 @@ int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     }
 }
 
+/* What the engine gives a container that ran when its host went down; the agent, which is the
+ * container's first process, never ends with it. */
+#define EXIT_HOST_LOST 255
+
 int sandbox_fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_container_info *info,
                       sbx_err *err)
 {
@@ -101,6 +105,9 @@ int sandbox_fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_containe
     if (!info) {
         why.code = "container_lost";
         snprintf(text, sizeof(text), "the container is gone from the engine");
+    } else if (info->exit_code == EXIT_HOST_LOST) {
+        why = (reason){"host_lost", text, -1, false};
+        snprintf(text, sizeof(text), "the engine's host, or the engine, went down while it ran");
     } else {
         if (info->oom_killed)
             why.code = "out_of_memory";

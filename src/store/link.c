@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdio.h>
 
+#define IDLE_READS      8
 #define CANCEL_CHECK_MS 100
 #define EPOCH_2000_US   INT64_C(946684800000000)
 
@@ -148,10 +149,12 @@ static int start_connect(store_link *l, const store_target *t, sbx_err *err)
     return PQstatus(l->pg) == CONNECTION_BAD ? connect_failed(l, err) : 0;
 }
 
-static void drop_notice(void *arg, const PGresult *r)
+/* Who is told that the server ends the connection (class 57P) does not wait for the end itself. */
+static void take_notice(void *arg, const PGresult *r)
 {
-    (void)arg;
-    (void)r;
+    store_link *l = arg;
+
+    l->ending |= strncmp(PQresultErrorField(r, PG_DIAG_SQLSTATE) ?: "", "57P", 3) == 0;
 }
 
 int store_link_open(store_link *l, const store_target *t, int64_t until_ms, sbx_err *err)
@@ -169,7 +172,7 @@ int store_link_open(store_link *l, const store_target *t, int64_t until_ms, sbx_
         if (want == PGRES_POLLING_FAILED)
             return connect_failed(l, err);
     }
-    PQsetNoticeReceiver(l->pg, drop_notice, NULL);
+    PQsetNoticeReceiver(l->pg, take_notice, l);
     if (PQsetnonblocking(l->pg, 1) != 0)
         return connect_failed(l, err);
     return 0;
@@ -180,25 +183,28 @@ void store_link_close(store_link *l)
     /* PQfinish() sends a goodbye; on a non-blocking connection it does not wait for it. */
     PQfinish(l->pg);
     l->pg = NULL;
+    l->ending = false;
     memset(l->prepared, 0, sizeof l->prepared);
 }
 
 bool store_link_alive(store_link *l)
 {
     struct pollfd p = {.events = POLLIN};
+    bool alive = l->pg && PQstatus(l->pg) == CONNECTION_OK;
 
     if (!l->pg)
         return false;
     p.fd = PQsocket(l->pg);
-    if (PQstatus(l->pg) == CONNECTION_OK) {
-        /* An idle connection has nothing to say, unless it ends or a parameter changed. */
-        if (poll(&p, 1, 0) <= 0)
-            return true;
-        if (PQconsumeInput(l->pg) && PQstatus(l->pg) == CONNECTION_OK)
-            return true;
+    /* An idle connection has nothing to say, unless it ends or a parameter changed. The server's
+     * last words and the end behind them are two reads. */
+    for (int i = 0; alive && i < IDLE_READS && poll(&p, 1, 0) > 0; i++) {
+        alive = PQconsumeInput(l->pg) && PQstatus(l->pg) == CONNECTION_OK;
+        (void)PQisBusy(l->pg);
+        alive &= !l->ending;
     }
-    store_link_close(l);
-    return false;
+    if (!alive)
+        store_link_close(l);
+    return alive;
 }
 
 /* --- failures --- */

@@ -48,6 +48,7 @@ typedef struct store_link {
     PGconn *pg; /* NULL: closed */
     bool prepared[Q_COUNT];
     char sqlstate[6]; /* of the last failure that the server reported */
+    bool ending;      /* the server has said that it ends the connection */
 } store_link;
 
 typedef enum store_outcome {

@@ -84,6 +84,27 @@ class RunnerTest(unittest.TestCase):
         os.environ["PATH"] = f"{self.top}:{before}"
         self.addCleanup(os.environ.__setitem__, "PATH", before)
 
+    def test_system_files_run_side_by_side_but_for_those_that_must_be_alone(self):
+        meet = """\
+import pathlib, time, unittest
+class T(unittest.TestCase):
+    def test_meet(self):
+        here = pathlib.Path(__file__)
+        here.with_suffix(".came").touch()
+        until = time.monotonic() + %s
+        while time.monotonic() < until and len(list(here.parent.glob("*.came"))) < 2:
+            time.sleep(0.01)
+        self.assertEqual(len(list(here.parent.glob("*.came"))), %s)
+        time.sleep(0.1)
+        for one in here.parent.glob("*.came"): one.unlink()
+"""
+        self.python_file("a_test.py", "ALONE = True\n" + meet % (0.1, 1))
+        self.python_file("b_test.py", "ALONE = True\n" + meet % (0.1, 1))
+        self.assertEqual(self.run_tier("system"), (2, 0, 0), self.output.getvalue())
+        self.python_file("a_test.py", meet.replace("one.unlink()", "one.unlink(True)") % (10, 2))
+        self.python_file("b_test.py", meet.replace("one.unlink()", "one.unlink(True)") % (10, 2))
+        self.assertEqual(self.run_tier("system"), (2, 0, 0), self.output.getvalue())
+
     def test_python_results_are_counted(self):
         self.python_file("a_test.py", BAD_PYTHON)
         self.assertEqual(self.run_tier("system"), (1, 5, 1))

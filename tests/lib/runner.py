@@ -9,9 +9,14 @@ killed when the limit has passed. Three kinds are known:
 - Python files (arch, system), run by unittest_main.py, which reports each test as a JSON line.
 
 A program that ends badly or reports nothing is a failure, as is a skip without a reason.
+
+Tests wait more than they work, so AT_ONCE programs of the tiers fuzz-smoke and system run side by
+side; a system test that cannot bear others (it measures, or changes what all share) says
+ALONE = True.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -26,6 +31,7 @@ PRESETS = {"unit": "asan", "store": "asan", "race": "tsan", "fuzz-smoke": "fuzz"
 PYTHON_FILES = {"arch": "tests/arch/*_test.py", "system": "tests/system/*_test.py"}
 DEFAULT_TIMEOUT_S = 300
 TAIL_LINES = 25
+AT_ONCE = 2
 
 
 def headline(reason):
@@ -101,6 +107,17 @@ def ended(status, timeout_s):
     if status is None:
         return f"no end within {timeout_s} s"
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def side_by_side(function, items, at_once):
+    """function(item) for all, at most so many at a time; yields the results as they come."""
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(function, i) for i in items]):
+            yield done.result()
+
+
+def says(text, name):
+    return re.search(rf"^{name} = True$", text, re.M) is not None
 
 
 class Runner:
@@ -206,37 +223,49 @@ class Runner:
         return failed if plan and seen == int(plan.group(1)) else None
 
     def run_plain(self, tier):
-        for name, command, limit, env, cwd in self.compiled(tier):
-            if not self.wanted(name):
-                continue
-            log = self.logs / f"{tier}-{name}.log"
+        fuzz = tier == "fuzz-smoke"
+
+        def run(program):
+            name, command, limit, env, cwd = program
             env.setdefault("SBX_FUZZ_SECONDS", "60" if self.scope == "full" else "5")
-            reports, sanitizer = self.sanitizer_env(f"{tier}-{name}")
-            if tier == "fuzz-smoke":  # libFuzzer's own report is the log
-                sanitizer = {}
-            status, seconds = run_process(command, log, limit, {**sanitizer, **env}, cwd or self.repo)
+            # libFuzzer's own report is the log
+            sanitizer = {} if fuzz else self.sanitizer_env(f"{tier}-{name}")[1]
+            return program, run_process(command, self.logs / f"{tier}-{name}.log", limit,
+                                        {**sanitizer, **env}, cwd or self.repo)
+
+        chosen = [program for program in self.compiled(tier) if self.wanted(program[0])]
+        for (name, _, limit, _, _), (status, seconds) in side_by_side(
+                run, chosen, AT_ONCE if fuzz else 1):
             good = status == 0
             self.report.add(tier, name, "passed" if good else "failed",
-                            "" if good else ended(status, limit), log, seconds)
-            self.check_sanitizer(tier, name, reports)
+                            "" if good else ended(status, limit),
+                            self.logs / f"{tier}-{name}.log", seconds)
+            self.check_sanitizer(tier, name, self.sanitizer_env(f"{tier}-{name}")[0])
 
     # ---- Python files -------------------------------------------------------------------------
 
     def run_python(self, tier):
+        beside, alone = [], []
         for path in sorted(self.repo.glob(PYTHON_FILES[tier])):
             text = path.read_text(encoding="utf-8")
-            if tier == "system" and self.scope == "quick" and not re.search(
-                    r"^QUICK = True$", text, re.M):
+            if tier == "system" and self.scope == "quick" and not says(text, "QUICK"):
                 continue
-            limit = re.search(r"^TIMEOUT_S = (\d+)$", text, re.M)
-            self.run_python_file(tier, path, int(limit.group(1)) if limit else DEFAULT_TIMEOUT_S)
+            (alone if tier != "system" or says(text, "ALONE") else beside).append(path)
+        for paths, at_once in ((beside, AT_ONCE), (alone, 1)):
+            for path, limit, status in side_by_side(lambda p: self.run_python_file(tier, p), paths,
+                                                    at_once):
+                self.read_python_file(tier, path, limit, status)
 
-    def run_python_file(self, tier, path, limit):
+    def run_python_file(self, tier, path):
+        told = re.search(r"^TIMEOUT_S = (\d+)$", path.read_text(encoding="utf-8"), re.M)
+        limit = int(told.group(1)) if told else DEFAULT_TIMEOUT_S
+        command = [sys.executable, str(REPO / "tests/lib/unittest_main.py"), str(path),
+                   str(self.logs / f"{tier}-{path.stem}.json"), self.pattern.pattern]
+        return path, limit, run_process(command, self.logs / f"{tier}-{path.stem}.log", limit)[0]
+
+    def read_python_file(self, tier, path, limit, status):
         log = self.logs / f"{tier}-{path.stem}.log"
         results = self.logs / f"{tier}-{path.stem}.json"
-        command = [sys.executable, str(REPO / "tests/lib/unittest_main.py"), str(path),
-                   str(results), self.pattern.pattern]
-        status, _ = run_process(command, log, limit)
         complete, failed = False, 0
         for line in results.read_text().splitlines() if results.exists() else []:
             told = json.loads(line)

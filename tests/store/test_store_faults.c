@@ -1,6 +1,8 @@
 /* What breaks: the server, the way to it, other workers, and time. */
 #include "fixture.h"
 #include "store/internal.h"
+#include "store/link.h"
+#include <poll.h>
 #include <signal.h>
 
 static proxy p;
@@ -38,6 +40,25 @@ Test(store_faults, a_backend_that_was_terminated_between_statements_is_replaced)
     EVENTUALLY(sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
                    "application_name = 'sandboxd'") == 0);
     OK(sbx_store_sandbox_insert(store, &r, NULL, 60, &err));
+}
+
+/* What is found only by sending counts as a failure to reach the database, and three of those in a
+ * row refuse everybody's calls. */
+Test(store_faults, a_connection_that_the_server_ended_while_idle_is_known_before_it_is_used)
+{
+    store_target target = {.url = db_url, .app = "idle"};
+    store_link l = {0};
+    struct pollfd end = {.events = POLLRDHUP};
+
+    OK(store_link_open(&l, &target, sbx_now_ms() + 5000, &err));
+    cr_expect(store_link_alive(&l));
+    cr_assert_eq(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname "
+                     "= current_database() AND application_name = 'idle'"),
+                 1);
+    end.fd = PQsocket(l.pg);
+    cr_assert_eq(poll(&end, 1, 5000), 1);
+    cr_expect_not(store_link_alive(&l));
+    cr_expect_null(l.pg);
 }
 
 /* Holds a row's lock until the statement under test waits for it, then ends that backend. */

@@ -25,6 +25,7 @@ sys.path.insert(0, str(REPO / "deploy/lib"))
 from engine import CLUSTER_LABEL, Engine  # noqa: E402
 
 TIMEOUT_S = 900
+ALONE = True
 UP, DOWN = REPO / "deploy/up", REPO / "deploy/down"
 
 

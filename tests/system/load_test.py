@@ -6,6 +6,8 @@ import unittest
 import sandboxd
 from sandboxd import Client, HangingEngine, SystemCase, all_at_once, wait_for
 
+ALONE = True
+
 
 class LaneTest(SystemCase):
     def serve(self, **env):
