@@ -12,18 +12,14 @@
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include "sbx/sandbox/spec.h"
-#include "sbx/sandbox/state.h"
+#include "sbx/sandbox/use.h"
 #include <stdio.h>
 
 #define UTF8_CARRY 3
 
-#define RETRY_MS       50 /* at first; then an eighth of what was waited already */
-#define MAX_RETRY_MS   1000
-#define WAIT_CREATE_MS 120000 /* for a sandbox that is being created */
-#define WAIT_ADOPT_MS  5000   /* for the channel of a running one, after a restart */
-
 struct sbx_execs { /* immutable after new */
     sbx_execs_config c;
+    sbx_use_parts parts;
 };
 
 typedef struct exec_body {
@@ -38,7 +34,7 @@ typedef struct exec {
     sbx_execs *e;
     int refs;              /* STREAM: the command, and the watch of the reply */
     sbx_command_spec spec; /* until it was posted to the channel */
-    int64_t wait_until_ms;
+    sbx_use use;           /* until then */
     sbx_reply *reply;
     bool streaming, kill_on_disconnect, finished;
     bool stop_when_started; /* the client left before the command existed */
@@ -86,6 +82,7 @@ sbx_execs *sbx_execs_new(const sbx_execs_config *c)
     sbx_execs *e = sbx_alloc(sizeof(*e));
 
     e->c = *c;
+    e->parts = (sbx_use_parts){c->stream, c->lanes, c->store, c->channels, c->sandboxes};
     return e;
 }
 
@@ -472,150 +469,29 @@ static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, cons
     return x;
 }
 
-static void submit_attempt(void *arg);
-
-static void wait_on_stream(void *arg)
+/* On a WORKER, which owns `x` here. */
+static void begin(void *arg)
 {
     exec *x = arg;
-    int64_t waited_ms = (sbx_now_us() - x->from_us) / 1000;
-    int64_t ms = SBX_MIN(SBX_MAX(waited_ms / 8, RETRY_MS), MAX_RETRY_MS);
-
-    /* a timer's handle is not kept: the wait ends by itself */
-    (void)sbx_timer_new(x->e->c.stream, ms, submit_attempt, x);
-}
-
-/* Decides by the state: 1 post it now, 0 wait, -1 answer the error. */
-static int may_start(exec *x, const sbx_sandbox_row *row, sbx_err *err)
-{
-    sbx_state state = sbx_state_parse(row->state);
-    int64_t wait_ms = WAIT_CREATE_MS;
-
-    switch (state) {
-    case SBX_S_RUNNING:
-        if (sbx_channels_has(x->e->c.channels, row->id))
-            return 1;
-        wait_ms = WAIT_ADOPT_MS;
-        break;
-    case SBX_S_PAUSED:
-    case SBX_S_CREATING:
-    case SBX_S_STARTING:
-    case SBX_S_PAUSING:
-    case SBX_S_RESUMING:
-        break;
-    case SBX_S_DELETED:
-        return sbx_fail(err, SBX_E_GONE, "the sandbox was deleted");
-    default:
-        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s", row->state);
-    }
-    if (!x->wait_until_ms)
-        x->wait_until_ms = sbx_now_ms() + wait_ms;
-    if (sbx_now_ms() > x->wait_until_ms)
-        return sbx_fail(err, SBX_E_CAPACITY, "%s",
-                        state == SBX_S_RUNNING ? "another worker holds the sandbox, or has just "
-                                                 "let go of it; try again shortly"
-                                               : "the sandbox is still not ready; try again");
-    return 0;
-}
-
-/* The env was changed since the channel, or the last command through it, got it. */
-static int renew_env(exec *x, const sbx_sandbox_row *row, sbx_err *err)
-{
-    sbx_execs_config *c = &x->e->c;
-    uint64_t version;
-    sbx_pairs env = {0};
-
-    if (!sbx_channels_env_version(c->channels, row->id, &version) || version >= row->env_version)
-        return 0;
-    if (sbx_store_sandbox_env(c->store, row->id, &env, err))
-        return -1;
-    sbx_channels_env(c->channels, row->id, row->env_version, &env);
-    return 0;
-}
-
-static void run_resume(void *arg);
-static int submit(exec *x, sbx_lane lane, void (*run)(void *arg), sbx_err *err);
-
-/* On a WORKER, which owns `x` here. Takes x->refs over unless it fails. */
-static int attempt(exec *x, sbx_err *err)
-{
+    sbx_execs *e = x->e;
     sbx_reply_events watch = {.ready = client_ready, .closed = client_closed, .arg = x};
-    sbx_sandbox_row row = {0};
-
-    if (sbx_store_sandbox_get(x->e->c.store, x->record.owner, x->sandbox, &row, err))
-        return -1;
-    int go = may_start(x, &row, err);
-    bool frozen = strcmp(row.state, "paused") == 0;
-    if (go > 0)
-        go = renew_env(x, &row, err) ? -1 : 1;
-    sbx_sandbox_row_done(&row);
-    if (go < 0)
-        return -1;
-    if (go == 0) {
-        if (frozen)
-            return submit(x, SBX_LANE_SLOW, run_resume, err);
-        sbx_stream_post(x->e->c.stream, wait_on_stream, x);
-        return 0;
-    }
     sbx_command_spec spec = x->spec;
+
     x->spec = (sbx_command_spec){0};
     x->refs = 2;
-    sbx_ledger_begin(x->e->c.ledger, x->sandbox);
-    sbx_execs *e = x->e;
+    sbx_ledger_begin(e->c.ledger, x->sandbox);
     sbx_reply_watch(x->reply, &watch);
     /* STREAM may own x from here on, and keeps it until both references are dropped: the id is
      * immutable, and the command's own reference is dropped by what this call leads to */
     sbx_channels_exec(e->c.channels, x->sandbox, &spec, &events, x);
-    return 0;
 }
 
-static void run_attempt(void *arg)
+static void cannot_begin(void *arg, const sbx_err *err)
 {
     exec *x = arg;
-    sbx_err err;
 
-    if (sbx_reply_gone(x->reply))
-        exec_unref(x);
-    else if (attempt(x, &err)) {
-        sbx_reply_problem(x->reply, &err);
-        exec_unref(x);
-    }
-}
-
-static int submit(exec *x, sbx_lane lane, void (*run)(void *arg), sbx_err *err)
-{
-    sbx_job job = {.run = run, .arg = x};
-
-    return sbx_lanes_submit(x->e->c.lanes, lane, &job, err);
-}
-
-/* Use of a paused sandbox resumes it. Whoever was faster has done the same, or the next look tells
- * what he did. */
-static void run_resume(void *arg)
-{
-    exec *x = arg;
-    sbx_move resume = {.verb = SBX_V_RESUME};
-    sbx_sandbox_row row = {0};
-    sbx_err err;
-    int rc = sbx_sandbox_move(x->e->c.sandboxes, x->record.owner, x->sandbox, &resume, &row, &err);
-
-    sbx_sandbox_row_done(&row);
-    if (rc >= 0 || err.code == SBX_E_CONFLICT) {
-        submit_attempt(x);
-        return;
-    }
-    sbx_reply_problem(x->reply, &err);
+    sbx_reply_problem(x->reply, err);
     exec_unref(x);
-}
-
-static void submit_attempt(void *arg)
-{
-    exec *x = arg;
-    sbx_err err;
-
-    if (submit(x, SBX_LANE_FAST, run_attempt, &err)) {
-        sbx_reply_problem(x->reply, &err);
-        exec_unref(x);
-    }
 }
 
 int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
@@ -631,8 +507,13 @@ int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const s
         return -1;
     }
     exec *x = exec_new(e, owner, sandbox, r, &body);
-    if (attempt(x, err) == 0)
-        return 0;
-    exec_unref(x);
-    return -1;
+    x->use = (sbx_use){.parts = &e->parts,
+                       .owner = x->record.owner,
+                       .sandbox = x->sandbox,
+                       .cancelled = sbx_reply_cancel_flag(x->reply),
+                       .ready = begin,
+                       .failed = cannot_begin,
+                       .arg = x};
+    sbx_sandbox_use(&x->use);
+    return 0;
 }

@@ -70,6 +70,11 @@ void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events)
     r->events = *events;
 }
 
+const atomic_bool *sbx_reply_cancel_flag(const sbx_reply *r)
+{
+    return &r->gone;
+}
+
 bool sbx_reply_gone(const sbx_reply *r)
 {
     return r->gone;
