@@ -138,7 +138,7 @@ static void set_muted(conn *c, bool muted)
     if (muted && c->state == C_PARKED)
         conn_set_timer(c, T_MUTED);
     else if (!muted && c->timer == T_MUTED)
-        conn_set_timer(c, T_NONE);
+        conn_set_timer(c, c->taking ? T_BODY : T_NONE);
 }
 
 void conn_check_muted(conn *c)
@@ -199,6 +199,8 @@ static size_t feed_body(conn *c, const char *data, size_t len)
     sbx_err err;
     int rc = 0;
 
+    if (c->taking)
+        return body_feed(c, data, len);
     if (c->chunked) {
         rc = sbx_chunk_feed(&c->chunk, data, len, &used, &c->body, &done, &err);
     } else {
@@ -223,7 +225,7 @@ static size_t feed_body(conn *c, const char *data, size_t len)
 
 static bool step_body(conn *c)
 {
-    if (c->in_at == c->in.len)
+    if (c->in_at == c->in.len || c->stalled)
         return false;
     size_t used = feed_body(c, c->in.data + c->in_at, c->in.len - c->in_at);
     if (c->in.len) /* else the connection has ended within, and dropped its input */
@@ -231,13 +233,20 @@ static bool step_body(conn *c)
     return true;
 }
 
+static bool in_body(const conn *c)
+{
+    return c->state == C_BODY || c->taking;
+}
+
 static void advance(conn *c)
 {
     if (c->advancing)
         return;
     c->advancing = true;
-    while (c->state == C_HEAD ? step_head(c) : c->state == C_BODY && step_body(c))
+    while (c->state == C_HEAD ? step_head(c) : in_body(c) && step_body(c))
         ;
+    if (c->deaf)
+        c->in_at = c->in.len;
     c->advancing = false;
     if (c->in_at == c->in.len) {
         sbx_buf_done(&c->in);
@@ -245,8 +254,13 @@ static void advance(conn *c)
         sbx_buf_consume(&c->in, c->in_at);
     }
     c->in_at = 0;
-    set_muted(c, c->in.len > IN_MUTE_BYTES && c->state != C_HEAD && c->state != C_BODY &&
-                     c->state != C_LINGER);
+    set_muted(c, c->stalled || (c->in.len > IN_MUTE_BYTES && c->state != C_HEAD &&
+                                c->state != C_BODY && c->state != C_LINGER));
+}
+
+void conn_listen(conn *c)
+{
+    advance(c);
 }
 
 void conn_input(conn *c, const char *data, size_t len)
@@ -256,7 +270,9 @@ void conn_input(conn *c, const char *data, size_t len)
         return;
     case C_LINGER:
         c->lingered += len;
-        if (c->lingered > LINGER_BYTES)
+        if (c->deaf && c->http->now_ms - c->linger_from_ms < LINGER_BODY_MS)
+            conn_set_timer(c, T_LINGER);
+        else if (c->lingered > LINGER_BYTES)
             conn_doom(c);
         return;
     case C_WS:
@@ -266,7 +282,9 @@ void conn_input(conn *c, const char *data, size_t len)
     default:
         break;
     }
-    if (c->state == C_BODY && !c->in.len && !c->advancing) {
+    if (c->deaf)
+        return;
+    if (in_body(c) && !c->stalled && !c->in.len && !c->advancing) {
         size_t used = feed_body(c, data, len);
         data += used;
         len -= used;
@@ -358,6 +376,7 @@ static void begin_linger(conn *c)
     sbx_buf_done(&c->in);
     c->in_at = 0;
     c->state = C_LINGER;
+    c->linger_from_ms = c->http->now_ms;
     conn_set_timer(c, T_LINGER);
 }
 
@@ -396,8 +415,9 @@ static void transaction_over(conn *c)
 /* The end of a stream: the last chunk, or a close where there is no other end. */
 static void end_stream(conn *c)
 {
+    body_abandon(c);
     c->state = C_SENDING;
-    if (!c->reply->http10) {
+    if (!c->reply->http10 && !c->reply->counted) {
         sbx_buf_init(&c->body_out, 16);
         sbx_buf_adds(&c->body_out, "0\r\n\r\n");
     }
@@ -407,7 +427,7 @@ static bool begin_stream(conn *c, sbx_buf *head)
 {
     sbx_buf none = {0};
 
-    c->keep_alive = c->keep_alive && !c->reply->http10;
+    c->keep_alive = c->keep_alive && (!c->reply->http10 || c->reply->counted) && !c->taking;
     conn_queue_out(c, head, &none);
     c->state = C_STREAM;
     if (c->reply->ws) {
@@ -427,6 +447,7 @@ static bool more_of_reply(conn *c)
 
     switch (reply_take(c->reply, begun, &head, &body, &c->status, &c->sse)) {
     case TAKE_RESPONSE:
+        body_abandon(c);
         conn_queue_out(c, &head, &body);
         c->state = C_SENDING;
         return true;

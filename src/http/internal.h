@@ -23,7 +23,9 @@ struct lws_context;
 #define RX_BYTES          (32 * KIB)  /* read at once */
 #define LINGER_MS         2000        /* for a client to read its error and close */
 #define LINGER_BYTES      MIB
-#define STALL_MS          45000 /* a client that takes nothing of a response */
+#define LINGER_BODY_MS    30000       /* at most, for one that goes on sending its body */
+#define BODY_AHEAD_BYTES  (256 * KIB) /* of a streamed body, waiting to be taken */
+#define STALL_MS          45000       /* a client that takes nothing of a response */
 #define PING_MS           20000
 #define WS_CLOSE_MS       5000
 #define MAX_WS_MESSAGE    (64 * KIB)
@@ -82,8 +84,13 @@ typedef struct conn {
     sbx_buf in;
     size_t in_at, scanned; /* start of what is unread, and how far the head was searched */
     size_t lingered;
+    int64_t linger_from_ms;
     bool chunked;
     uint64_t body_left;
+    /* A streamed body: it arrives; it waits to be taken; its client waits to be told to send it.
+     * Deaf: what comes in is dropped, and the connection ends behind this answer. */
+    bool taking, stalled, go_on, deaf;
+    uint64_t body_got; /* content so far */
     sbx_chunk chunk;
     sbx_buf body;
     struct job_box *box; /* the request whose body arrives */
@@ -132,6 +139,9 @@ typedef struct cors {
     bool any;
 } cors;
 
+/* A streamed body. */
+typedef enum in_state { IN_WHOLE, IN_OPEN, IN_FAILED } in_state;
+
 typedef enum reply_phase {
     R_OPEN,
     R_FORMING, /* the answer is known, and being rendered */
@@ -164,6 +174,14 @@ struct sbx_reply {
     sbx_buf head, body; /* rendered; body is the outbox of a stream */
     size_t queued;      /* bytes of a stream that LOOP has not yet sent */
     bool full, watching, loop_left;
+    bool counted;  /* a stream with Content-Length */
+    uint64_t left; /* of that, not yet written */
+    sbx_buf in;    /* of a streamed body: what has not been taken; counted in http->bodies */
+    in_state in_state;
+    bool in_wanted;  /* somebody has begun to take it */
+    bool in_idle;    /* the taker found nothing, and is to be told */
+    bool in_stalled; /* LOOP does not read on until it was taken */
+    sbx_err in_err;  /* of IN_FAILED */
     sbx_reply_events events;
     void (*intercept)(void *arg, sbx_reply *r, sbx_answer *a);
     void *intercept_arg;
@@ -230,7 +248,8 @@ uint64_t conn_id(const conn *c);
 void conn_queue_out(conn *c, sbx_buf *head, sbx_buf *body);
 void conn_append_out(conn *c, const void *data, size_t len); /* whole frames, behind the rest */
 size_t conn_out_left(const conn *c);
-void conn_leave(conn *c); /* the transaction is over for its reply, though not the connection */
+void conn_listen(conn *c); /* there may be more input to look at, or room for it again */
+void conn_leave(conn *c);  /* the transaction is over for its reply, though not the connection */
 void conn_end_for_drain(conn *c);
 
 /* request.c */
@@ -240,7 +259,15 @@ void request_discard(conn *c);           /* before it was submitted */
 void request_submit(conn *c);
 void conn_problem(conn *c, const sbx_err *err, const char *allow);
 
+/* body.c */
+void body_begin(conn *c, const sbx_head *h); /* before the request is submitted */
+/* Input for a body that is `taking`. @return how much of it was the body's. */
+size_t body_feed(conn *c, const char *data, size_t len);
+void body_wanted(conn *c);  /* the taker has begun, or made room */
+void body_abandon(conn *c); /* an answer is here, and the body is not */
+
 /* reply.c */
+void reply_kick(sbx_reply *r); /* have LOOP look at it */
 sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head);
 void reply_drop(sbx_reply *r);      /* the connection's or a message's reference */
 void reply_void(sbx_reply *r);      /* nobody waits for an answer: dropping it sends none */

@@ -56,6 +56,8 @@ void reply_drop(sbx_reply *r)
 {
     if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
         return;
+    atomic_fetch_sub(&r->http->bodies, r->in.len);
+    sbx_buf_done(&r->in);
     sbx_buf_done(&r->head);
     sbx_buf_done(&r->body);
     free(r->if_none_match);
@@ -87,14 +89,16 @@ static void on_loop(void *arg)
     conn *c = conn_find(r->http, r->conn_id);
 
     atomic_store(&r->kicked, false);
-    if (c && c->reply == r)
+    if (c && c->reply == r) {
+        body_wanted(c);
         conn_flush(c);
-    else
+    } else {
         deliver_closed(r);
+    }
     reply_drop(r);
 }
 
-static void kick(sbx_reply *r)
+void reply_kick(sbx_reply *r)
 {
     if (atomic_exchange(&r->kicked, true))
         return;
@@ -123,7 +127,7 @@ void sbx_reply_unref(sbx_reply *r)
         sbx_fail(&err, SBX_E_INTERNAL, "the request was left without an answer");
         sbx_reply_problem(r, &err);
     } else if (phase == R_STREAM) {
-        kick(r);
+        reply_kick(r);
     }
     reply_drop(r);
 }
@@ -151,7 +155,7 @@ static void deliver(sbx_reply *r, int status, sbx_buf *head, sbx_buf *body)
     r->body = *body;
     pthread_mutex_unlock(&r->mu);
     *head = *body = (sbx_buf){0};
-    kick(r);
+    reply_kick(r);
 }
 
 static void answer_problem(sbx_reply *r, const sbx_err *err)
@@ -308,6 +312,29 @@ static void upgrade_head(sbx_reply *r, sbx_buf *head)
 
 void sbx_reply_begin(sbx_reply *r, int status, const char *content_type)
 {
+    sbx_reply_begin_with(r, status, content_type, NULL, 0, -1);
+}
+
+static void stream_head(const sbx_reply *r, int status, const char *content_type,
+                        const sbx_header *headers, size_t header_count, int64_t length,
+                        sbx_buf *head)
+{
+    heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
+    char number[24];
+
+    respond_head(head, status, content_type, headers, header_count, &h);
+    if (length >= 0) {
+        sbx_buf_adds(head, "content-length: ");
+        sbx_buf_adds(head, sbx_num_text(number, length));
+        sbx_buf_adds(head, "\r\n");
+    } else if (!r->http10) {
+        sbx_buf_adds(head, "transfer-encoding: chunked\r\n");
+    }
+}
+
+void sbx_reply_begin_with(sbx_reply *r, int status, const char *content_type,
+                          const sbx_header *headers, size_t header_count, int64_t length)
+{
     static const sbx_header sse_headers[] = {{"cache-control", "no-store"},
                                              {"x-accel-buffering", "no"}};
     sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
@@ -317,11 +344,8 @@ void sbx_reply_begin(sbx_reply *r, int status, const char *content_type)
         status = 101;
         upgrade_head(r, &head);
     } else {
-        heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
-
-        respond_head(&head, status, content_type, sse ? sse_headers : NULL, sse ? 2 : 0, &h);
-        if (!r->http10)
-            sbx_buf_adds(&head, "transfer-encoding: chunked\r\n");
+        stream_head(r, status, content_type, sse ? sse_headers : headers,
+                    sse ? ARRAY_LEN(sse_headers) : header_count, length, &head);
     }
     pthread_mutex_lock(&r->mu);
     bool first = r->phase == R_OPEN;
@@ -330,12 +354,14 @@ void sbx_reply_begin(sbx_reply *r, int status, const char *content_type)
         r->phase = r->head_only ? R_SENT : R_STREAM;
         r->status = status;
         r->sse = sse && !r->ws;
+        r->counted = length >= 0 && !r->ws;
+        r->left = r->counted ? (uint64_t)length : 0;
         r->head = head;
         r->body = (sbx_buf)SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
     }
     pthread_mutex_unlock(&r->mu);
     if (first)
-        kick(r);
+        reply_kick(r);
     else
         sbx_buf_done(&head);
 }
@@ -346,7 +372,7 @@ static void add_framed(sbx_reply *r, const void *data, size_t len, bool binary)
 
     if (r->ws) {
         ws_frame(&r->body, binary ? 2 : 1, data, len);
-    } else if (r->http10) {
+    } else if (r->http10 || r->counted) {
         sbx_buf_add(&r->body, data, len);
     } else {
         snprintf(size, sizeof(size), "%zx\r\n", len);
@@ -368,11 +394,13 @@ static sbx_push push_locked(sbx_reply *r, const void *data, size_t len, bool bin
         r->full = true;
         return SBX_PUSH_FULL;
     }
-    add_framed(r, data, len, binary);
-    if (sbx_buf_failed(&r->body)) {
-        r->phase = R_ABORTED; /* larger than any response may be */
+    if (!r->counted || len <= r->left)
+        add_framed(r, data, len, binary);
+    if (sbx_buf_failed(&r->body) || (r->counted && len > r->left)) {
+        r->phase = R_ABORTED; /* larger than any response may be, or than was announced */
         return SBX_PUSH_GONE;
     }
+    r->left -= r->counted ? len : 0;
     r->queued += r->body.len - before;
     return SBX_PUSH_OK;
 }
@@ -383,7 +411,7 @@ static sbx_push push(sbx_reply *r, const void *data, size_t len, bool binary)
     sbx_push p = push_locked(r, data, len, binary);
     pthread_mutex_unlock(&r->mu);
     if (p != SBX_PUSH_FULL)
-        kick(r);
+        reply_kick(r);
     return p;
 }
 
@@ -408,14 +436,14 @@ void reply_cut(sbx_reply *r)
 {
     pthread_mutex_lock(&r->mu);
     if (r->phase == R_STREAM)
-        r->phase = R_ENDED;
+        r->phase = r->counted && r->left ? R_ABORTED : R_ENDED;
     pthread_mutex_unlock(&r->mu);
 }
 
 void sbx_reply_end(sbx_reply *r)
 {
     reply_cut(r);
-    kick(r);
+    reply_kick(r);
 }
 
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events)
@@ -430,7 +458,14 @@ void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events)
     if (again)
         sbx_reply_unref(r);
     else if (left)
-        kick(r);
+        reply_kick(r);
+}
+
+bool sbx_reply_has_tag(const sbx_reply *r, const char *tag)
+{
+    sbx_list list = {{r->if_none_match}, r->if_none_match != NULL};
+
+    return sbx_etag_listed(&list, tag);
 }
 
 bool sbx_reply_gone(const sbx_reply *r)

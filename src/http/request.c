@@ -129,11 +129,14 @@ void request_submit(conn *c)
     b->request.received_ms = c->http->now_ms;
     b->deadline_ms = c->route->deadline_ms ? c->http->now_ms + c->route->deadline_ms : 0;
     c->state = C_PARKED;
-    conn_set_timer(c, T_NONE);
-    if (submit(b, &err))
+    /* A client that waits to be told to go on waits for as long as the request does. */
+    conn_set_timer(c, c->taking && !c->go_on ? T_BODY : T_NONE);
+    if (submit(b, &err)) {
+        body_abandon(c);
         conn_problem(c, &err, NULL);
-    else
+    } else {
         c->box = NULL;
+    }
 }
 
 void conn_problem(conn *c, const sbx_err *err, const char *allow)
@@ -211,7 +214,7 @@ static int check_body(const sbx_head *h, const sbx_route *route, sbx_err *err)
         return sbx_fail(err, SBX_E_TOO_LARGE, "the body is larger than %zu bytes", route->max_body);
     if (h->content_encoding && strcasecmp(h->content_encoding, "identity") != 0)
         return sbx_fail(err, SBX_E_MEDIA_TYPE, "the body must be sent without Content-Encoding");
-    if (!h->content_type || (route->accepts & SBX_BODY_RAW))
+    if (!h->content_type || (route->accepts & (SBX_BODY_RAW | SBX_BODY_STREAM)))
         return 0;
     switch (sbx_content_type_judge(h->content_type, "application/json")) {
     case SBX_TYPE_OTHER:
@@ -256,6 +259,10 @@ static void fill_request(job_box *b, const sbx_head *h, const sbx_match *m, cons
     r->content_type = h->content_type;
     r->idempotency_key = h->idempotency_key;
     r->last_event_id = h->last_event_id;
+    r->range = h->range;
+    r->if_range = h->if_range;
+    r->if_match = h->if_match;
+    r->if_none_match = h->if_none_match.count ? h->if_none_match.lines[0] : NULL;
     r->forwarded = h->forwarded;
 }
 
@@ -364,14 +371,20 @@ void request_start(conn *c, size_t len)
                               : admit(c, b, &h, &match, &err);
     }
     if (!rc) {
-        if (h.chunked || h.length)
+        bool streamed = c->route->accepts & SBX_BODY_STREAM;
+
+        if (streamed)
+            body_begin(c, &h);
+        if (!streamed && (h.chunked || h.length))
             await_body(c, &h);
         else
             request_submit(c);
         return;
     }
-    if (h.chunked || h.length)
-        c->keep_alive = false; /* the body stays unread */
+    if (h.chunked || h.length) { /* the body stays unread */
+        c->keep_alive = false;
+        c->deaf = true;
+    }
     if (!c->box)
         request_free(b);
     if (err.code == SBX_E_METHOD && c->method == SBX_OPTIONS_M)

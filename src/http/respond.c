@@ -91,7 +91,8 @@ static void add_common(sbx_buf *out, const heading *h)
     if (h->origin) {
         add_line(out, "access-control-allow-origin", h->origin);
         sbx_buf_adds(out, "access-control-expose-headers: X-Request-Id, ETag, Location, "
-                          "Retry-After, Allow, Link, Idempotency-Replayed\r\n");
+                          "Retry-After, Allow, Link, Idempotency-Replayed, Accept-Ranges, "
+                          "Content-Range, Content-Disposition\r\n");
     }
     sbx_buf_adds(out, "x-content-type-options: nosniff\r\n");
     add_line(out, "x-request-id", h->request_id);

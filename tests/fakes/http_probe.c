@@ -379,6 +379,141 @@ static int events(void *app, const sbx_request *r, sbx_err *err)
     return 0;
 }
 
+/* As many bytes as are announced, or fewer, or more. */
+static int counted(void *app, const sbx_request *r, sbx_err *err)
+{
+    static const sbx_header headers[] = {{"etag", "\"counted\""}, {"accept-ranges", "bytes"}};
+    task *t = task_new(r, (sbx_reply_events){.ready = flood_ready});
+
+    (void)app;
+    (void)err;
+    t->left = query_number(r, "bytes", MIB);
+    if (sbx_reply_has_tag(r->reply, "\"counted\""))
+        sbx_reply_send(r->reply, 304, NULL, headers, 1, NULL);
+    else
+        sbx_reply_begin_with(r->reply, 206, "application/octet-stream", headers, 2,
+                             query_number(r, "say", t->left));
+    task_post(t, flood_more);
+    task_drop(t);
+    return 0;
+}
+
+/* --- bodies that are streamed ---
+ *
+ * "stop" answers when so many bytes have come, "pause" waits before each take, "wait" before the
+ * first. The answer has the number of bytes, and their sum, which tells if one was lost or moved.
+ */
+typedef struct upload {
+    task t; /* first: its callbacks are the task's */
+    sbx_buf in;
+    int64_t bytes, stop, pause;
+    uint64_t sum;
+} upload;
+
+static void upload_answer(upload *u)
+{
+    sbx_buf b = SBX_BUF_INIT(1024);
+
+    sbx_buf_addf(&b, "{\"bytes\":%lld,\"sum\":%llu}", (long long)u->bytes,
+                 (unsigned long long)u->sum);
+    sbx_reply_json(u->t.reply, 200, &b);
+    sbx_buf_done(&b);
+}
+
+static void upload_over(upload *u)
+{
+    sbx_buf_done(&u->in);
+    task_stop(&u->t);
+}
+
+static void upload_take(void *arg)
+{
+    upload *u = arg;
+    sbx_err err;
+    int rc;
+
+    u->t.timer = NULL;
+    do {
+        rc = sbx_reply_body(u->t.reply, &u->in, &err);
+        for (size_t i = 0; rc > 0 && i < u->in.len; i++)
+            u->sum = u->sum * 31 + (unsigned char)u->in.data[i];
+        u->bytes += rc > 0 ? (int64_t)u->in.len : 0;
+        if (rc > 0 && u->in.len && u->pause) {
+            u->t.timer = sbx_timer_new(probe.stream, u->pause, upload_take, u);
+            return;
+        }
+    } while (rc > 0 && u->in.len && u->bytes < u->stop);
+    if (rc > 0 && u->bytes < u->stop)
+        return;
+    if (rc < 0)
+        sbx_reply_problem(u->t.reply, &err);
+    else
+        upload_answer(u);
+    upload_over(u);
+}
+
+static void upload_begin(void *arg)
+{
+    upload *u = arg;
+
+    if (!u->t.stopped && u->t.ms)
+        u->t.timer = sbx_timer_new(probe.stream, u->t.ms, upload_take, u);
+    else if (!u->t.stopped)
+        upload_take(u);
+    task_drop(&u->t);
+}
+
+static void upload_more(void *arg)
+{
+    upload *u = arg;
+
+    if (!u->t.stopped && !u->t.timer)
+        upload_take(u);
+    task_drop(&u->t);
+}
+
+static void upload_body(void *arg)
+{
+    task_post(arg, upload_more);
+}
+
+static void upload_cancel(void *arg)
+{
+    upload *u = arg;
+
+    sbx_buf_done(&u->in);
+    task_cancel(&u->t);
+}
+
+static void upload_closed(void *arg)
+{
+    atomic_fetch_add(&probe.closed, 1);
+    sbx_stream_post(probe.stream, upload_cancel, arg);
+}
+
+static int upload_new(void *app, const sbx_request *r, sbx_err *err)
+{
+    upload *u = sbx_alloc(sizeof(*u));
+
+    (void)app;
+    if (sbx_request_query(r, "refuse")) {
+        free(u);
+        return sbx_fail(err, SBX_E_FORBIDDEN, "refused before the body");
+    }
+    u->t.reply = sbx_reply_ref(r->reply);
+    u->t.ms = query_number(r, "wait", 0);
+    u->stop = query_number(r, "stop", INT64_MAX);
+    u->pause = query_number(r, "pause", 0);
+    sbx_buf_init(&u->in, MIB);
+    atomic_init(&u->t.refs, 3);
+    atomic_fetch_add(&probe.parked, 1);
+    sbx_reply_watch(r->reply,
+                    &(sbx_reply_events){.closed = upload_closed, .body = upload_body, .arg = u});
+    task_post(&u->t, upload_begin);
+    task_drop(&u->t);
+    return 0;
+}
+
 static int cut(void *app, const sbx_request *r, sbx_err *err)
 {
     (void)app;
@@ -452,6 +587,8 @@ static const sbx_route routes[] = {
     {"GET", "/any", .accepts = SBX_CAN_ANY, FAST, .handler = big, .name = "any", .query = "bytes"},
     {"GET", "/big", .accepts = SBX_CAN_ANY, FAST, .handler = big, .name = "big", .query = "bytes"},
     {"GET", "/block", SLOW, .handler = block, .name = "block", .query = "ms"},
+    {"GET", "/counted", .accepts = SBX_CAN_ANY, FAST, .handler = counted, .name = "counted",
+     .query = "bytes,say"},
     {"GET", "/cut", FAST, .handler = cut, .name = "cut"},
     {"POST", "/echo", FAST, .max_body = 64 * KIB, .handler = echo_post, .name = "echo_post"},
     {"GET", "/echo/{name}", FAST, .handler = echo_get, .name = "echo_get", .query = "*"},
@@ -475,6 +612,10 @@ static const sbx_route routes[] = {
      .name = "raw"},
     {"GET", "/secret", "any", FAST, .handler = echo_get, .name = "secret", .query = "*"},
     {"GET", "/stats", FAST, .handler = stats, .name = "stats"},
+    {"PUT", "/upload", .accepts = SBX_BODY_STREAM, FAST, .max_body = (size_t)2048 * MIB,
+     .handler = upload_new, .name = "upload", .query = "stop,pause,wait,refuse"},
+    {"PUT", "/upload/small", .accepts = SBX_BODY_STREAM, FAST, .max_body = 300 * KIB,
+     .handler = upload_new, .name = "upload_small", .query = "stop,pause,wait,refuse"},
     {"GET", "/ws", "any", .accepts = SBX_CAN_WS, FAST, .handler = ws_open, .name = "ws",
      .query = "refuse"},
     {"GET", "/wsopen", .accepts = SBX_CAN_WS, FAST, .handler = ws_open, .name = "wsopen",

@@ -31,6 +31,7 @@ typedef struct sbx_head {
     bool has_host;
     char *authorization, *api_key, *content_type, *content_encoding;
     char *idempotency_key, *last_event_id, *request_id;
+    char *range, *if_range, *if_match;
     char *origin, *preflight_method; /* Access-Control-Request-Method */
     sbx_list accept, accept_encoding, if_none_match;
 } sbx_head;

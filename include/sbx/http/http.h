@@ -58,10 +58,13 @@ typedef struct sbx_request {
     char *content_type;  /* or NULL */
     char *idempotency_key;
     char *last_event_id;
-    bool forwarded; /* X-Forwarded-For, Forwarded or X-Real-IP was present */
-    char *body;     /* NULL if empty */
+    char *range, *if_range, *if_match; /* or NULL; as they were sent */
+    const char *if_none_match;         /* or NULL; its first line */
+    bool forwarded;                    /* X-Forwarded-For, Forwarded or X-Real-IP was present */
+    char *body;                        /* NULL if empty */
     size_t body_len;
-    int64_t received_ms; /* monotonic: when it was read as a whole */
+    int64_t length;      /* of a streamed body (SBX_BODY_STREAM): -1 if it is not known before */
+    int64_t received_ms; /* monotonic: when it was read as a whole; streamed: its head */
     sbx_reply *reply;    /* borrowed; ref it to keep it after the handler returns */
 } sbx_request;
 
@@ -99,6 +102,9 @@ typedef struct sbx_route {
 #define SBX_CAN_WS   2u
 #define SBX_CAN_ANY  4u /* the type of the answer is not known before: Accept is not judged */
 #define SBX_BODY_RAW 8u /* the body is bytes: its type is not judged */
+/* The same, and it is not collected: the handler runs when the head is there, and the body is taken
+ * by sbx_reply_body(). max_body counts what arrives, so TOO_LARGE may come in the middle. */
+#define SBX_BODY_STREAM 16u
 
 typedef struct sbx_http_config {
     const char *listen; /* "127.0.0.1:7070", "[::1]:0", ":7070"; port 0: any, see sbx_http_port() */
@@ -175,6 +181,14 @@ typedef enum sbx_push { SBX_PUSH_OK, SBX_PUSH_FULL, SBX_PUSH_GONE } sbx_push;
  * cache-control: no-store, x-accel-buffering: no). */
 void sbx_reply_begin(sbx_reply *r, int status, const char *content_type);
 
+/** The same with headers of its own (an event stream has none), and, unless `length` is -1, with
+ * that Content-Length: a stream that is ended with fewer bytes, or written more, is cut so that the
+ * client sees it. To HEAD the head alone is sent. */
+void sbx_reply_begin_with(sbx_reply *r, int status, const char *content_type,
+                          const sbx_header *headers, size_t header_count, int64_t length);
+/** Does If-None-Match of a GET or HEAD name this entity tag (with its quotes)? Answer 304 then. */
+bool sbx_reply_has_tag(const sbx_reply *r, const char *tag);
+
 /** Queue bytes (HTTP) or one message (WebSocket). FULL: nothing was taken, more than
  * SBX_MAX_OUTBOX_BYTES would wait; on_ready is called when half of it is free again. A single
  * write larger than the box is taken when the box is empty. GONE: the client left. */
@@ -183,7 +197,8 @@ sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len); /* 
 void sbx_reply_end(sbx_reply *r); /* after all that was queued */
 
 /** Be told, on LOOP, when a full box has room (`ready`), a WebSocket message of the client arrived
- * (`message`: whole, at most 64 KiB, text is valid UTF-8), and when it is over (`closed`: the
+ * (`message`: whole, at most 64 KiB, text is valid UTF-8), when there is more of a streamed body,
+ * or its end, after sbx_reply_body() found nothing (`body`), and when it is over (`closed`: the
  * client left, or the response went out whole; sbx_reply_gone() tells which). Any may be NULL. They
  * must only post to another thread, or call sbx_reply_*().
  *
@@ -194,9 +209,22 @@ typedef struct sbx_reply_events {
     void (*ready)(void *arg);
     void (*message)(void *arg, const char *data, size_t len, bool binary);
     void (*closed)(void *arg);
+    void (*body)(void *arg);
     void *arg;
 } sbx_reply_events;
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events);
+
+/** Take what has arrived of a streamed body (SBX_BODY_STREAM). Any thread, one taker at a time, who
+ * watches the reply. At most 256 KiB and one read wait to be taken; then the client is not read
+ * from. The first call tells a client that expects it to send the body (100 Continue). A body that
+ * is not taken up to its end ends the connection behind the answer.
+ *
+ * @param into  emptied, and exchanged for what has arrived: with the same buffer each time, two go
+ *              round. The caller's, as is its content.
+ * @return 1: `into` has bytes, or is empty and `body` will be called; 0: all was taken; -1 with
+ *         CANCELLED (the client left), TOO_LARGE, INVALID (malformed chunks) or CAPACITY, which is
+ *         to be answered. */
+int sbx_reply_body(sbx_reply *r, sbx_buf *into, sbx_err *err) SBX_MUST_CHECK;
 
 /* A complete answer that was held back. */
 typedef struct sbx_answer {
