@@ -150,6 +150,36 @@ void sbx_jw_signal(sbx_jw *w, const char *name, int signal)
     sbx_jw_str(w, name, !signal ? NULL : abbrev ? abbrev : number);
 }
 
+bool sbx_utf8_valid(const char *s, size_t len)
+{
+    const unsigned char *p = (const unsigned char *)s, *end = p + len;
+
+    while (p < end) {
+        if (*p < 0x80) {
+            p++;
+            continue;
+        }
+        int more = *p >= 0xC2 && *p <= 0xDF   ? 1
+                   : (*p & 0xF0) == 0xE0      ? 2
+                   : *p >= 0xF0 && *p <= 0xF4 ? 3
+                                              : 0;
+        unsigned v = *p & (0x3Fu >> more);
+
+        if (!more || end - p <= more)
+            return false;
+        for (int i = 1; i <= more; i++) {
+            if ((p[i] & 0xC0) != 0x80)
+                return false;
+            v = v << 6 | (p[i] & 0x3Fu);
+        }
+        if ((more == 2 && v < 0x800) || (more == 3 && v < 0x10000) || v > 0x10FFFF ||
+            (v >= 0xD800 && v <= 0xDFFF))
+            return false;
+        p += more + 1;
+    }
+    return true;
+}
+
 void sbx_base64_add(sbx_buf *b, const void *data, size_t len)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

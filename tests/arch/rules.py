@@ -22,11 +22,13 @@ LAYERS = {
     "api": 4,
 }
 # Programs of their own: what they may include of the layers.
-PROGRAMS = {"agentd": r"sbx/core/agent_proto\.h", "cli": r"sbx/core/.*"}
+PROGRAMS = {"agentd": r"sbx/core/agent_proto\.h", "cli": r"sbx/core/.*",
+            "filetool": r"sbx/core/(base|buf|clock|json)\.h"}
 
 # A library's header belongs to the folders that wrap it.
 LIBRARIES = {
     r"cjson/|cJSON\.h": (r"src/core/json\w*\.c$", "core/json*.c"),
+    r"archive(_entry)?\.h": (r"src/filetool/", "src/filetool"),
     r"libwebsockets": (r"src/http/", "src/http"),
     r"zlib\.h": (r"src/http/", "src/http"),
     r"curl/": (r"src/(engine|run)/", "src/engine and src/run"),
