@@ -16,23 +16,43 @@
  * therefore begins with a marker (magic + the sandbox's secret token) and HELLO; the agent looks
  * for the marker in all it reads, forgets what stood before it, and answers with the marker, the
  * epoch as u64, and WELCOME. The agent sends nothing before the first greeting, and after a new
- * greeting nothing but answers to it: unfinished OUTPUT of older commands is kept until ATTACHed.
+ * greeting nothing but what the new owner asks for, the log, and news of commands.
  *
- * A greeting with an epoch below the current one is ignored. A greeting unbinds every `req`: the
- * new owner finds the commands that it may want in WELCOME and binds them by ATTACH. A command
- * that nobody attached keeps its unread output in its pipe, and so waits when that is full.
- * OUTPUT that was under way when the channel was lost is lost; the offsets show the hole.
+ * A greeting with an epoch below the current one is ignored. A greeting unbinds every `req`.
  *
- * A `req` is free again after FAIL, and after EXIT; until it is used again, KILL and SIGNAL with
- * it still reach what the command left running. Output of such processes is journalled only.
+ * Peers: the owner has the container's stdin and stdout. Other workers reach the agent through
+ * `sbx-agent connect`, which carries its own stdin and stdout to the agent's socket; they greet in
+ * the same way, with an epoch of their own choice, and are bridges. Each peer has its own `req`s
+ * and its own channel. A bridge gets no log and no news, and LOG_ACK, SYSLOG, STOP and an EXEC with
+ * SBX_EXEC_MAIN end it. What a peer has begun goes on when the peer goes, but for SBX_EXEC_CHECK.
  *
- * Flow control: OUTPUT of a command never exceeds the bytes granted by its WINDOWs; the agent
- * stops reading the command's pipes instead. LOG never has more than SBX_LOG_UNACKED_BYTES
- * unacknowledged; the journal behind it drops its oldest entries beyond SBX_JOURNAL_MAX_BYTES.
+ * Followers: a `req` is bound to a command by EXEC, which starts it, or by ATTACH. A command has
+ * any number of followers, of any peers. A `req` is free again after FAIL, EXIT, LEAVE and a
+ * greeting. KILL, SIGNAL, STDIN and RESIZE reach the command from any of its followers.
  *
- * The agent holds at most SBX_STDIN_MAX_BYTES of STDIN per command and drops what exceeds it, with
- * a TAKEN that says how much. TAKEN also comes for every SBX_STDIN_TAKEN_BYTES that the command
- * has read, so an owner with more than SBX_STDIN_MAX_BYTES to write counts what is outstanding.
+ * Output of a command is kept as numbered chunks: from 1, stdout and stderr in one row, in the
+ * order in which they were read. Of all commands together SBX_KEEP_OUTPUT_BYTES are kept, the
+ * oldest chunks go first, also of commands that run; a follower that wants one that is gone is told
+ * GAP. A chunk that was sent to anybody, or followed by another, never changes: every follower, now
+ * or later, gets the same ones. A chunk ends within a UTF-8 character only if the bytes are not one
+ * or the stream ends with them. The last SBX_KEEP_COMMANDS finished commands are kept.
+ *
+ * Flow control: OUTPUT is sent to a follower while its window, the sum of its WINDOWs less what it
+ * was sent, is above zero; the last chunk may exceed it. A command with SBX_EXEC_PACED waits, with
+ * its output in its pipes, while SBX_PACE_BYTES wait for the follower that began it, until that
+ * follower goes or DETACHes. All others run at their own speed, whoever follows. LOG never has more
+ * than SBX_LOG_UNACKED_BYTES unacknowledged; the journal behind it drops its oldest entries beyond
+ * SBX_JOURNAL_MAX_BYTES.
+ *
+ * The agent holds at most SBX_STDIN_MAX_BYTES of STDIN per command and drops what exceeds it, or
+ * comes when nobody reads any more. Of each follower's STDIN frames it tells by TAKEN, at the
+ * latest for every SBX_STDIN_TAKEN_BYTES and whenever its buffer becomes empty, what left the
+ * buffer and what was dropped; a follower keeps at most SBX_STDIN_TAKEN_BYTES outstanding.
+ *
+ * Versions: 1 knows no bridges, no chunks (the number in OUTPUT is the offset in its stream, only
+ * the follower that began a command gets it, and ATTACH resumes from now on), no LEAVE, LIST,
+ * STATS, RESIZE, ENTRY, GAP, and ends the channel that sends these; PTY, PACED and CPU_MS are
+ * ignored.
  *
  * Both programs compile this header and src/core/agent_proto.c, and nothing else of each other.
  */
@@ -43,7 +63,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SBX_PROTO_VERSION        1
+#define SBX_PROTO_VERSION        2
 #define SBX_PROTO_HEADER_BYTES   12
 #define SBX_PROTO_MAGIC          "\0SBXSYN\1"
 #define SBX_PROTO_MAGIC_BYTES    8
@@ -59,36 +79,60 @@
 #define SBX_LOG_LINE_BYTES       (16 * 1024) /* longer lines are split */
 #define SBX_STDIN_MAX_BYTES      (1024 * 1024)
 #define SBX_STDIN_TAKEN_BYTES    (256 * 1024)
-#define SBX_LOG_ID_BYTES         32 /* longest exec id */
+#define SBX_LOG_ID_BYTES         32          /* longest exec id */
+#define SBX_PROTO_SOCKET         "sbx-agent" /* abstract name, without the zero byte before it */
+#define SBX_MAX_BRIDGES          8
+#define SBX_MAX_FOLLOWERS        1024 /* of one peer */
+#define SBX_CHUNK_BYTES          (32 * 1024)
+#define SBX_PACE_BYTES           (64 * 1024)
+#define SBX_KEEP_OUTPUT_BYTES    (16 * 1024 * 1024)
+#define SBX_KEEP_COMMANDS        1000
+#define SBX_ENTRY_ARG_BYTES      4096 /* of a command's arguments in ENTRY */
 
 typedef enum sbx_frame_type {
     /* owner to agent */
     SBX_F_HELLO = 1, /* fields EPOCH, LOG_FROM, USER (the image's), LIFETIME_S, PIDS */
     SBX_F_EXEC,   /* fields EXEC_ID, ARG+, ENV*, CWD, USER, TIMEOUT_MS, MAX_OUTPUT, WINDOW, FLAGS */
-    SBX_F_STDIN,  /* raw bytes; an empty payload closes the command's stdin */
+    SBX_F_STDIN,  /* raw bytes; an empty payload closes the command's stdin (PTY: end of file) */
     SBX_F_WINDOW, /* field WINDOW: so many more bytes of OUTPUT may be sent */
     SBX_F_SIGNAL, /* fields SIGNAL, FLAGS (SBX_SIG_TREE) */
     SBX_F_KILL,   /* kill the whole process tree of the command */
-    SBX_F_DETACH, /* no more OUTPUT, the command goes on and is still logged */
+    SBX_F_DETACH, /* no more OUTPUT to this follower; EXIT still comes */
     SBX_F_LOG_ACK, /* field SEQ: everything up to SEQ is safe with the owner */
     SBX_F_PING,    /* any payload up to 64 bytes; returned in PONG */
     SBX_F_SYSLOG,  /* raw bytes: the agent numbers and journals a line of source "system"; with a
                       `req`: PONG with it follows when the log up to that line was sent */
-    SBX_F_ATTACH,  /* fields EXEC_ID, WINDOW: a command of an older greeting goes on under `req`;
-                      answered by STARTED (and at once by EXIT if it is over), or by FAIL */
+    SBX_F_ATTACH,  /* fields EXEC_ID, SEQ (first chunk wanted; 0: 1), WINDOW, FLAGS (DETACHED):
+                      follow  a command; answered by STARTED, then chunks and EXIT, or by FAIL */
     SBX_F_STOP,    /* field TIMEOUT_MS: SIGTERM to every process, SIGKILL to those left after so
                       long; when all exits and the log are with the owner, the agent ends */
+    SBX_F_LEAVE,   /* forget this `req`; what was sent before may still come */
+    SBX_F_LIST,   /* fields COUNT, EXEC_ID (only that one): ENTRY for each of at most COUNT commands
+                     (0: all), running and kept, the last started first; then LISTED */
+    SBX_F_STATS,  /* answered by SAMPLE */
+    SBX_F_RESIZE, /* fields COLS, ROWS: of a terminal */
     /* agent to owner */
     SBX_F_WELCOME = 64, /* fields VERSION, EPOCH, NEXT_SEQ, OLDEST_SEQ, MAIN, EXEC_ID* (those
                            running; behind that of the main process stands FLAGS) */
-    SBX_F_STARTED,      /* field PID */
-    SBX_F_OUTPUT,       /* u8 stream (1 stdout, 2 stderr) | u64 offset in that stream | bytes */
-    SBX_F_EXIT, /* fields EXIT_CODE, SIGNAL (0: none), FLAGS, DURATION_MS, CPU_MS, PEAK_KB */
+    SBX_F_STARTED,      /* fields PID, FLAGS (those of EXEC) */
+    SBX_F_OUTPUT,       /* u8 stream (1 stdout, 2 stderr) | u64 number of the chunk | bytes; with
+                           SBX_EXEC_CHECK the number is the offset in the stream */
+    SBX_F_EXIT, /* fields EXIT_CODE, SIGNAL (0: none), FLAGS, DURATION_MS, CPU_MS, PEAK_KB, SEQ (the
+                   number after the last chunk) */
     SBX_F_FAIL, /* fields CODE (sbx_agent_fail), MESSAGE: the command did not start */
     SBX_F_LOG,  /* entries, see sbx_log_entry */
     SBX_F_PONG,
-    SBX_F_TAKEN, /* fields WINDOW (bytes of STDIN that left the agent's buffer since the last
-                    TAKEN), DROPPED (bytes of STDIN thrown away, because the buffer was full) */
+    SBX_F_TAKEN,  /* fields WINDOW (bytes of STDIN that left the agent's buffer since the last
+                     TAKEN), DROPPED (bytes of STDIN thrown away) */
+    SBX_F_GAP,    /* fields SEQ, TO_SEQ: these chunks are gone */
+    SBX_F_ENTRY,  /* a command: fields EXEC_ID, ARG* (cut at SBX_ENTRY_ARG_BYTES), STARTED_MS, PID,
+                     FLAGS (those of EXEC), OLDEST_SEQ (chunk kept), NEXT_SEQ; when it is over those
+                     of EXIT, its FLAGS as EXIT_FLAGS. With `req` 0, to the owner alone: news, when a
+                     command has started and when it is over (not of SBX_EXEC_CHECK) */
+    SBX_F_LISTED, /* the end of a LIST */
+    SBX_F_SAMPLE, /* fields CPU_US, MEMORY, MEMORY_PEAK, MEMORY_LIMIT, PROCESSES, OOM_KILLS, DISK,
+                     DISK_FREE, NET_RX, NET_TX, and STARTED_MS of the agent; what cannot be known is
+                     left out */
 } sbx_frame_type;
 
 typedef enum sbx_field_tag {
@@ -120,20 +164,41 @@ typedef enum sbx_field_tag {
     SBX_T_MESSAGE,
     SBX_T_DROPPED,
     SBX_T_MAIN, /* 1: this agent has started a main process */
+    SBX_T_COUNT,
+    SBX_T_TO_SEQ,
+    SBX_T_COLS,       /* 1..1000 */
+    SBX_T_ROWS,       /* 1..1000 */
+    SBX_T_STARTED_MS, /* wall clock, milliseconds since 1970 */
+    SBX_T_EXIT_FLAGS,
+    SBX_T_CPU_US, /* since the agent's start, of the whole sandbox */
+    SBX_T_MEMORY, /* bytes, without the page cache that can be given back */
+    SBX_T_MEMORY_PEAK,
+    SBX_T_MEMORY_LIMIT,
+    SBX_T_PROCESSES, /* threads count, as for the limit; without the agent's own */
+    SBX_T_OOM_KILLS,
+    SBX_T_DISK, /* bytes of files that the sandbox has written */
+    SBX_T_DISK_FREE,
+    SBX_T_NET_RX,
+    SBX_T_NET_TX,
 } sbx_field_tag;
 
-/* FLAGS of EXEC */
+/* FLAGS of EXEC. CPU_MS, if not 0, is the CPU time after which the whole tree is killed. */
 #define SBX_EXEC_STDIN    1u /* STDIN frames follow; without it stdin is /dev/null */
-#define SBX_EXEC_DETACHED 2u /* no OUTPUT frames; the output is journalled only */
+#define SBX_EXEC_DETACHED 2u /* no OUTPUT to the follower that begins it; EXIT comes */
 /* the sandbox's main process, at most one in the life of an agent: logged with source "main" */
-#define SBX_EXEC_MAIN  4u
-#define SBX_EXEC_CHECK 8u /* not journalled; its tree ends with it, and with a new greeting */
+#define SBX_EXEC_MAIN 4u
+/* Work of the server, not of the user: not journalled, not kept, not listed; read only as fast as
+ * its one follower takes it; its tree ends with it, with its follower, and with a new greeting. */
+#define SBX_EXEC_CHECK 8u
+#define SBX_EXEC_PTY   16u /* on a terminal of COLS and ROWS; output is stdout, not journalled */
+#define SBX_EXEC_PACED 32u
 /* FLAGS of SIGNAL */
 #define SBX_SIG_TREE 1u
 /* FLAGS of EXIT */
 #define SBX_EXIT_TIMED_OUT 1u
 #define SBX_EXIT_OOM       2u
 #define SBX_EXIT_TRUNCATED 4u
+#define SBX_EXIT_CPU       8u /* killed at the end of its CPU time */
 
 typedef enum sbx_agent_fail {
     SBX_AF_BAD_CWD = 1, /* the working directory does not exist or is not one */
