@@ -1,12 +1,11 @@
 /* The loop of the agent.
  *
- * One turn: signals, then the owner's frames, then every command does what it can, then the log,
- * then everything is written. Whoever could do more at once asks for another turn without
- * waiting. Commands are freed between turns only.
+ * One turn: signals, then the peers' frames, then every command does what it can, then the log and
+ * the followers, then everything is written. Whoever could do more at once asks for another turn
+ * without waiting. Commands are freed between turns only.
  */
 #include "agent.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -14,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tell.h"
 #include "tree.h"
 
 #define READS_PER_TURN  4
@@ -69,8 +69,8 @@ static void on_grace_over(void *arg)
 {
     agent *a = arg;
 
-    for (size_t i = 0; i < a->ncommands; i++)
-        agent_command_order(a->commands[i], (agent_order){.kill = true});
+    for (size_t i = 0; i < a->commands.nlive; i++)
+        agent_command_order(a->commands.live[i], (agent_order){.kill = true});
     agent_timer_set(&a->shared.loop, &a->last_call, LAST_CALL_MS, on_last_call, a);
 }
 
@@ -81,21 +81,19 @@ void agent_leave(agent *a, uint64_t grace_ms)
         on_grace_over(a);
         return;
     }
-    for (size_t i = 0; i < a->ncommands; i++)
-        agent_command_order(a->commands[i], (agent_order){.sig = SIGTERM, .tree = true});
+    for (size_t i = 0; i < a->commands.nlive; i++)
+        agent_command_order(a->commands.live[i], (agent_order){.sig = SIGTERM, .tree = true});
     agent_timer_set(&a->shared.loop, &a->last_call, grace_ms, on_grace_over, a);
 }
 
 /* Does the owner have all that it will get? */
 static bool all_told(const agent *a)
 {
-    for (size_t i = 0; i < a->ncommands; i++) {
-        const agent_command *c = a->commands[i];
+    const agent_channel *ch = &a->owner.channel;
 
-        if (!c->gone || !c->reaped || (c->bound && !c->exit_told))
-            return false;
-    }
-    return agent_journal_settled(a->shared.journal);
+    return a->commands.nlive == 0 && agent_list_empty(&a->shared.news) &&
+           agent_peer_is_told(&a->owner) && agent_journal_settled(a->shared.journal) &&
+           ch->start == ch->end;
 }
 
 static void refill_spare(void *arg)
@@ -112,9 +110,9 @@ static void kill_orphans(agent *a)
     pid_t known[AGENT_MAX_COMMANDS + 1];
     agent_tree_except except = {.pids = known, .count = 0};
 
-    for (size_t i = 0; i < a->ncommands; i++)
-        if (!a->commands[i]->reaped)
-            known[except.count++] = a->commands[i]->supervisor;
+    for (size_t i = 0; i < a->commands.nlive; i++)
+        if (!a->commands.live[i]->reaped)
+            known[except.count++] = a->commands.live[i]->supervisor;
     if (a->shared.spare.there)
         known[except.count++] = a->shared.spare.pair.supervisor;
     agent_tree_kill(getpid(), &except, ORPHAN_LIMIT_MS, collect, a);
@@ -123,15 +121,13 @@ static void kill_orphans(agent *a)
 /* Finds whose supervisor has died. @return whether it was one. */
 static bool supervisor_died(agent *a, pid_t pid)
 {
+    agent_command *c = agent_registry_of(&a->commands, pid);
+
     if (agent_spare_died(&a->shared.spare, pid))
         return true;
-    for (size_t i = 0; i < a->ncommands; i++) {
-        if (a->commands[i]->supervisor == pid && !a->commands[i]->reaped) {
-            agent_command_orphaned(a->commands[i]);
-            return true;
-        }
-    }
-    return false;
+    if (c)
+        agent_command_orphaned(c);
+    return c != NULL;
 }
 
 /* Reaps. @return whether a supervisor was killed, and so left orphans. */
@@ -171,98 +167,129 @@ static void take_signals(agent *a)
         kill_orphans(a);
 }
 
-static void take_frames(agent *a)
+/* A peer must greet again. Without an owner nobody wants news: the next one asks what there is. */
+static void lose(agent *a, agent_peer *p)
 {
-    agent_channel *ch = &a->shared.channel;
+    agent_peer_lose(p);
+    if (p->owner)
+        a->shared.wants_news = false;
+}
+
+static void take_frames(agent *a, agent_peer *p)
+{
+    agent_channel *ch = &p->channel;
     agent_input_event event;
     sbx_frame f;
     bool ok = true;
 
     while ((event = agent_channel_next(ch, &f)) != AGENT_IN_MORE) {
         if (event == AGENT_IN_HELLO)
-            ok = agent_greet(a, &f);
+            ok = agent_greet(a, p, &f);
         else if (event == AGENT_IN_BROKEN)
             ok = false;
         else if (ch->greeted && f.epoch == ch->epoch)
-            ok = agent_obey(a, &f);
+            ok = agent_obey(a, p, &f);
         if (!ok)
-            agent_channel_lose(ch);
-        else if (f.epoch == ch->epoch)
+            lose(a, p);
+        else if (p->owner && f.epoch == ch->epoch)
             hear(a);
     }
 }
 
-static bool take_input(agent *a)
+static bool take_input(agent *a, agent_peer *p)
 {
     bool more = true;
 
     for (int i = 0; i < READS_PER_TURN && more; i++) {
-        more = agent_channel_read(&a->shared.channel);
-        take_frames(a);
+        more = agent_channel_read(&p->channel);
+        take_frames(a, p);
     }
     return more;
 }
 
-static bool step_commands(agent *a, bool *now_starved)
+/* Sends a batch of log entries. */
+static void send_log(agent *a)
 {
-    size_t n = a->ncommands;
-    bool more = false;
-
-    for (size_t i = 0; i < n; i++)
-        more |= agent_command_step(a->commands[(a->first + i) % n], now_starved);
-    a->first = n ? (a->first + 1) % n : 0;
-    for (size_t i = 0; i < a->ncommands;) {
-        agent_command *c = a->commands[i];
-
-        if (!c->done) {
-            i++;
-            continue;
-        }
-        agent_command_free(c);
-        a->commands[i] = a->commands[--a->ncommands];
-    }
-    return more;
-}
-
-/* Sends a batch of log entries. @return whether something was sent. */
-static bool send_log(agent *a)
-{
-    agent_channel *ch = &a->shared.channel;
+    agent_channel *ch = &a->owner.channel;
     unsigned char *to;
     size_t len;
 
-    if (!ch->greeted || !agent_journal_pending(a->shared.journal) ||
-        !agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT))
-        return false;
+    if (!ch->greeted || !agent_journal_pending(a->shared.journal))
+        return;
+    if (!agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT)) {
+        a->owner.starved = true;
+        return;
+    }
     to = agent_channel_reserve(ch, SBX_PROTO_MAX_FROM_AGENT);
     len = to ? agent_journal_fill(a->shared.journal, to, SBX_PROTO_MAX_FROM_AGENT) : 0;
-    if (len == 0)
-        return false;
-    agent_channel_commit(ch, SBX_F_LOG, 0, len);
-    return true;
+    if (len > 0)
+        agent_channel_commit(ch, SBX_F_LOG, 0, len);
+}
+
+/* Tells the owner which commands have started, and which are over. */
+static void send_news(agent *a)
+{
+    agent_link *news = &a->shared.news;
+
+    while (!agent_list_empty(news) && agent_channel_room(&a->owner.channel, AGENT_ENTRY_BYTES)) {
+        agent_command *c = AGENT_OF(news->next, agent_command, news);
+
+        agent_list_remove(&c->news);
+        agent_tell_entry(&a->owner, 0, c);
+    }
+}
+
+/* Tells the owner what it did not ask for, and what it did. Log and output take turns in being
+ * first, so that neither starves for want of room. */
+static bool serve_owner(agent *a)
+{
+    agent_peer *p = &a->owner;
+    bool more;
+
+    a->log_first = !a->log_first;
+    if (a->log_first)
+        send_log(a);
+    send_news(a);
+    more = agent_peer_serve(p, &a->commands);
+    if (!a->log_first)
+        send_log(a);
+    if (a->drain_req && !agent_journal_pending(a->shared.journal)) {
+        agent_channel_send(&p->channel, SBX_F_PONG, a->drain_req, NULL, 0);
+        a->drain_req = 0;
+    }
+    return more;
+}
+
+/* Writes, and looks what could be written in addition. @return whether to come again at once. */
+static bool flush(agent *a, agent_peer *p)
+{
+    agent_channel *ch = &p->channel;
+    bool waits;
+
+    agent_channel_flush(ch);
+    if (ch->lost)
+        lose(a, p);
+    waits = p->starved || !agent_list_empty(&p->ready) || !agent_list_empty(&p->listings) ||
+            (p->owner && ch->greeted && !agent_list_empty(&a->shared.news));
+    p->starved = false;
+    return waits && agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT);
 }
 
 /* @return whether there is more to do at once. */
 static bool turn(agent *a)
 {
-    agent_channel *ch = &a->shared.channel;
-    bool starved = false;
     bool more;
 
+    a->shared.again = false;
     take_signals(a);
-    more = take_input(a);
-    more |= step_commands(a, &starved);
-    more |= send_log(a);
-    if (a->drain_req && !agent_journal_pending(a->shared.journal)) {
-        agent_channel_send(ch, SBX_F_PONG, a->drain_req, NULL, 0);
-        a->drain_req = 0;
-    }
-    agent_channel_flush(ch);
+    more = take_input(a, &a->owner);
+    more |= agent_registry_step(&a->commands);
+    more |= serve_owner(a);
+    more |= flush(a, &a->owner);
     a->stop |= a->leaving && all_told(a);
-    more |= starved && agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT);
     if (!a->shared.spare.there && !a->retry_spare.armed)
         refill_spare(a);
-    return more;
+    return more | a->shared.again;
 }
 
 static int watch_signals(agent *a)
@@ -297,7 +324,11 @@ int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_B
     if (agent_loop_init(&sh->loop) < 0 || watch_signals(&a) < 0)
         return -1;
     sh->journal = agent_journal_new();
-    if (!sh->journal || agent_channel_init(&sh->channel, &sh->loop, in_fd, out_fd, token) < 0)
+    sh->keep = agent_keep_new();
+    agent_list_init(&sh->news);
+    agent_registry_init(&a.commands);
+    if (!sh->journal || !sh->keep ||
+        agent_peer_init(&a.owner, &sh->loop, in_fd, out_fd, token, true) < 0)
         return -1;
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     agent_oom_init(&sh->oom);

@@ -2,23 +2,21 @@
 #ifndef SBX_AGENTD_AGENT_H
 #define SBX_AGENTD_AGENT_H
 
-#include "command.h"
-
-#define AGENT_MAX_COMMANDS 512
+#include "peer.h"
+#include "registry.h"
 
 typedef struct agent {
     agent_shared shared;
     agent_source signals; /* a signalfd: SIGCHLD and SIGTERM */
-    agent_command *commands[AGENT_MAX_COMMANDS];
-    size_t ncommands;
-    size_t first; /* who is served first in this turn */
+    agent_registry commands;
+    agent_peer owner;
     char *const *image_env;
     char image_user[AGENT_SPEC_BYTES];
-    uint64_t epoch;      /* of the last greeting; 0 before */
     uint64_t lifetime_s; /* of the dead-man's switch */
     uint64_t silent_s;   /* for so long nothing was heard of the owner */
     agent_timer dead_man, retry_spare, last_call;
     uint32_t drain_req; /* PONG with it is due when the log was sent; 0: none */
+    bool log_first;     /* in this turn the log goes before the output */
     bool main_seen;     /* a main process was started */
     bool leaving;       /* the owner wants all to end: no new commands */
     bool stop;          /* SIGTERM came, all is over, or nobody cared for too long */
@@ -36,10 +34,10 @@ int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_B
 /** End all that runs, politely for `grace_ms`, then the agent itself. */
 void agent_leave(agent *a, uint64_t grace_ms);
 
-/** Carry out one frame of the owner. @return false if it was malformed: the channel is lost. */
-bool agent_obey(agent *a, const sbx_frame *f);
+/** Carry out one frame of a peer. @return false if it was malformed: the channel is lost. */
+bool agent_obey(agent *a, agent_peer *p, const sbx_frame *f);
 
 /** Answer a HELLO. @return false if it was malformed. */
-bool agent_greet(agent *a, const sbx_frame *f);
+bool agent_greet(agent *a, agent_peer *p, const sbx_frame *f);
 
 #endif

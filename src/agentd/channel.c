@@ -80,6 +80,7 @@ void agent_channel_lose(agent_channel *c)
 {
     agent_input_lose(c->input);
     c->greeted = false;
+    c->lost = true;
     c->start = c->end = 0;
 }
 
@@ -93,6 +94,7 @@ void agent_channel_greet(agent_channel *c, uint64_t epoch)
     c->start = 0;
     c->end = SBX_PROTO_MARKER_BYTES + 8;
     c->greeted = true;
+    c->lost = false;
     c->epoch = (uint16_t)epoch;
 }
 
@@ -119,6 +121,8 @@ unsigned char *agent_channel_reserve(agent_channel *c, size_t cap)
 
 void agent_channel_commit(agent_channel *c, uint8_t type, uint32_t req, size_t len)
 {
+    if (!c->greeted)
+        return;
     sbx_frame_put_header(c->buf + c->end, (uint32_t)len, type, c->epoch, req);
     c->end += SBX_PROTO_HEADER_BYTES + len;
 }
@@ -130,7 +134,8 @@ void agent_channel_send(agent_channel *c, uint8_t type, uint32_t req, const void
 
     if (!to)
         return;
-    memcpy(to, payload, len);
+    if (len > 0)
+        memcpy(to, payload, len);
     agent_channel_commit(c, type, req, len);
 }
 

@@ -25,7 +25,8 @@ typedef struct agent_channel {
     agent_timer rest;       /* gives buffers back after a quiet second */
     unsigned char *buf;
     size_t start, end; /* unsent bytes of buf */
-    bool greeted;      /* an owner is there; nothing but the answer goes out before */
+    bool greeted;      /* a peer is there; nothing but the answer goes out before */
+    bool lost;         /* it went, and whoever follows for it does not know yet */
     uint16_t epoch;    /* low bits */
 } agent_channel;
 

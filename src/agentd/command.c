@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,77 +10,11 @@
 #include <unistd.h>
 
 #include "output.h"
+#include "registry.h"
 #include "stdin.h"
 
 #define GRACE_MS       100
 #define MAX_TIMEOUT_MS ((uint64_t)1 << 40)
-
-/* The fields of a small frame. */
-typedef struct record {
-    unsigned char data[512];
-    size_t len;
-} record;
-
-static void add_num(record *r, uint16_t tag, uint64_t value)
-{
-    r->len += sbx_field_put_num(r->data + r->len, sizeof r->data - r->len, tag, value);
-}
-
-static void add_text(record *r, uint16_t tag, const char *text)
-{
-    r->len +=
-        sbx_field_put(r->data + r->len, sizeof r->data - r->len, tag, text, (uint32_t)strlen(text));
-}
-
-static bool can_tell(const agent_command *c)
-{
-    return c->bound && c->shared->channel.greeted && agent_channel_room(&c->shared->channel, 0);
-}
-
-static void tell(agent_command *c, uint8_t type, const record *r)
-{
-    agent_channel_send(&c->shared->channel, type, c->req, r->data, r->len);
-}
-
-static void tell_started(agent_command *c)
-{
-    record r = {.len = 0};
-
-    if (c->started_told || c->state == AGENT_STARTING || !can_tell(c))
-        return;
-    add_num(&r, SBX_T_PID, (uint64_t)c->pid);
-    tell(c, SBX_F_STARTED, &r);
-    c->started_told = true;
-}
-
-static void tell_exit(agent_command *c)
-{
-    int status = c->end.status;
-    uint64_t sig = WIFSIGNALED(status) ? (uint64_t)WTERMSIG(status) : 0;
-    record r = {.len = 0};
-
-    tell_started(c);
-    add_num(&r, SBX_T_EXIT_CODE, sig ? 128 + sig : (uint64_t)WEXITSTATUS(status));
-    add_num(&r, SBX_T_SIGNAL, sig);
-    add_num(&r, SBX_T_FLAGS,
-            (c->timed_out ? SBX_EXIT_TIMED_OUT : 0) | (c->oom ? SBX_EXIT_OOM : 0) |
-                (c->truncated ? SBX_EXIT_TRUNCATED : 0));
-    add_num(&r, SBX_T_DURATION_MS, c->ended_ms - c->started_ms);
-    add_num(&r, SBX_T_CPU_MS, c->end.cpu_ms);
-    add_num(&r, SBX_T_PEAK_KB, c->end.peak_kb);
-    tell(c, SBX_F_EXIT, &r);
-    c->exit_told = true;
-}
-
-static void tell_taken(agent_command *c)
-{
-    record r = {.len = 0};
-
-    add_num(&r, SBX_T_WINDOW, c->in.taken);
-    add_num(&r, SBX_T_DROPPED, c->in.dropped);
-    tell(c, SBX_F_TAKEN, &r);
-    c->in.taken = c->in.dropped = 0;
-}
 
 static void send_kill(agent_command *c)
 {
@@ -134,22 +67,93 @@ static void open_sources(agent_command *c, const agent_pair *p, bool *ret_ok)
     c->in.source.ready = c->in.source.fd >= 0 ? EPOLLOUT : 0; /* the pipe is empty */
 }
 
-static void set_lines(agent_command *c, uint64_t flags)
+static void set_lines(agent_command *c)
 {
+    agent_journal *journal = agent_command_is_check(c) ? NULL : c->shared->journal;
+
     for (int i = 0; i < 2; i++) {
         c->out[i].lines =
-            (agent_lines){.journal = flags & SBX_EXEC_CHECK ? NULL : c->shared->journal,
+            (agent_lines){.journal = journal,
                           .exec_id = c->exec_id,
                           .exec_id_len = c->exec_id_len,
                           .stream = (uint8_t)(i == 0 ? SBX_LOG_STDOUT : SBX_LOG_STDERR),
-                          .source = (uint8_t)(flags & SBX_EXEC_MAIN ? SBX_SRC_MAIN : SBX_SRC_EXEC)};
+                          .source = c->flags & SBX_EXEC_MAIN ? SBX_SRC_MAIN : SBX_SRC_EXEC};
     }
 }
 
-agent_command *agent_command_new(agent_shared *shared, uint32_t req, const agent_request *r,
-                                 agent_pair *p)
+/* Adds a field ARG, as much of it as is told of. @return whether it was all of it. */
+static bool add_arg(agent_command *c, const sbx_field *arg)
+{
+    size_t left = SBX_ENTRY_ARG_BYTES - c->args_len;
+    size_t head = sbx_field_put(c->args + c->args_len, left, SBX_T_ARG, "", 0);
+    size_t len = arg->len;
+
+    if (head == 0)
+        return false;
+    if (len > left - head) {
+        len = left - head;
+        len -= agent_utf8_tail((const unsigned char *)arg->data, len);
+    }
+    c->args_len += sbx_field_put(c->args + c->args_len, left, SBX_T_ARG, arg->data, (uint32_t)len);
+    return len == arg->len;
+}
+
+static bool keep_args(agent_command *c, const sbx_frame *f)
+{
+    sbx_fields fields;
+    sbx_field at;
+
+    c->args = malloc(f->len < SBX_ENTRY_ARG_BYTES ? f->len : SBX_ENTRY_ARG_BYTES);
+    if (!c->args)
+        return false;
+    sbx_fields_init(&fields, f->payload, f->len);
+    while (sbx_fields_next(&fields, &at) > 0)
+        if (at.tag == SBX_T_ARG && !add_arg(c, &at))
+            break;
+    return true;
+}
+
+static void init_links(agent_command *c)
+{
+    agent_list_init(&c->all);
+    agent_list_init(&c->id);
+    agent_list_init(&c->settled);
+    agent_list_init(&c->news);
+    agent_list_init(&c->followers);
+}
+
+static agent_command *make(agent_shared *shared, const sbx_frame *f, const agent_request *r,
+                           const agent_pair *p)
 {
     agent_command *c = calloc(1, sizeof *c);
+
+    if (!c)
+        return NULL;
+    init_links(c);
+    agent_kept_init(&c->kept);
+    c->notes.fd = c->in.source.fd = c->out[0].source.fd = c->out[1].source.fd = -1;
+    c->shared = shared;
+    c->supervisor = p->supervisor;
+    c->exec_id_len = (uint8_t)r->exec_id.len;
+    if (r->exec_id.len > 0)
+        memcpy(c->exec_id, r->exec_id.data, r->exec_id.len);
+    c->flags = (uint32_t)r->flags;
+    c->output_left = r->max_output ? r->max_output : UINT64_MAX;
+    c->started_ms = agent_now_ms();
+    c->started_wall_ms = agent_wall_ms();
+    c->oom_at_start = agent_oom_count(&shared->oom);
+    set_lines(c);
+    if (agent_command_is_kept(c) && !keep_args(c, f)) {
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+agent_command *agent_command_new(agent_shared *shared, const sbx_frame *f, const agent_request *r,
+                                 agent_pair *p)
+{
+    agent_command *c = make(shared, f, r, p);
     bool ok;
 
     if (!c) {
@@ -157,21 +161,6 @@ agent_command *agent_command_new(agent_shared *shared, uint32_t req, const agent
         errno = ENOMEM;
         return NULL;
     }
-    c->shared = shared;
-    c->req = req;
-    c->bound = true;
-    c->supervisor = p->supervisor;
-    c->exec_id_len = (uint8_t)r->exec_id.len;
-    if (r->exec_id.len > 0)
-        memcpy(c->exec_id, r->exec_id.data, r->exec_id.len);
-    c->detached = (r->flags & SBX_EXEC_DETACHED) != 0;
-    c->check = (r->flags & SBX_EXEC_CHECK) != 0;
-    c->main = (r->flags & SBX_EXEC_MAIN) != 0;
-    c->window = r->window;
-    c->output_left = r->max_output ? r->max_output : UINT64_MAX;
-    c->started_ms = agent_now_ms();
-    c->oom_at_start = agent_oom_count(&shared->oom);
-    set_lines(c, r->flags);
     if (!(r->flags & SBX_EXEC_STDIN)) {
         close(p->in);
         p->in = -1;
@@ -192,10 +181,8 @@ agent_command *agent_command_new(agent_shared *shared, uint32_t req, const agent
     return c;
 }
 
-void agent_command_free(agent_command *c)
+void agent_command_settle(agent_command *c)
 {
-    if (!c)
-        return;
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_timer_stop(&c->shared->loop, &c->drain);
     agent_source_close(&c->notes);
@@ -204,39 +191,55 @@ void agent_command_free(agent_command *c)
         agent_lines_end(&c->out[i].lines);
         agent_source_close(&c->out[i].source);
     }
+    c->is_settled = true;
+}
+
+void agent_command_free(agent_command *c)
+{
+    if (!c)
+        return;
+    c->is_settled = true; /* followers that go find nothing to end */
+    while (!agent_list_empty(&c->followers))
+        agent_follower_free(AGENT_OF(c->followers.next, agent_follower, of_command));
+    agent_command_settle(c);
+    agent_keep_drop(c->shared->keep, &c->kept);
+    agent_list_remove(&c->all);
+    agent_list_remove(&c->id);
+    agent_list_remove(&c->settled);
+    agent_list_remove(&c->news);
+    free(c->args);
     free(c);
 }
 
-/* The request did not become a command. */
-static void fail(agent_command *c, int code, const char *message)
+void agent_command_wake(agent_command *c)
 {
-    record r = {.len = 0};
-
-    add_num(&r, SBX_T_CODE, (uint64_t)code);
-    add_text(&r, SBX_T_MESSAGE, message);
-    if (can_tell(c))
-        tell(c, SBX_F_FAIL, &r);
-    agent_timer_stop(&c->shared->loop, &c->timeout);
-    agent_stdin_close(&c->in);
-    c->started_told = c->exit_told = true;
-    c->state = AGENT_LEFT;
+    for (agent_link *at = c->followers.next; at != &c->followers; at = at->next)
+        agent_follower_wake(AGENT_OF(at, agent_follower, of_command));
 }
 
-static void on_failed(agent_command *c, const agent_note *note)
+/* The owner should know what has become of it. */
+static void make_news(agent_command *c)
 {
-    char message[160];
+    if (!c->shared->wants_news || !agent_command_is_kept(c))
+        return;
+    agent_list_remove(&c->news);
+    agent_list_add(&c->shared->news, &c->news);
+}
 
-    (void)snprintf(message, sizeof message, "%s: %s",
-                   note->code == SBX_AF_BAD_CWD ? "cannot enter the working directory"
-                                                : "cannot start the command",
-                   strerror(note->error));
-    fail(c, note->code, message);
+/* The request did not become a command. */
+static void fail(agent_command *c, int code, int error)
+{
+    c->end = (agent_note){.kind = AGENT_NOTE_FAILED, .code = code, .error = error};
+    agent_timer_stop(&c->shared->loop, &c->timeout);
+    agent_stdin_close(&c->in);
+    c->state = AGENT_FAILED;
+    agent_command_wake(c);
 }
 
 static void on_end(agent_command *c, const agent_note *note)
 {
     if (c->state == AGENT_STARTING && !c->ordered) {
-        fail(c, SBX_AF_SPAWN, "the process was lost before it became the command");
+        fail(c, SBX_AF_SPAWN, 0);
         return;
     }
     c->end = *note;
@@ -248,7 +251,7 @@ static void on_end(agent_command *c, const agent_note *note)
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_stdin_close(&c->in);
     agent_timer_set(&c->shared->loop, &c->drain, GRACE_MS, on_grace_over, c);
-    if (c->check)
+    if (agent_command_is_check(c))
         end_tree(c);
 }
 
@@ -258,10 +261,11 @@ static void on_note(agent_command *c, const agent_note *note)
     case AGENT_NOTE_READY:
         c->pid = note->pid;
         c->state = AGENT_RUNNING;
-        tell_started(c);
+        agent_command_wake(c);
+        make_news(c);
         break;
     case AGENT_NOTE_FAILED:
-        on_failed(c, note);
+        fail(c, note->code, note->error);
         break;
     case AGENT_NOTE_EXIT:
         if (c->state == AGENT_STARTING || c->state == AGENT_RUNNING)
@@ -312,11 +316,10 @@ void agent_command_orphaned(agent_command *c)
     supervisor_gone(c);
 }
 
-/* Is the command over, for the owner and for us? What a stranger still holds open of its pipes
- * after the tree has gone is not waited for. */
+/* What a stranger still holds open of its pipes after the tree has gone is not waited for. */
 static bool is_done(const agent_command *c)
 {
-    if (!c->exit_told || !c->gone || !c->reaped)
+    if (c->state < AGENT_OVER || !c->gone || !c->reaped)
         return false;
     for (int i = 0; i < 2; i++)
         if (c->out[i].source.fd >= 0 && (c->out[i].source.ready & AGENT_READABLE))
@@ -324,59 +327,50 @@ static bool is_done(const agent_command *c)
     return true;
 }
 
-bool agent_command_step(agent_command *c, bool *now_starved)
+bool agent_command_step(agent_command *c)
 {
     bool more = false;
 
     read_notes(c);
     if (c->kill_due)
         send_kill(c);
-    tell_started(c);
     agent_stdin_pump(&c->in);
-    if (agent_stdin_has_news(&c->in) && can_tell(c))
-        tell_taken(c);
     for (int i = 0; i < 2; i++)
-        more |= agent_output_pump(c, i, now_starved);
-    if (c->state == AGENT_ENDED && agent_output_drained(c) && can_tell(c)) {
-        tell_exit(c);
+        more |= agent_output_pump(c, i);
+    if (c->state == AGENT_ENDED && agent_output_drained(c)) {
+        agent_output_finish(c);
         agent_timer_stop(&c->shared->loop, &c->drain);
-        c->state = AGENT_LEFT;
+        c->state = AGENT_OVER;
+        agent_command_wake(c);
+        make_news(c);
         more = true;
     }
     c->done = is_done(c);
     return more;
 }
 
-void agent_command_stdin(agent_command *c, const unsigned char *data, size_t len)
+void agent_command_unpace(agent_command *c, agent_follower *f)
 {
-    agent_stdin_add(&c->in, data, len);
+    if (c->pacer != f)
+        return;
+    c->pacer = NULL;
+    c->shared->again = true;
 }
 
-void agent_command_grant(agent_command *c, uint64_t window)
+void agent_command_left_by(agent_command *c, agent_follower *f)
 {
-    c->window = window > UINT64_MAX - c->window ? UINT64_MAX : c->window + window;
+    agent_command_unpace(c, f);
+    agent_stdin_forget(&c->in, f);
+    if (agent_command_is_check(c) && !c->is_settled)
+        end_tree(c); /* nobody can ask for it again: it has no name */
 }
 
-void agent_command_unbind(agent_command *c)
+bool agent_command_is_check(const agent_command *c)
 {
-    c->bound = false;
-    c->window = 0;
-    if (c->check) { /* nobody can ask for it again: it has no name */
-        c->detached = true;
-        end_tree(c);
-    }
+    return (c->flags & SBX_EXEC_CHECK) != 0;
 }
 
-void agent_command_bind(agent_command *c, uint32_t req, uint64_t window)
+bool agent_command_is_kept(const agent_command *c)
 {
-    c->req = req;
-    c->bound = true;
-    c->window = window;
-    c->started_told = false;
-    tell_started(c);
-}
-
-bool agent_command_ended(const agent_command *c)
-{
-    return c->state == AGENT_ENDED || c->state == AGENT_LEFT;
+    return !agent_command_is_check(c) && c->exec_id_len > 0 && c->state != AGENT_FAILED;
 }

@@ -1,4 +1,5 @@
-/* Reading output, straight into frames where they may be sent. */
+/* Reading output. That of the server's own commands goes straight into frames: files are moved
+ * over it. All other is kept. */
 #include "output.h"
 
 #include <errno.h>
@@ -6,27 +7,101 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "follower.h"
+
 #define MAX_DATA (SBX_PROTO_MAX_FROM_AGENT - AGENT_OUTPUT_HEAD)
 
 typedef enum disposition {
-    HOLD,   /* leave it in the pipe */
-    STARVE, /* the same, until the channel has room */
+    HOLD, /* leave it in the pipe */
     SEND,
+    KEEP,
     SINK, /* journal it only */
 } disposition;
 
-/* Output that nobody sees; it is only journalled. */
 static unsigned char scratch[SBX_PROTO_MAX_FROM_AGENT];
 
-static disposition dispose(const agent_command *c)
+/* The one follower of a command of the server. */
+static agent_follower *only_follower(const agent_command *c)
 {
-    const agent_channel *ch = &c->shared->channel;
+    return agent_list_empty(&c->followers)
+               ? NULL
+               : AGENT_OF(c->followers.next, agent_follower, of_command);
+}
 
-    if (c->detached || c->exit_told || c->output_left == 0)
+static disposition dispose_check(const agent_command *c)
+{
+    agent_follower *f = only_follower(c);
+
+    if (!f || f->detached)
         return SINK;
-    if (!c->bound || !ch->greeted || c->window == 0)
+    if (!f->started_told)
+        (void)agent_follower_serve(f);
+    if (c->state == AGENT_STARTING || f->window <= 0)
         return HOLD;
-    return agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT) ? SEND : STARVE;
+    if (f->started_told && agent_channel_room(&f->peer->channel, SBX_PROTO_MAX_FROM_AGENT))
+        return SEND;
+    f->peer->starved = true;
+    return HOLD;
+}
+
+static disposition dispose(agent_command *c)
+{
+    if (c->state >= AGENT_OVER || c->output_left == 0)
+        return SINK;
+    if (agent_command_is_check(c))
+        return dispose_check(c);
+    c->held = c->pacer && c->kept.bytes - c->pacer->place.read >= SBX_PACE_BYTES;
+    return c->held ? HOLD : KEEP;
+}
+
+static void keep(agent_command *c, int i, const unsigned char *data, size_t len)
+{
+    if (len == 0)
+        return;
+    agent_keep_add(c->shared->keep, &c->kept, (uint8_t)(i + 1), data, len);
+    agent_command_wake(c);
+}
+
+/* Nothing more comes to complete a character. */
+static void flush_carry(agent_command *c, int i)
+{
+    agent_stream *s = &c->out[i];
+    size_t len = s->carried < c->output_left ? s->carried : (size_t)c->output_left;
+
+    s->carried = 0;
+    c->output_left -= len;
+    keep(c, i, s->carry, len);
+}
+
+static void end_stream(agent_command *c, int i)
+{
+    if (c->state < AGENT_OVER)
+        flush_carry(c, i);
+    agent_lines_end(&c->out[i].lines);
+    agent_source_close(&c->out[i].source);
+}
+
+/* Reads, and keeps the books of what was read. @return bytes, 0 if there are none now. */
+static size_t take(agent_command *c, int i, unsigned char *to, size_t len)
+{
+    agent_stream *s = &c->out[i];
+    ssize_t n = read(s->source.fd, to, len);
+
+    if (n == 0) {
+        end_stream(c, i);
+        return 0;
+    }
+    if (n < 0) {
+        if (errno == EAGAIN)
+            s->source.ready &= ~(uint32_t)AGENT_READABLE;
+        else if (errno != EINTR)
+            end_stream(c, i);
+        return 0;
+    }
+    agent_lines_add(&s->lines, to, (size_t)n);
+    s->offset += (uint64_t)n;
+    s->drain_left -= (uint64_t)n < s->drain_left ? (uint64_t)n : s->drain_left;
+    return (size_t)n;
 }
 
 static void put_head(unsigned char *to, int i, uint64_t offset)
@@ -36,40 +111,12 @@ static void put_head(unsigned char *to, int i, uint64_t offset)
         to[1 + k] = (unsigned char)(offset >> (8 * k));
 }
 
-static void end_stream(agent_stream *s)
-{
-    agent_lines_end(&s->lines);
-    agent_source_close(&s->source);
-}
-
-/* Reads, and keeps the books of what was read. @return bytes, 0 if there are none now. */
-static size_t take(agent_stream *s, unsigned char *to, size_t len)
-{
-    ssize_t n = read(s->source.fd, to, len);
-
-    if (n == 0) {
-        end_stream(s);
-        return 0;
-    }
-    if (n < 0) {
-        if (errno == EAGAIN)
-            s->source.ready &= ~(uint32_t)AGENT_READABLE;
-        else if (errno != EINTR)
-            end_stream(s);
-        return 0;
-    }
-    agent_lines_add(&s->lines, to, (size_t)n);
-    s->offset += (uint64_t)n;
-    s->drain_left -= (uint64_t)n < s->drain_left ? (uint64_t)n : s->drain_left;
-    return (size_t)n;
-}
-
-static size_t limit_of(const agent_command *c)
+static size_t limit_of(const agent_command *c, const agent_follower *f)
 {
     uint64_t limit = MAX_DATA;
 
-    if (c->window < limit)
-        limit = c->window;
+    if ((uint64_t)f->window < limit)
+        limit = (uint64_t)f->window;
     if (c->output_left < limit)
         limit = c->output_left;
     return (size_t)limit;
@@ -77,23 +124,49 @@ static size_t limit_of(const agent_command *c)
 
 static void send_some(agent_command *c, int i)
 {
-    agent_channel *ch = &c->shared->channel;
-    agent_stream *s = &c->out[i];
-    uint64_t offset = s->offset;
-    size_t limit = limit_of(c);
+    agent_follower *f = only_follower(c);
+    agent_channel *ch = &f->peer->channel;
+    uint64_t offset = c->out[i].offset;
+    size_t limit = limit_of(c, f);
     unsigned char *to = agent_channel_reserve(ch, AGENT_OUTPUT_HEAD + limit);
-    size_t n = to ? take(s, to + AGENT_OUTPUT_HEAD, limit) : 0;
+    size_t n = to ? take(c, i, to + AGENT_OUTPUT_HEAD, limit) : 0;
 
     if (n == 0)
         return;
     put_head(to, i, offset);
-    agent_channel_commit(ch, SBX_F_OUTPUT, c->req, AGENT_OUTPUT_HEAD + n);
-    c->window -= n;
+    agent_channel_commit(ch, SBX_F_OUTPUT, f->req, AGENT_OUTPUT_HEAD + n);
+    f->window -= (int64_t)n;
     c->output_left -= n;
     agent_channel_flush(ch);
 }
 
-bool agent_output_pump(agent_command *c, int i, bool *now_starved)
+static void keep_some(agent_command *c, int i)
+{
+    agent_stream *s = &c->out[i];
+    size_t carried = s->carried;
+    size_t n = take(c, i, scratch + carried, SBX_CHUNK_BYTES - carried);
+    size_t len = carried + n, whole;
+
+    if (n == 0)
+        return;
+    memcpy(scratch, s->carry, carried);
+    if (len > c->output_left) {
+        len = (size_t)c->output_left;
+        len -= agent_utf8_tail(scratch, len);
+        keep(c, i, scratch, len);
+        c->output_left = 0;
+        c->truncated = true;
+        c->out[0].carried = c->out[1].carried = 0;
+        return;
+    }
+    whole = len - agent_utf8_tail(scratch, len);
+    s->carried = (uint8_t)(len - whole);
+    memcpy(s->carry, scratch + whole, s->carried);
+    c->output_left -= whole;
+    keep(c, i, scratch, whole);
+}
+
+bool agent_output_pump(agent_command *c, int i)
 {
     agent_stream *s = &c->out[i];
 
@@ -102,18 +175,24 @@ bool agent_output_pump(agent_command *c, int i, bool *now_starved)
     switch (dispose(c)) {
     case HOLD:
         return false;
-    case STARVE:
-        *now_starved = true;
-        return false;
     case SEND:
         send_some(c, i);
         break;
+    case KEEP:
+        keep_some(c, i);
+        break;
     case SINK:
-        if (take(s, scratch, sizeof scratch) > 0 && c->output_left == 0 && !c->exit_told)
-            c->truncated = true;
+        if (take(c, i, scratch, sizeof scratch) > 0 && c->output_left == 0)
+            c->truncated |= c->state < AGENT_OVER;
         break;
     }
     return s->source.fd >= 0 && (s->source.ready & AGENT_READABLE);
+}
+
+void agent_output_finish(agent_command *c)
+{
+    for (int i = 0; i < 2; i++)
+        flush_carry(c, i);
 }
 
 bool agent_output_drained(const agent_command *c)

@@ -1,10 +1,13 @@
-/* The owner's frames, one function each. */
+/* The peers' frames, one function each. */
 #include "agent.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "stdin.h"
+#include "tell.h"
 
 #define MAX_SIGNAL    64
 #define MAX_PING      64
@@ -14,7 +17,7 @@
 
 /* The numbers of a small record. */
 typedef struct numbers {
-    uint64_t epoch, log_from, lifetime_s, pids, window, flags, sig, seq, timeout_ms;
+    uint64_t epoch, log_from, lifetime_s, pids, window, flags, sig, seq, timeout_ms, count;
     sbx_field user, exec_id;
 } numbers;
 
@@ -39,6 +42,8 @@ static uint64_t *number_of(numbers *n, uint16_t tag)
         return &n->seq;
     case SBX_T_TIMEOUT_MS:
         return &n->timeout_ms;
+    case SBX_T_COUNT:
+        return &n->count;
     default:
         return NULL;
     }
@@ -67,66 +72,23 @@ static bool read_numbers(const sbx_frame *f, numbers *ret)
     return more == 0;
 }
 
-static agent_command *find_req(agent *a, uint32_t req)
-{
-    for (size_t i = 0; i < a->ncommands; i++)
-        if (a->commands[i]->bound && a->commands[i]->req == req)
-            return a->commands[i];
-    return NULL;
-}
-
-static agent_command *find_id(agent *a, const sbx_field *id)
-{
-    for (size_t i = 0; i < a->ncommands; i++) {
-        agent_command *c = a->commands[i];
-
-        if (id->len > 0 && c->exec_id_len == id->len && memcmp(c->exec_id, id->data, id->len) == 0)
-            return c;
-    }
-    return NULL;
-}
-
-static void fail(agent *a, uint32_t req, sbx_agent_fail code, const char *message)
-{
-    unsigned char data[512];
-    size_t len = sbx_field_put_num(data, sizeof data, SBX_T_CODE, (uint64_t)code);
-
-    len += sbx_field_put(data + len, sizeof data - len, SBX_T_MESSAGE, message,
-                         (uint32_t)strlen(message));
-    agent_channel_send(&a->shared.channel, SBX_F_FAIL, req, data, len);
-}
-
-static void fail_spawn(agent *a, uint32_t req)
+static void fail_spawn(agent_peer *p, uint32_t req)
 {
     char message[128];
 
     (void)snprintf(message, sizeof message, "cannot start a process: %s", strerror(errno));
-    fail(a, req, SBX_AF_SPAWN, message);
+    agent_tell_fail(p, req, SBX_AF_SPAWN, message);
 }
 
-/* Makes room for a command by forgetting one that is over and that nobody has asked for. */
-static bool make_place(agent *a)
+/* A number is free again once its EXIT was told; until then it is good for signals. */
+static bool free_req(agent_peer *p, uint32_t req)
 {
-    for (size_t i = 0; a->ncommands == AGENT_MAX_COMMANDS && i < a->ncommands; i++) {
-        agent_command *c = a->commands[i];
+    agent_follower *f = agent_follower_find(p, req);
 
-        if (c->bound || !c->reaped || !agent_command_ended(c))
-            continue;
-        agent_command_free(c);
-        a->commands[i] = a->commands[--a->ncommands];
-    }
-    return a->ncommands < AGENT_MAX_COMMANDS;
-}
-
-/* A finished command may keep its number for signals; a new one takes it away. */
-static bool free_req(agent *a, uint32_t req)
-{
-    agent_command *c = find_req(a, req);
-
-    if (c && !c->exit_told)
+    if (req == 0 || (f && !f->exit_told))
         return false;
-    if (c)
-        agent_command_unbind(c);
+    if (f)
+        agent_follower_free(f);
     return true;
 }
 
@@ -141,29 +103,48 @@ static bool pick_user(agent *a, const agent_request *r, agent_user *ret)
     return agent_user_resolve("", spec, ret) == 0;
 }
 
-static void start(agent *a, const sbx_frame *f, const agent_request *r, const agent_user *u)
+/* Runs a command whose first follower `req` is going to be. */
+static agent_command *launch(agent *a, const sbx_frame *f, const agent_request *r,
+                             const agent_user *u)
 {
     agent_pair p;
-    agent_command *c;
 
-    if (agent_spare_take(&a->shared.spare, &p) < 0) {
-        fail_spawn(a, f->req);
-        return;
-    }
+    if (agent_spare_take(&a->shared.spare, &p) < 0)
+        return NULL;
     if (agent_launch_write(p.launch, f, r, u, a->image_env) < 0) {
-        fail_spawn(a, f->req);
+        int saved = errno;
+
         agent_pair_close(&p);
-        return;
+        errno = saved;
+        return NULL;
     }
-    c = agent_command_new(&a->shared, f->req, r, &p);
-    if (!c)
-        fail_spawn(a, f->req);
-    else
-        a->commands[a->ncommands++] = c;
-    a->main_seen |= c && (r->flags & SBX_EXEC_MAIN);
+    return agent_command_new(&a->shared, f, r, &p);
 }
 
-static bool on_exec(agent *a, const sbx_frame *f)
+static void start(agent *a, agent_peer *p, const sbx_frame *f, const agent_request *r,
+                  const agent_user *u)
+{
+    agent_command *c = launch(a, f, r, u);
+    agent_follower *first;
+
+    if (!c) {
+        fail_spawn(p, f->req);
+        return;
+    }
+    first = agent_follower_new(p, c, f->req, 0, (r->flags & SBX_EXEC_DETACHED) != 0);
+    if (!first) {
+        agent_command_free(c); /* which kills it, too */
+        agent_tell_fail(p, f->req, SBX_AF_BUSY, "too many commands are followed");
+        return;
+    }
+    agent_follower_grant(first, r->window);
+    if ((r->flags & SBX_EXEC_PACED) && !first->detached)
+        c->pacer = first;
+    agent_registry_add(&a->commands, c);
+    a->main_seen |= (r->flags & SBX_EXEC_MAIN) != 0;
+}
+
+static bool on_exec(agent *a, agent_peer *p, const sbx_frame *f)
 {
     agent_request r;
     const char *why;
@@ -173,62 +154,96 @@ static bool on_exec(agent *a, const sbx_frame *f)
     if (ok < 0)
         return false;
     if (ok == 0)
-        fail(a, f->req, SBX_AF_BAD_REQUEST, why);
-    else if (f->req == 0 || !free_req(a, f->req) || find_id(a, &r.exec_id))
-        fail(a, f->req, SBX_AF_BAD_REQUEST, "a command with this req or EXEC_ID is there");
+        agent_tell_fail(p, f->req, SBX_AF_BAD_REQUEST, why);
+    else if (!free_req(p, f->req) ||
+             agent_registry_find(&a->commands, r.exec_id.data, r.exec_id.len))
+        agent_tell_fail(p, f->req, SBX_AF_BAD_REQUEST,
+                        "a command with this req or EXEC_ID is there");
+    else if ((r.flags & SBX_EXEC_MAIN) && !p->owner)
+        return false;
     else if ((r.flags & SBX_EXEC_MAIN) && a->main_seen)
-        fail(a, f->req, SBX_AF_BAD_REQUEST, "the main process was started already");
+        agent_tell_fail(p, f->req, SBX_AF_BAD_REQUEST, "the main process was started already");
     else if (a->leaving)
-        fail(a, f->req, SBX_AF_BUSY, "the sandbox is being stopped");
-    else if (!make_place(a))
-        fail(a, f->req, SBX_AF_BUSY, "too many commands at once");
+        agent_tell_fail(p, f->req, SBX_AF_BUSY, "the sandbox is being stopped");
+    else if (agent_registry_full(&a->commands))
+        agent_tell_fail(p, f->req, SBX_AF_BUSY, "too many commands at once");
     else if (!pick_user(a, &r, &u))
-        fail(a, f->req, SBX_AF_BAD_USER, "no such user or group");
+        agent_tell_fail(p, f->req, SBX_AF_BAD_USER, "no such user or group");
     else
-        start(a, f, &r, &u);
+        start(a, p, f, &r, &u);
     return true;
 }
 
-static bool on_attach(agent *a, const sbx_frame *f)
+static bool on_attach(agent *a, agent_peer *p, const sbx_frame *f)
+{
+    numbers n;
+    agent_command *c;
+    agent_follower *to;
+
+    if (!read_numbers(f, &n))
+        return false;
+    c = agent_registry_find(&a->commands, n.exec_id.data, n.exec_id.len);
+    if (!c || c->state == AGENT_FAILED) {
+        agent_tell_fail(p, f->req, SBX_AF_NOT_FOUND, "no such command");
+    } else if (!free_req(p, f->req)) {
+        agent_tell_fail(p, f->req, SBX_AF_BAD_REQUEST, "a command with this req is there");
+    } else {
+        to = agent_follower_new(p, c, f->req, n.seq, (n.flags & SBX_EXEC_DETACHED) != 0);
+        if (to)
+            agent_follower_grant(to, n.window);
+        else
+            agent_tell_fail(p, f->req, SBX_AF_BUSY, "too many commands are followed");
+    }
+    return true;
+}
+
+static bool on_list(agent *a, agent_peer *p, const sbx_frame *f)
 {
     numbers n;
     agent_command *c;
 
     if (!read_numbers(f, &n))
         return false;
-    c = find_id(a, &n.exec_id);
-    if (!c || c->exit_told || (c->bound && c->req != f->req))
-        fail(a, f->req, SBX_AF_NOT_FOUND, "no such command");
-    else if (f->req == 0 || (!c->bound && !free_req(a, f->req)))
-        fail(a, f->req, SBX_AF_BAD_REQUEST, "a command with this req is there");
-    else
-        agent_command_bind(c, f->req, n.window);
+    if (n.exec_id.len == 0) {
+        if (!agent_peer_list(p, f->req, n.count))
+            agent_tell_fail(p, f->req, SBX_AF_BUSY, "too many lists are asked for at once");
+        return true;
+    }
+    c = agent_registry_find(&a->commands, n.exec_id.data, n.exec_id.len);
+    if (c && c->state != AGENT_STARTING && c->state != AGENT_FAILED)
+        agent_tell_entry(p, f->req, c);
+    agent_channel_send(&p->channel, SBX_F_LISTED, f->req, NULL, 0);
     return true;
 }
 
-static bool on_window(agent *a, const sbx_frame *f)
+static bool on_signal(agent_follower *to, const sbx_frame *f)
 {
-    agent_command *c = find_req(a, f->req);
     numbers n;
 
     if (!read_numbers(f, &n))
         return false;
-    if (c)
-        agent_command_grant(c, n.window);
-    return true;
-}
-
-static bool on_signal(agent *a, const sbx_frame *f)
-{
-    agent_command *c = find_req(a, f->req);
-    numbers n;
-
-    if (!read_numbers(f, &n))
-        return false;
-    if (c && n.sig >= 1 && n.sig <= MAX_SIGNAL)
+    if (to && n.sig >= 1 && n.sig <= MAX_SIGNAL)
         agent_command_order(
-            c, (agent_order){.sig = (int)n.sig, .tree = (n.flags & SBX_SIG_TREE) != 0});
+            to->command, (agent_order){.sig = (int)n.sig, .tree = (n.flags & SBX_SIG_TREE) != 0});
     return true;
+}
+
+static bool on_window(agent_follower *to, const sbx_frame *f)
+{
+    numbers n;
+
+    if (!read_numbers(f, &n))
+        return false;
+    if (to)
+        agent_follower_grant(to, n.window);
+    return true;
+}
+
+static void on_detach(agent_follower *f)
+{
+    f->detached = true;
+    agent_command_unpace(f->command, f);
+    agent_follower_wake(f);
 }
 
 static bool on_log_ack(agent *a, const sbx_frame *f)
@@ -266,56 +281,80 @@ static bool on_stop(agent *a, const sbx_frame *f)
     return true;
 }
 
-static bool on_ping(agent *a, const sbx_frame *f)
+static bool on_ping(agent_peer *p, const sbx_frame *f)
 {
     if (f->len > MAX_PING)
         return false;
-    agent_channel_send(&a->shared.channel, SBX_F_PONG, f->req, f->payload, f->len);
+    agent_channel_send(&p->channel, SBX_F_PONG, f->req, f->payload, f->len);
     return true;
 }
 
-bool agent_obey(agent *a, const sbx_frame *f)
+/* Frames to a command, from one of its followers; nothing happens if the number means nothing. */
+static bool obey_follower(agent_follower *to, const sbx_frame *f)
 {
-    agent_command *c = find_req(a, f->req);
-
     switch (f->type) {
-    case SBX_F_EXEC:
-        return on_exec(a, f);
-    case SBX_F_STDIN:
-        if (c)
-            agent_command_stdin(c, f->payload, f->len);
-        return true;
     case SBX_F_WINDOW:
-        return on_window(a, f);
+        return on_window(to, f);
     case SBX_F_SIGNAL:
-        return on_signal(a, f);
+        return on_signal(to, f);
+    case SBX_F_STDIN:
+        if (to)
+            agent_stdin_add(&to->command->in, to, f->payload, f->len);
+        return true;
     case SBX_F_KILL:
-        if (c)
-            agent_command_order(c, (agent_order){.kill = true});
+        if (to)
+            agent_command_order(to->command, (agent_order){.kill = true});
         return true;
     case SBX_F_DETACH:
-        if (c)
-            c->detached = true;
+        if (to)
+            on_detach(to);
         return true;
-    case SBX_F_LOG_ACK:
-        return on_log_ack(a, f);
-    case SBX_F_PING:
-        return on_ping(a, f);
-    case SBX_F_SYSLOG:
-        on_syslog(a, f);
+    case SBX_F_LEAVE:
+        if (to)
+            agent_follower_free(to);
         return true;
-    case SBX_F_ATTACH:
-        return on_attach(a, f);
-    case SBX_F_STOP:
-        return on_stop(a, f);
     default:
         return false;
     }
 }
 
-static void send_welcome(agent *a)
+/* Frames that only the owner may send. */
+static bool obey_owner(agent *a, const sbx_frame *f)
 {
-    agent_channel *ch = &a->shared.channel;
+    switch (f->type) {
+    case SBX_F_LOG_ACK:
+        return on_log_ack(a, f);
+    case SBX_F_SYSLOG:
+        on_syslog(a, f);
+        return true;
+    default:
+        return on_stop(a, f);
+    }
+}
+
+bool agent_obey(agent *a, agent_peer *p, const sbx_frame *f)
+{
+    switch (f->type) {
+    case SBX_F_EXEC:
+        return on_exec(a, p, f);
+    case SBX_F_ATTACH:
+        return on_attach(a, p, f);
+    case SBX_F_LIST:
+        return on_list(a, p, f);
+    case SBX_F_PING:
+        return on_ping(p, f);
+    case SBX_F_LOG_ACK:
+    case SBX_F_SYSLOG:
+    case SBX_F_STOP:
+        return p->owner && obey_owner(a, f);
+    default:
+        return obey_follower(agent_follower_find(p, f->req), f);
+    }
+}
+
+static void send_welcome(agent *a, agent_peer *p)
+{
+    agent_channel *ch = &p->channel;
     agent_journal *j = a->shared.journal;
     unsigned char *to = agent_channel_reserve(ch, WELCOME_BYTES);
     size_t len = 0;
@@ -323,46 +362,57 @@ static void send_welcome(agent *a)
     if (!to)
         return;
     len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_VERSION, SBX_PROTO_VERSION);
-    len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_EPOCH, a->epoch);
+    len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_EPOCH, p->epoch);
     len +=
         sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_NEXT_SEQ, agent_journal_next_seq(j));
     len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_OLDEST_SEQ,
                              agent_journal_oldest_seq(j));
     len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_MAIN, a->main_seen);
-    for (size_t i = 0; i < a->ncommands; i++) {
-        const agent_command *c = a->commands[i];
+    for (size_t i = 0; i < a->commands.nlive; i++) {
+        const agent_command *c = a->commands.live[i];
 
-        if (c->exec_id_len == 0 || c->exit_told)
+        if (!agent_command_is_kept(c) || c->state == AGENT_OVER)
             continue;
         len +=
             sbx_field_put(to + len, WELCOME_BYTES - len, SBX_T_EXEC_ID, c->exec_id, c->exec_id_len);
-        if (c->main)
+        if (c->flags & SBX_EXEC_MAIN)
             len += sbx_field_put_num(to + len, WELCOME_BYTES - len, SBX_T_FLAGS, SBX_EXEC_MAIN);
     }
     agent_channel_commit(ch, SBX_F_WELCOME, 0, len);
 }
 
-bool agent_greet(agent *a, const sbx_frame *f)
+/* What the owner's greeting says of the sandbox. @return false if it is malformed. */
+static bool take_ownership(agent *a, const numbers *n)
+{
+    if (n->log_from > MAX_SEQ || n->user.len >= sizeof a->image_user ||
+        (n->user.len > 0 && memchr(n->user.data, '\0', n->user.len)))
+        return false;
+    a->drain_req = 0;
+    a->lifetime_s = n->lifetime_s;
+    if (n->user.len > 0)
+        memcpy(a->image_user, n->user.data, n->user.len);
+    a->image_user[n->user.len] = '\0';
+    agent_user_provide("", a->image_user);
+    agent_journal_resume(a->shared.journal, n->log_from);
+    while (!agent_list_empty(&a->shared.news))
+        agent_list_remove(a->shared.news.next);
+    a->shared.wants_news = true;
+    return true;
+}
+
+bool agent_greet(agent *a, agent_peer *p, const sbx_frame *f)
 {
     numbers n;
 
-    if (!read_numbers(f, &n) || n.epoch == 0 || n.log_from > MAX_SEQ ||
-        n.user.len >= sizeof a->image_user ||
-        (n.user.len > 0 && memchr(n.user.data, '\0', n.user.len)))
+    if (!read_numbers(f, &n) || n.epoch == 0)
         return false;
-    if (n.epoch < a->epoch)
+    if (n.epoch < p->epoch)
         return true;
-    a->epoch = n.epoch;
-    a->drain_req = 0;
-    a->lifetime_s = n.lifetime_s;
-    if (n.user.len > 0)
-        memcpy(a->image_user, n.user.data, n.user.len);
-    a->image_user[n.user.len] = '\0';
-    agent_user_provide("", a->image_user);
-    for (size_t i = 0; i < a->ncommands; i++)
-        agent_command_unbind(a->commands[i]);
-    agent_journal_resume(a->shared.journal, n.log_from);
-    agent_channel_greet(&a->shared.channel, n.epoch);
-    send_welcome(a);
+    if (p->owner && !take_ownership(a, &n))
+        return false;
+    p->epoch = n.epoch;
+    agent_peer_unbind(p);
+    agent_channel_greet(&p->channel, n.epoch);
+    send_welcome(a, p);
     return true;
 }

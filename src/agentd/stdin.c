@@ -2,23 +2,59 @@
 #include "stdin.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "follower.h"
 #include "pages.h"
 
 #define MIN_BYTES (64 * 1024)
+#define MAX_RUNS  256 /* of followers that take turns while nobody reads */
+
+static void tell(agent_follower *f, size_t taken, size_t dropped)
+{
+    if (!f || (taken == 0 && dropped == 0))
+        return;
+    f->taken += taken;
+    f->dropped += dropped;
+    agent_follower_wake(f);
+}
+
+/* `len` bytes leave the front of the buffer, into the pipe or not. */
+static void leave(agent_stdin *s, size_t len, bool taken)
+{
+    size_t gone = 0;
+
+    s->start += len;
+    while (len > 0) {
+        agent_stdin_run *r = &s->runs[gone];
+        size_t part = len < r->len ? len : r->len;
+
+        tell(r->from, taken ? part : 0, taken ? 0 : part);
+        r->len -= part;
+        len -= part;
+        if (r->len == 0)
+            gone++;
+    }
+    s->nruns -= gone;
+    if (gone > 0)
+        memmove(s->runs, s->runs + gone, s->nruns * sizeof *s->runs);
+}
 
 static void release(agent_stdin *s)
 {
     agent_pages_unmap(s->buf, s->cap);
+    free(s->runs);
     s->buf = NULL;
-    s->cap = s->start = s->end = 0;
+    s->runs = NULL;
+    s->cap = s->start = s->end = s->nruns = 0;
 }
 
 void agent_stdin_close(agent_stdin *s)
 {
     agent_source_close(&s->source);
+    leave(s, s->end - s->start, false);
     release(s);
 }
 
@@ -37,7 +73,6 @@ static size_t write_some(agent_stdin *s, const unsigned char *data, size_t len)
         else if (n == 0 || errno != EINTR)
             agent_source_close(&s->source);
     }
-    s->taken += done;
     return done;
 }
 
@@ -71,42 +106,69 @@ static size_t make_room(agent_stdin *s, size_t len)
     return len;
 }
 
-void agent_stdin_add(agent_stdin *s, const unsigned char *data, size_t len)
+/* The run that bytes of a follower are counted in. @return NULL if there are too many. */
+static agent_stdin_run *run_of(agent_stdin *s, agent_follower *from)
 {
-    size_t done = 0;
-    size_t room;
+    if (!s->runs)
+        s->runs = malloc(MAX_RUNS * sizeof *s->runs);
+    if (!s->runs)
+        return NULL;
+    if (s->nruns > 0 && s->runs[s->nruns - 1].from == from)
+        return &s->runs[s->nruns - 1];
+    if (s->nruns == MAX_RUNS)
+        return NULL;
+    s->runs[s->nruns] = (agent_stdin_run){.from = from};
+    return &s->runs[s->nruns++];
+}
 
-    if (s->source.fd < 0 || s->closing)
-        return;
+/* Holds what there is room for. @return how many bytes. */
+static size_t hold(agent_stdin *s, agent_follower *from, const unsigned char *data, size_t len)
+{
+    size_t room = make_room(s, len);
+    agent_stdin_run *run = room > 0 ? run_of(s, from) : NULL;
+
+    if (!run)
+        return 0;
+    memcpy(s->buf + s->end, data, room);
+    s->end += room;
+    run->len += room;
+    return room;
+}
+
+void agent_stdin_add(agent_stdin *s, agent_follower *from, const unsigned char *data, size_t len)
+{
+    size_t taken = 0, held = 0;
+
     if (len == 0) {
         s->closing = true;
         agent_stdin_pump(s);
         return;
     }
-    if (s->start == s->end)
-        done = write_some(s, data, len);
-    if (done == len || s->source.fd < 0)
-        return;
-    room = make_room(s, len - done);
-    if (room > 0)
-        memcpy(s->buf + s->end, data + done, room);
-    s->end += room;
-    s->dropped += len - done - room;
+    if (s->source.fd >= 0 && !s->closing) {
+        if (s->start == s->end)
+            taken = write_some(s, data, len);
+        if (taken < len && s->source.fd >= 0)
+            held = hold(s, from, data + taken, len - taken);
+    }
+    tell(from, taken, len - taken - held);
 }
 
 void agent_stdin_pump(agent_stdin *s)
 {
-    if (s->source.fd < 0)
-        return;
-    if (s->start < s->end)
-        s->start += write_some(s, s->buf + s->start, s->end - s->start);
-    if (s->source.fd < 0 || s->start == s->end)
+    if (s->start < s->end) {
+        leave(s, write_some(s, s->buf + s->start, s->end - s->start), true);
+        if (s->source.fd < 0)
+            agent_stdin_close(s);
+    }
+    if (s->start == s->end && s->cap > 0)
         release(s);
-    if (s->closing && s->start == s->end)
+    if (s->closing && s->start == s->end && s->source.fd >= 0)
         agent_stdin_close(s);
 }
 
-bool agent_stdin_has_news(const agent_stdin *s)
+void agent_stdin_forget(agent_stdin *s, const agent_follower *f)
 {
-    return s->dropped > 0 || s->taken >= SBX_STDIN_TAKEN_BYTES;
+    for (size_t i = 0; i < s->nruns; i++)
+        if (s->runs[i].from == f)
+            s->runs[i].from = NULL;
 }

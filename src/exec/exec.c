@@ -452,8 +452,8 @@ static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, cons
     sbx_buf_init(&x->output[1], (size_t)body->max_output);
     /* JSON takes at most six bytes for one of output */
     sbx_buf_init(&x->pending, 8 * SBX_EXEC_WINDOW_BYTES);
-    sbx_buf_init(&x->held[0], SBX_EXEC_WINDOW_BYTES);
-    sbx_buf_init(&x->held[1], SBX_EXEC_WINDOW_BYTES);
+    sbx_buf_init(&x->held[0], SBX_EXEC_WINDOW_BYTES + SBX_CHUNK_BYTES);
+    sbx_buf_init(&x->held[1], SBX_EXEC_WINDOW_BYTES + SBX_CHUNK_BYTES);
     x->spec = (sbx_command_spec){
         .argv = body->command,
         .env = body->env,
@@ -464,6 +464,7 @@ static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, cons
         .timeout_ms = body->timeout_ms,
         .max_output = x->streaming && !body->max_output_given ? 0 : body->max_output,
         .window = SBX_EXEC_WINDOW_BYTES,
+        .flags = SBX_EXEC_PACED,
     };
     memcpy(x->spec.exec_id, x->record.id, sizeof(x->spec.exec_id));
     return x;

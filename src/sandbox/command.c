@@ -223,9 +223,9 @@ static bool take_output(sbx_command *c, const sbx_frame *f)
 
     if (c->detached)
         return true;
-    c->granted -= (int64_t)len;
-    if (c->granted < 0)
+    if (c->granted <= 0)
         return false;
+    c->granted -= (int64_t)len; /* what comes last may exceed it */
     c->events->output(c->arg, c, f->payload[0] == 2, (const char *)f->payload + 9, len);
     return true;
 }
@@ -326,6 +326,7 @@ bool command_frame(channel *ch, const sbx_frame *f)
     case SBX_F_FAIL:
         return take_fail(c, f);
     case SBX_F_TAKEN:
+    case SBX_F_GAP:
         return true;
     default:
         return false;

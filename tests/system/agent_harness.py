@@ -14,13 +14,14 @@ from agent_proto import Agent
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = os.environ.get("SBX_AGENT", os.path.join(REPO, "build", "bin", "sbx-agent"))
 BUSYBOX = "/bin/busybox"
-ENTER = 'mount -t proc proc "$0/proc" && exec chroot "$0" /.sbx/sbx-agent'
+ENTER = ('mount -t proc proc "$0/proc" && mount -t devpts -o newinstance,ptmxmode=0666 pts '
+         '"$0/dev/pts" && exec chroot "$0" /.sbx/sbx-agent')
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def make_root(path):
     """A root with busybox, the agent, devices, and nobody but root in passwd."""
-    for d in ("bin", "proc", "dev", "etc", "root", ".sbx", "tmp", "home"):
+    for d in ("bin", "proc", "dev", "dev/pts", "etc", "root", ".sbx", "tmp", "home"):
         os.mkdir(os.path.join(path, d), 0o755)
     os.chmod(os.path.join(path, "tmp"), 0o1777)
     os.chmod(path, 0o755)
@@ -32,6 +33,7 @@ def make_root(path):
     for name, minor in (("null", 3), ("zero", 5)):
         os.mknod(os.path.join(path, "dev", name), stat.S_IFCHR | 0o666, os.makedev(1, minor))
         os.chmod(os.path.join(path, "dev", name), 0o666)
+    os.symlink("pts/ptmx", os.path.join(path, "dev", "ptmx"))
     shutil.copy(BINARY, os.path.join(path, ".sbx", "sbx-agent"))
     with open(os.path.join(path, "etc", "passwd"), "w") as f:
         f.write("root:x:0:0:root:/root:/bin/sh\n")
@@ -106,7 +108,7 @@ class AgentCase(unittest.TestCase):
         in_r, out_w, self.to_fd, self.from_fd = self.pipes()
         env = dict({"PATH": PATH, "SBX_AGENT_TOKEN": self.token.hex()}, **self.image_env)
         self.process = subprocess.Popen(
-            ["unshare", "-fpm", "--kill-child", "sh", "-c", ENTER, self.root],
+            ["unshare", "-fpmn", "--kill-child", "sh", "-c", ENTER, self.root],
             stdin=in_r, stdout=out_w, env=env)
         os.close(in_r)
         os.close(out_w)

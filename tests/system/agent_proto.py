@@ -10,17 +10,25 @@ import time
 from collections import defaultdict
 
 MAGIC = b"\0SBXSYN\1"
-HELLO, EXEC, STDIN, WINDOW, SIGNAL, KILL, DETACH, LOG_ACK, PING, SYSLOG, ATTACH, STOP = range(1, 13)
-WELCOME, STARTED, OUTPUT, EXIT, FAIL, LOG, PONG, TAKEN = range(64, 72)
+(HELLO, EXEC, STDIN, WINDOW, SIGNAL, KILL, DETACH, LOG_ACK, PING, SYSLOG, ATTACH, STOP, LEAVE, LIST,
+ STATS, RESIZE) = range(1, 17)
+(WELCOME, STARTED, OUTPUT, EXIT, FAIL, LOG, PONG, TAKEN, GAP, ENTRY, LISTED,
+ SAMPLE) = range(64, 76)
 (T_EPOCH, T_LOG_FROM, T_USER, T_LIFETIME_S, T_PIDS, T_EXEC_ID, T_ARG, T_ENV, T_CWD, T_TIMEOUT_MS,
  T_MAX_OUTPUT, T_WINDOW, T_FLAGS, T_SIGNAL, T_SEQ, T_VERSION, T_NEXT_SEQ, T_OLDEST_SEQ, T_PID,
- T_EXIT_CODE, T_DURATION_MS, T_CPU_MS, T_PEAK_KB, T_CODE, T_MESSAGE, T_DROPPED, T_MAIN) = range(1, 28)
-EXEC_STDIN, EXEC_DETACHED, EXEC_MAIN = 1, 2, 4
+ T_EXIT_CODE, T_DURATION_MS, T_CPU_MS, T_PEAK_KB, T_CODE, T_MESSAGE, T_DROPPED, T_MAIN, T_COUNT,
+ T_TO_SEQ, T_COLS, T_ROWS, T_STARTED_MS, T_EXIT_FLAGS, T_CPU_US, T_MEMORY, T_MEMORY_PEAK,
+ T_MEMORY_LIMIT, T_PROCESSES, T_OOM_KILLS, T_DISK, T_DISK_FREE, T_NET_RX, T_NET_TX) = range(1, 44)
+EXEC_STDIN, EXEC_DETACHED, EXEC_MAIN, EXEC_CHECK, EXEC_PTY, EXEC_PACED = 1, 2, 4, 8, 16, 32
 SIG_TREE = 1
-TIMED_OUT, OOM, TRUNCATED = 1, 2, 4
+TIMED_OUT, OOM, TRUNCATED, CPU = 1, 2, 4, 8
 BAD_CWD, BAD_USER, BAD_REQUEST, BUSY, SPAWN, NOT_FOUND = range(1, 7)
 TEXT_TAGS = {T_USER, T_EXEC_ID, T_ARG, T_ENV, T_CWD, T_MESSAGE}
 MAX_FROM_AGENT = 64 * 1024
+CHUNK_BYTES = 32 * 1024
+PACE_BYTES = 64 * 1024
+KEEP_BYTES = 16 << 20
+KEEP_COMMANDS = 1000
 MUCH = 1 << 60
 
 
@@ -64,20 +72,47 @@ def entries(payload):
     return out
 
 
+def entry(payload):
+    out = {T_ARG: []}
+    for tag, value in fields(payload):
+        if tag == T_ARG:
+            out[T_ARG].append(value)
+        else:
+            assert tag not in out, "a field twice"
+            out[tag] = value
+    return out
+
+
 class Command:
     """What has been heard of one request."""
 
     def __init__(self):
         self.started = self.exit = self.fail = None
+        self.check = False
+        self.next = None     # number of the chunk to come
+        self.chunks = []     # (number, stream, bytes)
+        self.gaps = []       # (first, last)
+        self.entries = []    # of a LIST
+        self.listed = False
         self.out = {1: bytearray(), 2: bytearray()}
         self.count = {1: 0, 2: 0}
-        self.offsets = {1: None, 2: None}
+        self.offsets = {1: 0, 2: 0}  # of a CHECK
         self.taken = self.dropped = 0
         self.frames = []
 
     @property
     def over(self):
         return self.exit is not None or self.fail is not None
+
+    def take_chunk(self, number, stream, data):
+        assert 0 < len(data) <= CHUNK_BYTES, "a chunk of %d bytes" % len(data)
+        assert self.next is None or number == self.next, "a hole in the output"
+        self.next = number + 1
+        self.chunks.append((number, stream, data))
+
+    def take_check(self, offset, stream, data):
+        assert offset == self.offsets[stream], "a hole in the output"
+        self.offsets[stream] += len(data)
 
     @property
     def stdout(self):
@@ -111,6 +146,8 @@ class Agent:
         self.synced = False
         self.welcome = None
         self.commands = defaultdict(Command)
+        self.news = []
+        self.samples = []
         self.pongs = []
         self.raw_before_sync = bytearray()
 
@@ -146,8 +183,31 @@ class Agent:
         body += b"".join(field(T_ARG, a) for a in argv) + b"".join(field(T_ENV, e) for e in env)
         body += field(T_CWD, cwd) + field(T_USER, user) + field(T_TIMEOUT_MS, timeout_ms)
         body += field(T_MAX_OUTPUT, max_output) + field(T_WINDOW, window) + field(T_FLAGS, flags)
+        with self.cond:
+            if self.commands[req].over:
+                del self.commands[req]  # its number is used again
+            self.commands[req].check |= bool(flags & EXEC_CHECK)
         self.send(EXEC, req, body)
         return req
+
+    def attach(self, exec_id, seq=0, window=MUCH, flags=0, req=None):
+        if req is None:
+            self.req += 1
+            req = self.req
+        self.send(ATTACH, req, field(T_EXEC_ID, exec_id) + field(T_SEQ, seq) +
+                  field(T_WINDOW, window) + field(T_FLAGS, flags))
+        return req
+
+    def list(self, count=0, exec_id=""):
+        """Entries as {tag: value}, with all ARGs as a list."""
+        self.req += 1
+        req = self.req
+        body = field(T_COUNT, count)
+        if exec_id:
+            body += field(T_EXEC_ID, exec_id)
+        self.send(LIST, req, body)
+        self.until(lambda: self.commands[req].listed, what="LISTED")
+        return self.commands[req].entries
 
     def run(self, argv, wait=20, **kw):
         req = self.start(argv, **kw)
@@ -224,17 +284,27 @@ class Agent:
             c.started = dict(fields(payload))
         elif kind == OUTPUT:
             assert c.started is not None and not c.over, "OUTPUT outside of a command's life"
-            stream, offset = struct.unpack_from("<BQ", payload)
-            expected = c.offsets[stream]
-            assert expected is None or offset == expected, "a hole in the output"
-            c.offsets[stream] = offset + len(payload) - 9
+            stream, number = struct.unpack_from("<BQ", payload)
+            (c.take_check if c.check else c.take_chunk)(number, stream, payload[9:])
             c.count[stream] += len(payload) - 9
             if self.keep_output:
                 c.out[stream] += payload[9:]
             if self.auto_window:
                 self._answer(WINDOW, req, field(T_WINDOW, len(payload) - 9))
+        elif kind == GAP:
+            got = dict(fields(payload))
+            assert c.next is None or got[T_SEQ] == c.next, "a gap that is not the next thing"
+            c.gaps.append((got[T_SEQ], got[T_TO_SEQ]))
+            c.next = got[T_TO_SEQ] + 1
+        elif kind == ENTRY:
+            (c.entries if req else self.news).append(entry(payload))
+        elif kind == LISTED:
+            c.listed = True
+        elif kind == SAMPLE:
+            self.samples.append(dict(fields(payload)))
         elif kind == EXIT:
             c.exit = dict(fields(payload))
+            assert c.check or c.next is None or c.exit[T_SEQ] >= c.next, "EXIT before the output"
         elif kind == FAIL:
             c.fail = dict(fields(payload))
         elif kind == LOG:

@@ -28,14 +28,16 @@
  *
  * Followers: a `req` is bound to a command by EXEC, which starts it, or by ATTACH. A command has
  * any number of followers, of any peers. A `req` is free again after FAIL, EXIT, LEAVE and a
- * greeting. KILL, SIGNAL, STDIN and RESIZE reach the command from any of its followers.
+ * greeting. KILL, SIGNAL, STDIN and RESIZE reach the command from any of its followers. After EXIT,
+ * and until the `req` is used again, KILL and SIGNAL reach what the command left running.
  *
  * Output of a command is kept as numbered chunks: from 1, stdout and stderr in one row, in the
- * order in which they were read. Of all commands together SBX_KEEP_OUTPUT_BYTES are kept, the
- * oldest chunks go first, also of commands that run; a follower that wants one that is gone is told
- * GAP. A chunk that was sent to anybody, or followed by another, never changes: every follower, now
- * or later, gets the same ones. A chunk ends within a UTF-8 character only if the bytes are not one
- * or the stream ends with them. The last SBX_KEEP_COMMANDS finished commands are kept.
+ * order in which they were read. Of all commands together SBX_KEEP_OUTPUT_BYTES are kept, with what
+ * it takes to find them; the oldest chunks go first, also of commands that run; a follower that
+ * wants one that is gone is told GAP. A chunk that was sent to anybody, or followed by another,
+ * never changes: every follower, now or later, gets the same ones. A chunk ends within a UTF-8
+ * character only if the bytes are not one or the stream ends with them. The last SBX_KEEP_COMMANDS
+ * commands that are over and of which no process is left are kept.
  *
  * Flow control: OUTPUT is sent to a follower while its window, the sum of its WINDOWs less what it
  * was sent, is above zero; the last chunk may exceed it. A command with SBX_EXEC_PACED waits, with
