@@ -30,6 +30,7 @@ static const struct {
     {"mkdir", "PATH PARENTS MODE|-", 3, 3, false, 0, ft_mkdir},
     {"move", "FROM TO OVERWRITE", 3, 3, true, 0, ft_move},
     {"copy", "FROM TO OVERWRITE", 3, 3, true, 0, ft_copy},
+    {"batch", "", 0, 0, true, 0, ft_batch},
 };
 
 static int usage(void)

@@ -36,19 +36,9 @@ static void proc_name(int fd, char ret[PROC_FD_LEN])
     (void)snprintf(ret, PROC_FD_LEN, "/proc/self/fd/%d", fd);
 }
 
-int ft_temp_open(int dirfd, const char *path, ft_temp *ret, ft_err *err)
+int ft_temp_open_named(int dirfd, const char *path, ft_temp *ret, ft_err *err)
 {
-    char proc[PROC_FD_LEN];
-    struct stat st;
-
-    *ret =
-        (ft_temp){.dirfd = dirfd, .fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)};
-    if (ret->fd >= 0) {
-        proc_name(ret->fd, proc);
-        if (stat(proc, &st) == 0 && S_ISREG(st.st_mode))
-            return 0;
-        close(ret->fd);
-    }
+    *ret = (ft_temp){.dirfd = dirfd};
     do {
         ft_hidden_name(ret->name);
         ret->fd =
@@ -58,6 +48,23 @@ int ft_temp_open(int dirfd, const char *path, ft_temp *ret, ft_err *err)
         return 0;
     ret->name[0] = '\0';
     return ft_fail_errno(err, path, "cannot make a file in the directory");
+}
+
+int ft_temp_open(int dirfd, const char *path, ft_temp *ret, ft_err *err)
+{
+    int fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    char proc[PROC_FD_LEN];
+    struct stat st;
+
+    if (fd >= 0) {
+        proc_name(fd, proc);
+        if (stat(proc, &st) == 0 && S_ISREG(st.st_mode)) {
+            *ret = (ft_temp){.dirfd = dirfd, .fd = fd};
+            return 0;
+        }
+        close(fd);
+    }
+    return ft_temp_open_named(dirfd, path, ret, err);
 }
 
 /* Gives the file without a name the name; false leaves errno. */

@@ -29,6 +29,9 @@ bool ft_hidden(const char *name);
  * @param path   for messages */
 int ft_temp_open(int dirfd, const char *path, ft_temp *ret, ft_err *err) SBX_MUST_CHECK;
 
+/** The same with a hidden name at once, for who has more files on their way than descriptors. */
+int ft_temp_open_named(int dirfd, const char *path, ft_temp *ret, ft_err *err) SBX_MUST_CHECK;
+
 /** Put it into its place, instead of what is there. EXISTS if `fresh` and something is there.
  * The descriptor stays open. */
 int ft_temp_place(ft_temp *t, const char *name, bool fresh, const char *path,

@@ -3,6 +3,8 @@
 import os
 import signal
 import stat
+import struct
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -406,3 +408,86 @@ class MoveAndCopyTest(Case):
             self.assertEqual(sorted(names), ["c", "d"])
         else:
             self.assertEqual(names, ["d"])
+
+
+def record(path, content=b"", mode=None):
+    path = os.fsencode(path)
+    return struct.pack("<IIQ", len(path), 0xffffffff if mode is None else mode,
+                       len(content)) + path + content
+
+
+def batch(*records):
+    return struct.pack("<I", len(records)) + b"".join(records)
+
+
+class BatchTest(Case):
+    def test_files_old_and_new_in_directories_old_and_new(self):
+        self.make("old", b"before", 0o751)
+        got = self.lines("batch", data=batch(
+            record("old", b"after"), record("a/b/c", b"x" * 100_000, 0o600), record("a/b/d"),
+            record(self.home / "e", b"e", 0o755)))
+        self.assertEqual([(e["name"], e["created"], e["mode"]) for e in got],
+                         [("old", False, "0751"), ("c", True, "0600"), ("d", True, "0644"),
+                          ("e", True, "0755")])
+        self.assertEqual((self.home / "old").read_bytes(), b"after")
+        self.assertEqual((self.home / "a/b/c").read_bytes(), b"x" * 100_000)
+        self.assertEqual(self.names(), ["a", "a/b", "a/b/c", "a/b/d", "e", "old"])
+
+    def test_all_or_nothing(self):
+        self.make("old", b"before")
+        self.make("d", None)
+        self.make("locked", None, 0o755, owner=0)
+        good = [record("old", b"after"), record("new/deep/x", b"1")]
+        cases = [("is_directory", batch(*good, record("d"))),
+                 ("permission_denied", batch(*good, record("locked/x"))),
+                 ("not_directory", batch(*good, record("old/x"))),
+                 ("invalid", batch(*good, record("x/"))),
+                 ("invalid", batch(*good, record(".."))),
+                 ("invalid", batch(*good, record("./new//deep/x"))),
+                 ("invalid", batch(*good, record("a\0b"))),
+                 ("invalid", batch(*good, record("x", mode=0o10000))),
+                 ("invalid", batch(*good, record("x" * 4096))),
+                 ("invalid", batch(*good, record(""))),
+                 ("invalid", batch(*good)[:-1]),
+                 ("invalid", struct.pack("<I", 3) + b"".join(good)),
+                 ("invalid", struct.pack("<I", 0)), ("invalid", struct.pack("<I", 10_001)),
+                 ("invalid", b"ab"), ("invalid", b"")]
+        for code, data in cases:
+            with self.subTest(data[-40:]):
+                self.fails(code, "batch", data=data)
+                self.assertEqual(self.names(), ["d", "locked", "old"])
+                self.assertEqual((self.home / "old").read_bytes(), b"before")
+
+    def test_no_space(self):
+        with small_disk(self.make("disk", None)):
+            self.fails("no_space", "batch", data=batch(
+                record("disk/a", b"1"), record("disk/b/c", bytes(2 << 20))))
+            self.assertEqual(self.names("disk"), [])
+
+    def test_two_ways_to_one_file_are_one_path(self):
+        self.make("x", b"before")
+        os.symlink("x", self.home / "l")
+        self.fails("invalid", "batch", data=batch(record("x", b"1"), record("l", b"2")))
+        self.assertEqual((self.home / "x").read_bytes(), b"before")
+
+    def test_a_signal_in_the_middle_changes_nothing(self):
+        self.make("x", b"before")
+        with self.start("batch") as child:
+            child.stdin.write(batch(record("x", b"1"), record("a/y", b"12345"))[:-2])
+            child.stdin.flush()
+            until(lambda: WriteTest.waits_for_input(child.pid) and (self.home / "a").is_dir(),
+                  "the second file has begun")
+            child.terminate()
+            self.assertIn(b'"code":"io_error"', child.stderr.read())
+        self.assertEqual(self.names(), ["x"])
+        self.assertEqual((self.home / "x").read_bytes(), b"before")
+
+    def test_a_thousand_files_take_few_calls_each(self):
+        data = batch(*(record(f"d/f{i:04}", b"content %d" % i) for i in range(1000)))
+        trace = self.place / "trace"
+        subprocess.run(["strace", "-f", "-c", "-o", trace, self.program, "batch"], input=data,
+                       env={"HOME": str(self.home)}, stdout=subprocess.DEVNULL, check=True)
+        total = trace.read_text().splitlines()[-1].split()
+        self.assertEqual(total[-1], "total")
+        self.assertEqual(len(self.names("d")), 1000)
+        self.assertLess(int(total[3]), 20_000)
