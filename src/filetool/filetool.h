@@ -74,7 +74,7 @@
  *     an archive of what is beneath a directory, or of one file; names are relative to PATH.
  *     Sockets are left out. Status 1 behind bytes that have been sent: the archive is not
  *     whole
- * unpack PATH MAX_BYTES MAX_ENTRIES
+ * unpack PATH MAX_BYTES MAX_ENTRIES (up to 2^50 and 10,000,000)
  *     input: tar, tar.gz or zip, told by its bytes, extracted beneath the directory PATH,
  *     which is made if it is missing. Answers
  *     {"files":N,"directories":N,"bytes":N,"skipped":N}; symlinks and hard links count as
@@ -95,16 +95,18 @@
 
 #include "sbx/core/base.h"
 
-#define FT_PATH_BYTES      4096 /* of an absolute path, with its NUL */
-#define FT_MAX_DEPTH       256  /* directories within each other that are open at once */
-#define FT_MAX_LIST        100000
-#define FT_MAX_RECORDS     10000
-#define FT_MAX_BATCH_PATHS (4 * MIB) /* all paths of a batch together */
-#define FT_MAX_WATCHES     8192
-#define FT_WATCH_MERGE_MS  20
-#define FT_CHUNK_BYTES     (256 * KIB)
-#define FT_BOMB_BYTES      (64ll * MIB) /* from here on the ratio counts */
-#define FT_BOMB_RATIO      200
+#define FT_PATH_BYTES         4096 /* of an absolute path, with its NUL */
+#define FT_MAX_DEPTH          256  /* directories within each other that are open at once */
+#define FT_MAX_LIST           100000
+#define FT_MAX_RECORDS        10000
+#define FT_MAX_BATCH_PATHS    (4 * MIB) /* all paths of a batch together */
+#define FT_MAX_WATCHES        8192
+#define FT_WATCH_MERGE_MS     20
+#define FT_CHUNK_BYTES        (256 * KIB)
+#define FT_MAX_UNPACK_BYTES   (1ll << 50)
+#define FT_MAX_UNPACK_ENTRIES 10000000
+#define FT_BOMB_BYTES         (64ll * MIB) /* from here on the ratio counts */
+#define FT_BOMB_RATIO         200
 
 /** One operation.
  * @param argv  what stands behind its name: as many as the table in main.c says, then NULL.
@@ -113,6 +115,6 @@ struct ft_err;
 typedef int ft_op(char **argv, struct ft_err *err);
 
 ft_op ft_stat, ft_list, ft_read, ft_write, ft_remove, ft_mkdir, ft_move, ft_copy, ft_batch, ft_pack,
-    ft_unpack, ft_watch;
+    ft_unpack_op, ft_watch;
 
 #endif

@@ -30,6 +30,8 @@ static const struct {
     {"mkdir", "PATH PARENTS MODE|-", 3, 3, false, 0, ft_mkdir},
     {"move", "FROM TO OVERWRITE", 3, 3, true, 0, ft_move},
     {"copy", "FROM TO OVERWRITE", 3, 3, true, 0, ft_copy},
+    {"pack", "PATH tar|tar.gz|zip", 2, 2, false, 0, ft_pack},
+    {"unpack", "PATH MAX_BYTES MAX_ENTRIES", 3, 3, true, UNPACK_MEMORY, ft_unpack_op},
     {"batch", "", 0, 0, true, 0, ft_batch},
 };
 
