@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -90,6 +91,16 @@ static void read_launch(const agent_child_fds *fds, command_line *c)
     c->env = pick_strings(&at, c->h.envc);
     if (!c->argv || !c->env)
         give_up(fds, SBX_AF_SPAWN, ENOMEM);
+}
+
+/* This process leads a session of its own, so the terminal that it opens becomes its own, too. */
+static void set_terminal(const agent_child_fds *fds, const char *name)
+{
+    int fd = open(name, O_RDWR | O_CLOEXEC);
+
+    if (fd < 0 || ioctl(fd, TIOCSCTTY, 0) < 0 || dup2(fd, 0) < 0 || dup2(fd, 1) < 0 ||
+        dup2(fd, 2) < 0)
+        give_up(fds, SBX_AF_SPAWN, errno);
 }
 
 static void set_descriptors(const agent_child_fds *fds, const command_line *c)
@@ -251,7 +262,10 @@ _Noreturn void agent_child_run(const agent_child_fds *fds, const struct rlimit *
         _exit(0);
 
     read_launch(fds, &c);
-    set_descriptors(fds, &c);
+    if (c.h.terminal[0] != '\0')
+        set_terminal(fds, c.h.terminal);
+    else
+        set_descriptors(fds, &c);
     (void)setrlimit(RLIMIT_NOFILE, nofile);
     if (drop_rights(&c) < 0)
         give_up(fds, SBX_AF_SPAWN, errno);

@@ -2,6 +2,7 @@
 #include "command.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,27 +54,54 @@ static void on_grace_over(void *arg)
     agent_output_begin_drain(arg);
 }
 
-static void open_sources(agent_command *c, const agent_pair *p, bool *ret_ok)
+/* Puts the master of a terminal in the place of the pipes. */
+static void use_terminal(agent_command *c, agent_pair *p, agent_terminal *t)
 {
-    agent_loop *l = &c->shared->loop;
+    close(p->in);
+    close(p->out);
+    close(p->err);
+    p->in = fcntl(t->master, F_DUPFD_CLOEXEC, 3);
+    p->out = t->master;
+    p->err = -1;
+    c->slave = t->slave;
+    c->in.terminal = true;
+    t->master = t->slave = -1;
+}
 
-    *ret_ok = agent_source_open(l, &c->notes, p->notes) == 0;
-    *ret_ok &= agent_source_open(l, &c->out[0].source, p->out) == 0;
-    *ret_ok &= agent_source_open(l, &c->out[1].source, p->err) == 0;
-    if (p->in >= 0)
-        *ret_ok &= agent_source_open(l, &c->in.source, p->in) == 0;
-    else
-        c->in.source.fd = -1;
+/* Opens a source, if there is a descriptor. The descriptor is not the pair's any more. */
+static bool open_source(agent_command *c, agent_source *s, int *fd)
+{
+    int taken = *fd;
+
+    *fd = -1;
+    return taken < 0 || agent_source_open(&c->shared->loop, s, taken) == 0;
+}
+
+static bool open_sources(agent_command *c, agent_pair *p)
+{
+    bool ok = open_source(c, &c->notes, &p->notes);
+
+    ok &= open_source(c, &c->out[0].source, &p->out);
+    ok &= open_source(c, &c->out[1].source, &p->err);
+    ok &= open_source(c, &c->in.source, &p->in);
     c->in.source.ready = c->in.source.fd >= 0 ? EPOLLOUT : 0; /* the pipe is empty */
+    return ok;
+}
+
+static void close_slave(agent_command *c)
+{
+    if (c->slave >= 0)
+        close(c->slave);
+    c->slave = -1;
 }
 
 static void set_lines(agent_command *c)
 {
-    agent_journal *journal = agent_command_is_check(c) ? NULL : c->shared->journal;
+    bool silent = (c->flags & (SBX_EXEC_CHECK | SBX_EXEC_PTY)) != 0;
 
     for (int i = 0; i < 2; i++) {
         c->out[i].lines =
-            (agent_lines){.journal = journal,
+            (agent_lines){.journal = silent ? NULL : c->shared->journal,
                           .exec_id = c->exec_id,
                           .exec_id_len = c->exec_id_len,
                           .stream = (uint8_t)(i == 0 ? SBX_LOG_STDOUT : SBX_LOG_STDERR),
@@ -132,6 +160,7 @@ static agent_command *make(agent_shared *shared, const sbx_frame *f, const agent
     init_links(c);
     agent_kept_init(&c->kept);
     c->notes.fd = c->in.source.fd = c->out[0].source.fd = c->out[1].source.fd = -1;
+    c->slave = -1;
     c->shared = shared;
     c->supervisor = p->supervisor;
     c->exec_id_len = (uint8_t)r->exec_id.len;
@@ -151,25 +180,26 @@ static agent_command *make(agent_shared *shared, const sbx_frame *f, const agent
 }
 
 agent_command *agent_command_new(agent_shared *shared, const sbx_frame *f, const agent_request *r,
-                                 agent_pair *p)
+                                 agent_pair *p, agent_terminal *t)
 {
     agent_command *c = make(shared, f, r, p);
-    bool ok;
 
     if (!c) {
         agent_pair_close(p);
+        if (t)
+            agent_terminal_close(t);
         errno = ENOMEM;
         return NULL;
     }
-    if (!(r->flags & SBX_EXEC_STDIN)) {
+    if (t) {
+        use_terminal(c, p, t);
+    } else if (!(r->flags & SBX_EXEC_STDIN)) {
         close(p->in);
         p->in = -1;
     }
-    open_sources(c, p, &ok);
-    if (!ok) {
+    if (!open_sources(c, p)) {
         int saved = errno;
 
-        p->notes = p->out = p->err = p->in = -1;
         agent_pair_close(p);
         agent_command_free(c);
         errno = saved;
@@ -187,6 +217,7 @@ void agent_command_settle(agent_command *c)
     agent_timer_stop(&c->shared->loop, &c->drain);
     agent_source_close(&c->notes);
     agent_stdin_close(&c->in);
+    close_slave(c);
     for (int i = 0; i < 2; i++) {
         agent_lines_end(&c->out[i].lines);
         agent_source_close(&c->out[i].source);
@@ -232,6 +263,7 @@ static void fail(agent_command *c, int code, int error)
     c->end = (agent_note){.kind = AGENT_NOTE_FAILED, .code = code, .error = error};
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_stdin_close(&c->in);
+    close_slave(c);
     c->state = AGENT_FAILED;
     agent_command_wake(c);
 }
@@ -244,6 +276,7 @@ static void on_end(agent_command *c, const agent_note *note)
     }
     c->end = *note;
     c->pid = note->pid;
+    close_slave(c);
     c->ended_ms = agent_now_ms();
     c->state = AGENT_ENDED;
     c->timed_out &= WIFSIGNALED(note->status) && WTERMSIG(note->status) == SIGKILL;
@@ -261,6 +294,7 @@ static void on_note(agent_command *c, const agent_note *note)
     case AGENT_NOTE_READY:
         c->pid = note->pid;
         c->state = AGENT_RUNNING;
+        close_slave(c);
         agent_command_wake(c);
         make_news(c);
         break;
@@ -363,6 +397,13 @@ void agent_command_left_by(agent_command *c, agent_follower *f)
     agent_stdin_forget(&c->in, f);
     if (agent_command_is_check(c) && !c->is_settled)
         end_tree(c); /* nobody can ask for it again: it has no name */
+}
+
+void agent_command_resize(agent_command *c, uint64_t cols, uint64_t rows)
+{
+    if (c->in.terminal && c->out[0].source.fd >= 0 && cols >= 1 && rows >= 1 &&
+        cols <= AGENT_TERMINAL_MAX_SIDE && rows <= AGENT_TERMINAL_MAX_SIDE)
+        agent_terminal_resize(c->out[0].source.fd, (unsigned)cols, (unsigned)rows);
 }
 
 bool agent_command_is_check(const agent_command *c)

@@ -67,7 +67,9 @@ typedef struct agent_stdin {
     size_t cap, start, end;
     agent_stdin_run *runs;
     size_t nruns;
-    bool closing; /* close the pipe when the buffer is empty */
+    bool closing;  /* close the pipe when the buffer is empty */
+    bool terminal; /* the end of file is typed, and more may follow */
+    bool line_begun;
 } agent_stdin;
 
 typedef struct agent_command {
@@ -88,6 +90,7 @@ typedef struct agent_command {
 
     pid_t supervisor, pid;
     agent_source notes;
+    int slave; /* of a terminal that the command has not opened yet, or -1 */
     agent_stdin in;
     agent_stream out[2];
     agent_kept kept;
@@ -108,11 +111,12 @@ typedef struct agent_command {
 /** Start a command on a pair whose description is written, and let it go.
  *
  * @param f  its EXEC.
- * @param p  its descriptors belong to the command from now on, also on failure.
+ * @param p, t  their descriptors belong to the command from now on, also on failure.
+ * @param t     its terminal; NULL: none.
  * @return NULL with errno set.
  */
 agent_command *agent_command_new(agent_shared *shared, const sbx_frame *f, const agent_request *r,
-                                 agent_pair *p);
+                                 agent_pair *p, agent_terminal *t);
 
 /** Free it with its followers and what is kept of it. */
 void agent_command_free(agent_command *c);
@@ -136,6 +140,9 @@ void agent_command_unpace(agent_command *c, agent_follower *f);
 
 /** Tell all followers that there is something new. */
 void agent_command_wake(agent_command *c);
+
+/** Tell its terminal a new size; nothing happens without one. */
+void agent_command_resize(agent_command *c, uint64_t cols, uint64_t rows);
 
 /** Is it of the server itself: not journalled, kept or listed? */
 bool agent_command_is_check(const agent_command *c);

@@ -8,6 +8,9 @@
 
 #include "pages.h"
 
+#define DEFAULT_TERM "TERM=xterm-256color"
+#define DEFAULT_COLS 80
+#define DEFAULT_ROWS 24
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* The text being built. */
@@ -73,6 +76,15 @@ static const char *take_field(agent_request *r, const sbx_field *f)
     case SBX_T_FLAGS:
         r->flags = f->num;
         return NULL;
+    case SBX_T_CPU_MS:
+        r->cpu_ms = f->num;
+        return NULL;
+    case SBX_T_COLS:
+        r->cols = f->num;
+        return NULL;
+    case SBX_T_ROWS:
+        r->rows = f->num;
+        return NULL;
     default:
         return NULL;
     }
@@ -87,7 +99,19 @@ static bool is_text(uint16_t tag)
 static bool is_number(uint16_t tag)
 {
     return tag == SBX_T_TIMEOUT_MS || tag == SBX_T_MAX_OUTPUT || tag == SBX_T_WINDOW ||
-           tag == SBX_T_FLAGS;
+           tag == SBX_T_FLAGS || tag == SBX_T_CPU_MS || tag == SBX_T_COLS || tag == SBX_T_ROWS;
+}
+
+/* @return NULL, or why the request as a whole is refused. */
+static const char *complete(agent_request *r)
+{
+    if (r->argc == 0)
+        return "no ARG";
+    r->cols = r->cols ? r->cols : DEFAULT_COLS;
+    r->rows = r->rows ? r->rows : DEFAULT_ROWS;
+    if (r->cols > AGENT_TERMINAL_MAX_SIDE || r->rows > AGENT_TERMINAL_MAX_SIDE)
+        return "COLS and ROWS must be 1 to 1000";
+    return NULL;
 }
 
 int agent_request_parse(const sbx_frame *f, agent_request *ret, const char **ret_why)
@@ -113,8 +137,8 @@ int agent_request_parse(const sbx_frame *f, agent_request *ret, const char **ret
     }
     if (more < 0)
         return -1;
-    if (!why && r.argc == 0)
-        why = "no ARG";
+    if (!why)
+        why = complete(&r);
     *ret = r;
     *ret_why = why;
     return why ? 0 : 1;
@@ -157,13 +181,12 @@ static uint32_t add_own(blob *b, const sbx_frame *f, const char *name, const cha
     return add_base(b, f, entry);
 }
 
-static uint32_t add_environment(blob *b, const sbx_frame *f, const agent_user *u,
-                                char *const *image_env)
+/* Adds the image's variables, and what every command needs if they lack it. */
+static uint32_t add_image_environment(blob *b, const sbx_frame *f, char *const *image_env,
+                                      bool terminal)
 {
     uint32_t n = 0;
-    bool path = false;
-    sbx_fields fields;
-    sbx_field at;
+    bool path = false, term = !terminal;
 
     for (; *image_env; image_env++) {
         size_t len = strcspn(*image_env, "=");
@@ -172,10 +195,23 @@ static uint32_t add_environment(blob *b, const sbx_frame *f, const agent_user *u
             is_name(*image_env, len, "USER") || is_name(*image_env, len, "LOGNAME"))
             continue;
         path |= is_name(*image_env, len, "PATH");
+        term |= is_name(*image_env, len, "TERM");
         n += add_base(b, f, *image_env);
     }
     if (!path)
         n += add_base(b, f, DEFAULT_PATH);
+    if (!term)
+        n += add_base(b, f, DEFAULT_TERM);
+    return n;
+}
+
+static uint32_t add_environment(blob *b, const sbx_frame *f, const agent_user *u,
+                                char *const *image_env, bool terminal)
+{
+    uint32_t n = add_image_environment(b, f, image_env, terminal);
+    sbx_fields fields;
+    sbx_field at;
+
     n += add_own(b, f, "HOME", u->home);
     n += add_own(b, f, "USER", u->name);
     n += add_own(b, f, "LOGNAME", u->name);
@@ -228,7 +264,7 @@ static int write_all(int fd, const char *data, size_t len)
 }
 
 int agent_launch_write(int fd, const sbx_frame *f, const agent_request *r, const agent_user *u,
-                       char *const *image_env)
+                       char *const *image_env, const char *terminal)
 {
     agent_launch_header h = {.uid = u->uid,
                              .gid = u->gid,
@@ -244,10 +280,11 @@ int agent_launch_write(int fd, const sbx_frame *f, const agent_request *r, const
         return -1;
     memcpy(h.groups, u->groups, sizeof h.groups);
     b.len = sizeof h;
+    (void)snprintf(h.terminal, sizeof h.terminal, "%s", terminal);
     add(&b, u->home, strlen(u->home));
     add(&b, r->cwd.data ? r->cwd.data : "", r->cwd.len);
     add_arguments(&b, f);
-    h.envc = add_environment(&b, f, u, image_env);
+    h.envc = add_environment(&b, f, u, image_env, terminal[0] != '\0');
     memcpy(b.data, &h, sizeof h);
     if (b.full) {
         errno = E2BIG;

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "sbx/core/agent_proto.h"
+#include "terminal.h"
 #include "users.h"
 
 #define AGENT_MAX_ARGS  16384
@@ -19,7 +20,8 @@
 /* An EXEC frame, checked. Everything is borrowed from the frame. */
 typedef struct agent_request {
     sbx_field exec_id, cwd, user;
-    uint64_t timeout_ms, max_output, window, flags;
+    uint64_t timeout_ms, max_output, window, flags, cpu_ms;
+    uint64_t cols, rows; /* of a terminal: 1..AGENT_TERMINAL_MAX_SIDE */
     uint32_t argc, envc;
 } agent_request;
 
@@ -28,8 +30,9 @@ typedef struct agent_launch_header {
     uint32_t groups[AGENT_MAX_GROUPS];
     uint32_t argc, envc;
     bool stdin_pipe;
-    bool own_cwd;      /* without one of its own the command falls back to "/" */
-} agent_launch_header; /* then: home, cwd, argv.., env.. */
+    bool own_cwd;                       /* without one of its own the command falls back to "/" */
+    char terminal[AGENT_TERMINAL_NAME]; /* empty: none */
+} agent_launch_header;                  /* then: home, cwd, argv.., env.. */
 
 /** Check an EXEC frame.
  *
@@ -41,12 +44,14 @@ int agent_request_parse(const sbx_frame *f, agent_request *ret, const char **ret
 /** Write the description of a command to a file in memory.
  *
  * The environment is the image's, without the secret, then HOME, USER and LOGNAME of the user, and
- * a PATH if there is none; the request's own variables override all of these.
+ * a PATH if there is none, and a TERM on a terminal; the request's own variables override all of
+ * these.
  *
+ * @param terminal  the name of the command's terminal, "" for none.
  * @param image_env  terminated by NULL.
  * @return 0, or -1 with errno set.
  */
 int agent_launch_write(int fd, const sbx_frame *f, const agent_request *r, const agent_user *u,
-                       char *const *image_env);
+                       char *const *image_env, const char *terminal);
 
 #endif

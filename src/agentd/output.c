@@ -193,6 +193,8 @@ void agent_output_finish(agent_command *c)
 {
     for (int i = 0; i < 2; i++)
         flush_carry(c, i);
+    if (c->in.terminal)
+        agent_source_close(&c->out[0].source); /* hangs up what was left on it */
 }
 
 bool agent_output_drained(const agent_command *c)

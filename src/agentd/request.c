@@ -17,7 +17,8 @@
 
 /* The numbers of a small record. */
 typedef struct numbers {
-    uint64_t epoch, log_from, lifetime_s, pids, window, flags, sig, seq, timeout_ms, count;
+    uint64_t epoch, log_from, lifetime_s, pids, window, flags, sig, seq, timeout_ms, count, cols,
+        rows;
     sbx_field user, exec_id;
 } numbers;
 
@@ -44,6 +45,10 @@ static uint64_t *number_of(numbers *n, uint16_t tag)
         return &n->timeout_ms;
     case SBX_T_COUNT:
         return &n->count;
+    case SBX_T_COLS:
+        return &n->cols;
+    case SBX_T_ROWS:
+        return &n->rows;
     default:
         return NULL;
     }
@@ -72,11 +77,11 @@ static bool read_numbers(const sbx_frame *f, numbers *ret)
     return more == 0;
 }
 
-static void fail_spawn(agent_peer *p, uint32_t req)
+static void fail_spawn(agent_peer *p, uint32_t req, const char *what)
 {
     char message[128];
 
-    (void)snprintf(message, sizeof message, "cannot start a process: %s", strerror(errno));
+    (void)snprintf(message, sizeof message, "cannot %s: %s", what, strerror(errno));
     agent_tell_fail(p, req, SBX_AF_SPAWN, message);
 }
 
@@ -103,38 +108,32 @@ static bool pick_user(agent *a, const agent_request *r, agent_user *ret)
     return agent_user_resolve("", spec, ret) == 0;
 }
 
-/* Runs a command whose first follower `req` is going to be. */
+/* Runs a command whose first follower `req` is going to be. Takes the terminal, if there is one. */
 static agent_command *launch(agent *a, const sbx_frame *f, const agent_request *r,
-                             const agent_user *u)
+                             const agent_user *u, agent_terminal *t)
 {
     agent_pair p;
 
     if (agent_spare_take(&a->shared.spare, &p) < 0)
         return NULL;
-    if (agent_launch_write(p.launch, f, r, u, a->image_env) < 0) {
+    if (agent_launch_write(p.launch, f, r, u, a->image_env, t->name) < 0) {
         int saved = errno;
 
         agent_pair_close(&p);
         errno = saved;
         return NULL;
     }
-    return agent_command_new(&a->shared, f, r, &p);
+    return agent_command_new(&a->shared, f, r, &p, t->master >= 0 ? t : NULL);
 }
 
-static void start(agent *a, agent_peer *p, const sbx_frame *f, const agent_request *r,
-                  const agent_user *u)
+/* Binds the command's first follower. */
+static void begin(agent *a, agent_peer *p, uint32_t req, const agent_request *r, agent_command *c)
 {
-    agent_command *c = launch(a, f, r, u);
-    agent_follower *first;
+    agent_follower *first = agent_follower_new(p, c, req, 0, (r->flags & SBX_EXEC_DETACHED) != 0);
 
-    if (!c) {
-        fail_spawn(p, f->req);
-        return;
-    }
-    first = agent_follower_new(p, c, f->req, 0, (r->flags & SBX_EXEC_DETACHED) != 0);
     if (!first) {
         agent_command_free(c); /* which kills it, too */
-        agent_tell_fail(p, f->req, SBX_AF_BUSY, "too many commands are followed");
+        agent_tell_fail(p, req, SBX_AF_BUSY, "too many commands are followed");
         return;
     }
     agent_follower_grant(first, r->window);
@@ -142,6 +141,26 @@ static void start(agent *a, agent_peer *p, const sbx_frame *f, const agent_reque
         c->pacer = first;
     agent_registry_add(&a->commands, c);
     a->main_seen |= (r->flags & SBX_EXEC_MAIN) != 0;
+}
+
+static void start(agent *a, agent_peer *p, const sbx_frame *f, const agent_request *r,
+                  const agent_user *u)
+{
+    agent_terminal t = {.master = -1, .slave = -1};
+    agent_command *c;
+
+    if ((r->flags & SBX_EXEC_PTY) &&
+        agent_terminal_open(&t, u->uid, (unsigned)r->cols, (unsigned)r->rows) < 0) {
+        fail_spawn(p, f->req, "open a terminal");
+        return;
+    }
+    c = launch(a, f, r, u, &t);
+    if (c) {
+        begin(a, p, f->req, r, c);
+    } else {
+        fail_spawn(p, f->req, "start a process");
+        agent_terminal_close(&t);
+    }
 }
 
 static bool on_exec(agent *a, agent_peer *p, const sbx_frame *f)
@@ -239,6 +258,17 @@ static bool on_window(agent_follower *to, const sbx_frame *f)
     return true;
 }
 
+static bool on_resize(agent_follower *to, const sbx_frame *f)
+{
+    numbers n;
+
+    if (!read_numbers(f, &n))
+        return false;
+    if (to)
+        agent_command_resize(to->command, n.cols, n.rows);
+    return true;
+}
+
 static void on_detach(agent_follower *f)
 {
     f->detached = true;
@@ -297,6 +327,8 @@ static bool obey_follower(agent_follower *to, const sbx_frame *f)
         return on_window(to, f);
     case SBX_F_SIGNAL:
         return on_signal(to, f);
+    case SBX_F_RESIZE:
+        return on_resize(to, f);
     case SBX_F_STDIN:
         if (to)
             agent_stdin_add(&to->command->in, to, f->payload, f->len);

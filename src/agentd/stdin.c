@@ -135,15 +135,28 @@ static size_t hold(agent_stdin *s, agent_follower *from, const unsigned char *da
     return room;
 }
 
+static void end_of_file(agent_stdin *s)
+{
+    unsigned char typed[AGENT_EOF_BYTES];
+
+    if (s->terminal && s->source.fd >= 0) {
+        agent_stdin_add(s, NULL, typed, agent_terminal_eof(s->source.fd, s->line_begun, typed));
+        s->line_begun = false;
+    } else {
+        s->closing = true;
+        agent_stdin_pump(s);
+    }
+}
+
 void agent_stdin_add(agent_stdin *s, agent_follower *from, const unsigned char *data, size_t len)
 {
     size_t taken = 0, held = 0;
 
     if (len == 0) {
-        s->closing = true;
-        agent_stdin_pump(s);
+        end_of_file(s);
         return;
     }
+    s->line_begun = data[len - 1] != '\n' && data[len - 1] != '\r';
     if (s->source.fd >= 0 && !s->closing) {
         if (s->start == s->end)
             taken = write_some(s, data, len);

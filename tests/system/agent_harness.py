@@ -30,8 +30,8 @@ def make_root(path):
                                check=True).stdout.split():
         if name != "busybox":
             os.symlink("busybox", os.path.join(path, "bin", name))
-    for name, minor in (("null", 3), ("zero", 5)):
-        os.mknod(os.path.join(path, "dev", name), stat.S_IFCHR | 0o666, os.makedev(1, minor))
+    for name, major, minor in (("null", 1, 3), ("zero", 1, 5), ("tty", 5, 0)):
+        os.mknod(os.path.join(path, "dev", name), stat.S_IFCHR | 0o666, os.makedev(major, minor))
         os.chmod(os.path.join(path, "dev", name), 0o666)
     os.symlink("pts/ptmx", os.path.join(path, "dev", "ptmx"))
     shutil.copy(BINARY, os.path.join(path, ".sbx", "sbx-agent"))
