@@ -8,6 +8,7 @@
 typedef struct scan {
     const unsigned char *at, *end, *start;
     int depth;
+    bool with_nul; /* \u0000 may stand in a string */
     const char *why;
 } scan;
 
@@ -64,8 +65,10 @@ static bool unicode_escape(scan *s)
 {
     int v = hex4(s);
 
-    if (v <= 0)
-        return bad(s, v ? "bad \\u escape" : "\\u0000 is not allowed");
+    if (v < 0)
+        return bad(s, "bad \\u escape");
+    if (v == 0 && !s->with_nul)
+        return bad(s, "\\u0000 is not allowed");
     if (v >= 0xDC00 && v <= 0xDFFF)
         return bad(s, "unpaired surrogate");
     if (v >= 0xD800 && v <= 0xDBFF) {
@@ -202,10 +205,10 @@ static bool value(scan *s)
     return ok;
 }
 
-int sbx_json_scan(const char *text, size_t len, sbx_err *err)
+static int whole(const char *text, size_t len, bool with_nul, sbx_err *err)
 {
     const unsigned char *p = (const unsigned char *)text;
-    scan s = {.at = p, .end = p + len, .start = p};
+    scan s = {.at = p, .end = p + len, .start = p, .with_nul = with_nul};
 
     if (!sbx_utf8_valid(text, len))
         return sbx_fail(err, SBX_E_INVALID, "the body is not valid UTF-8");
@@ -217,4 +220,135 @@ int sbx_json_scan(const char *text, size_t len, sbx_err *err)
         return sbx_fail(err, SBX_E_INVALID, "malformed JSON at byte %zu: %s", (size_t)(s.at - p),
                         s.why);
     return 0;
+}
+
+int sbx_json_scan(const char *text, size_t len, sbx_err *err)
+{
+    return whole(text, len, false, err);
+}
+
+/* --- reading in place: what follows walks text that was found correct --- */
+
+static scan over(sbx_json_span v)
+{
+    const unsigned char *p = (const unsigned char *)v.at;
+
+    return (scan){.at = p, .end = p + v.len, .start = p, .with_nul = true};
+}
+
+/* The value at the scan's place, which moves behind it. */
+static sbx_json_span take_value(scan *s)
+{
+    blanks(s);
+    const unsigned char *from = s->at;
+
+    if (!value(s))
+        return (sbx_json_span){0};
+    const unsigned char *to = s->at;
+    while (to > from && (to[-1] == ' ' || to[-1] == '\t' || to[-1] == '\n' || to[-1] == '\r'))
+        to--;
+    return (sbx_json_span){(const char *)from, (size_t)(to - from)};
+}
+
+int sbx_json_span_of(const char *text, size_t len, sbx_json_span *ret, sbx_err *err)
+{
+    if (whole(text, len, true, err))
+        return -1;
+    scan s = over((sbx_json_span){text, len});
+
+    *ret = take_value(&s);
+    return 0;
+}
+
+bool sbx_json_span_get(sbx_json_span obj, const char *name, sbx_json_span *ret)
+{
+    scan s = over(obj);
+    size_t n = strlen(name);
+
+    if (!obj.len || !take(&s, '{'))
+        return false;
+    do {
+        sbx_json_span key = take_value(&s);
+
+        if (!take(&s, ':'))
+            return false;
+        sbx_json_span v = take_value(&s);
+        if (key.len == n + 2 && memcmp(key.at + 1, name, n) == 0) {
+            *ret = v;
+            return true;
+        }
+    } while (take(&s, ','));
+    return false;
+}
+
+bool sbx_json_span_next(sbx_json_span arr, sbx_json_span *item)
+{
+    scan s = over(arr);
+
+    if (!arr.len || !take(&s, '['))
+        return false;
+    if (item->at) {
+        s.at = (const unsigned char *)item->at + item->len;
+        blanks(&s);
+        if (!take(&s, ','))
+            return false;
+    }
+    blanks(&s);
+    if (s.at == s.end || *s.at == ']')
+        return false;
+    *item = take_value(&s);
+    return item->len > 0;
+}
+
+static void add_character(sbx_buf *out, unsigned c)
+{
+    char utf8[4];
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+
+    if (n == 1) {
+        sbx_buf_addc(out, (char)c);
+        return;
+    }
+    for (size_t i = n; i-- > 1; c >>= 6)
+        utf8[i] = (char)(0x80 | (c & 0x3f));
+    utf8[0] = (char)((0xf00u >> n & 0xf0) | c);
+    sbx_buf_add(out, utf8, n);
+}
+
+/* Behind the backslash. */
+static void add_escape(scan *s, sbx_buf *out)
+{
+    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+    char c = (char)*s->at++;
+    const char *named = strchr(from, c);
+
+    if (c != 'u') {
+        sbx_buf_addc(out, named ? to[named - from] : c);
+        return;
+    }
+    unsigned v = (unsigned)hex4(s);
+
+    if (v >= 0xD800 && v <= 0xDBFF) {
+        s->at += 2;
+        v = 0x10000 + ((v - 0xD800) << 10) + ((unsigned)hex4(s) - 0xDC00);
+    }
+    add_character(out, v);
+}
+
+bool sbx_json_span_bytes(sbx_json_span str, sbx_buf *out)
+{
+    scan s = over(str);
+
+    if (!str.len || !take(&s, '"'))
+        return false;
+    while (s.at < s.end && *s.at != '"') {
+        const unsigned char *from = s.at;
+
+        while (s.at < s.end && *s.at != '"' && *s.at != '\\')
+            s.at++;
+        sbx_buf_add(out, from, (size_t)(s.at - from));
+        if (take(&s, '\\'))
+            add_escape(&s, out);
+    }
+    return true;
 }

@@ -213,3 +213,45 @@ void sbx_jw_bytes(sbx_jw *w, const char *name, const char *data, size_t len, boo
     sbx_base64_add(w->out, data, len);
     sbx_buf_addc(w->out, '"');
 }
+
+static int base64_digit(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+bool sbx_base64_decode(sbx_buf *b, const char *text, size_t len)
+{
+    size_t pad = !len ? 0 : text[len - 1] != '=' ? 0 : len > 1 && text[len - 2] == '=' ? 2 : 1;
+
+    if (len % 4)
+        return false;
+    char *to = sbx_buf_reserve(b, len / 4 * 3);
+    size_t out = 0;
+    unsigned v = 0;
+
+    if (!to)
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        int digit = i >= len - pad ? 0 : base64_digit(text[i]);
+
+        if (digit < 0)
+            return false;
+        v = v << 6 | (unsigned)digit;
+        if (i % 4 != 3)
+            continue;
+        to[out++] = (char)(v >> 16);
+        to[out++] = (char)(v >> 8);
+        to[out++] = (char)v;
+    }
+    /* the bits behind the last byte have one way to be written */
+    if ((pad == 1 && (v & 0xff)) || (pad == 2 && (v & 0xffff)))
+        return false;
+    sbx_buf_commit(b, out - pad);
+    return true;
+}

@@ -6,6 +6,7 @@
 #ifndef SBX_HTTP_INTERNAL_H
 #define SBX_HTTP_INTERNAL_H
 
+#include "sbx/core/ws.h"
 #include "sbx/http/chunk.h"
 #include "sbx/http/head.h"
 #include "sbx/http/http.h"
@@ -61,7 +62,7 @@ typedef enum conn_timer {
 
 /* The state of reading WebSocket frames; exists from the upgrade on. */
 typedef struct ws_in {
-    unsigned char header[14];
+    unsigned char header[SBX_WS_MAX_HEAD];
     unsigned header_len, opcode;
     bool in_payload, fin, in_message, message_binary;
     uint64_t left;
@@ -161,7 +162,7 @@ struct sbx_reply {
     char *if_none_match; /* or NULL */
     const char *origin;  /* as in heading, with `vary` */
     unsigned vary;
-    char ws_accept[32];
+    char ws_accept[29];
     bool ws_protocol;
     char request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
     atomic_bool gone;
@@ -308,11 +309,9 @@ const char *cors_match(const cors *c, const char *origin); /* what may be answer
 size_t cors_preflight(const char *allow, sbx_header out[4]);
 
 /* websocket.c */
-int ws_accept_key(const char *key, char out[32]);
 void ws_begin(conn *c);
 void ws_free(ws_in *w);
 void ws_input(conn *c, const char *data, size_t len);
-void ws_frame(sbx_buf *out, unsigned opcode, const void *data, size_t len);
 void ws_close(conn *c, unsigned code);
 void ws_ping(conn *c);
 

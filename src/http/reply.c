@@ -371,7 +371,7 @@ static void add_framed(sbx_reply *r, const void *data, size_t len, bool binary)
     char size[24];
 
     if (r->ws) {
-        ws_frame(&r->body, binary ? 2 : 1, data, len);
+        sbx_ws_frame(&r->body, binary ? SBX_WS_BIN : SBX_WS_TEXT, NULL, data, len);
     } else if (r->http10 || r->counted) {
         sbx_buf_add(&r->body, data, len);
     } else {

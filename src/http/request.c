@@ -238,7 +238,7 @@ static int check_upgrade(const sbx_head *h, sbx_reply *reply, sbx_err *err)
     if (h->ws_offered && !h->ws_protocol)
         return sbx_fail(err, SBX_E_INVALID,
                         "Sec-WebSocket-Protocol must offer sandboxd.v1, or be left out");
-    if (!h->ws_key || ws_accept_key(h->ws_key, reply->ws_accept))
+    if (!h->ws_key || sbx_ws_accept(h->ws_key, reply->ws_accept))
         return sbx_fail(err, SBX_E_INVALID, "Sec-WebSocket-Key is malformed");
     reply->ws = true;
     return 0;

@@ -160,7 +160,7 @@ static void try_frames(const char *data, size_t size)
 static void try_handshake(const char *data, size_t size)
 {
     size_t from = 0, len = 0;
-    char accept[32];
+    char accept[29];
     sbx_err err;
     sbx_head h;
 
@@ -171,7 +171,7 @@ static void try_handshake(const char *data, size_t size)
     if (!sbx_head_parse(text, len, &h, &err)) {
         if ((h.ws_protocol || h.ws_bearer) && !h.ws_offered)
             abort();
-        if (h.ws_key && !ws_accept_key(h.ws_key, accept) && strlen(accept) != 28)
+        if (h.ws_key && !sbx_ws_accept(h.ws_key, accept) && strlen(accept) != 28)
             abort();
         for (const char *p = h.ws_bearer; p && *p; p++)
             if (*p <= ' ' || *p >= 0x7f || *p == ',')

@@ -279,3 +279,83 @@ Test(json_write, base64_of_every_remainder)
         cr_expect_str_eq(b.data ? b.data : "", cases[i].out);
     }
 }
+
+/* --- reading in place --- */
+
+static char *bytes_of(const char *text, const char *name, size_t *ret_len)
+{
+    sbx_buf out = SBX_BUF_INIT(KIB);
+    sbx_json_span root, v;
+    sbx_err err;
+
+    cr_assert_eq(sbx_json_span_of(text, strlen(text), &root, &err), 0, "%s", err.msg);
+    sbx_buf_adds(&out, "");
+    if (!sbx_json_span_get(root, name, &v) || !sbx_json_span_bytes(v, &out)) {
+        sbx_buf_done(&out);
+        return NULL;
+    }
+    *ret_len = out.len;
+    return sbx_buf_steal(&out);
+}
+
+Test(json_span, strings_come_out_byte_for_byte_also_with_nul)
+{
+    static const char text[] =
+        " {\"a\": 1, \"data\" : \"x\\u0000y\\n\\\"\\\\\\/\\u00e9\\u20ac\\ud83d"
+        "\\ude00\\b\\f\\r\\t\" , \"b\":[{\"data\":2}]} ";
+    size_t len = 0;
+    SBX_CLEANUP(sbx_free_str) char *got = bytes_of(text, "data", &len), *none = NULL;
+    static const char want[] = "x\0y\n\"\\/\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\b\f\r\t";
+
+    cr_assert_eq(len, sizeof(want) - 1);
+    cr_expect_eq(memcmp(got, want, len), 0);
+    none = bytes_of(text, "a", &len);
+    cr_expect_null(none);
+    none = bytes_of(text, "c", &len);
+    cr_expect_null(none);
+    none = bytes_of("{}", "c", &len);
+    cr_expect_null(none);
+    none = bytes_of("[]", "c", &len);
+    cr_expect_null(none);
+}
+
+Test(json_span, arrays_are_walked_item_by_item)
+{
+    static const char text[] = "[ {\"a\":[1,2]} ,\"x,]\", 3 , [] ]";
+    static const char *const want[] = {"{\"a\":[1,2]}", "\"x,]\"", "3", "[]"};
+    sbx_json_span root, item = {0};
+    size_t n = 0;
+    sbx_err err;
+
+    cr_assert_eq(sbx_json_span_of(text, sizeof(text) - 1, &root, &err), 0);
+    for (; sbx_json_span_next(root, &item); n++) {
+        cr_assert_lt(n, ARRAY_LEN(want));
+        cr_expect_eq(item.len, strlen(want[n]));
+        cr_expect_eq(memcmp(item.at, want[n], item.len), 0);
+    }
+    cr_expect_eq(n, ARRAY_LEN(want));
+    cr_assert_eq(sbx_json_span_of(" [ ] ", 5, &root, &err), 0);
+    item = (sbx_json_span){0};
+    cr_expect_not(sbx_json_span_next(root, &item));
+    cr_expect_eq(sbx_json_span_of("[1,]", 4, &root, &err), -1);
+}
+
+Test(json_write, base64_is_decoded_strictly)
+{
+    static const struct {
+        const char *text, *bytes; /* NULL: refused */
+    } cases[] = {
+        {"", ""},       {"YQ==", "a"},  {"YWI=", "ab"},     {"YWJj", "abc"}, {"YWJjZA==", "abcd"},
+        {"YQ", NULL},   {"YQ=", NULL},  {"YR==", NULL},     {"YWJ=", NULL},  {"Y Q=", NULL},
+        {"Y===", NULL}, {"====", NULL}, {"YQ==YQ==", NULL}, {"YW-j", NULL}};
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(KIB);
+
+        sbx_buf_adds(&b, "");
+        cr_expect_eq(sbx_base64_decode(&b, cases[i].text, strlen(cases[i].text)),
+                     cases[i].bytes != NULL, "%s", cases[i].text);
+        if (cases[i].bytes)
+            cr_expect_str_eq(b.data, cases[i].bytes);
+    }
+}

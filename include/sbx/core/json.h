@@ -37,6 +37,26 @@ double sbx_json_num(const sbx_json *v, double otherwise);   /* unless a number *
 int64_t sbx_json_int(const sbx_json *v, int64_t otherwise); /* cut towards 0 */
 bool sbx_json_bool(const sbx_json *v, bool otherwise);
 
+/* --- reading in place ---
+ *
+ * For documents that carry output: a string may hold \u0000, which is legal JSON and which
+ * sbx_json_parse() refuses since it hands out C strings. Spans are borrowed from the text. */
+
+typedef struct sbx_json_span {
+    const char *at; /* the value's first byte, of which a string's is the quote */
+    size_t len;
+} sbx_json_span;
+
+/** Check a document as sbx_json_parse() does, but for NUL and duplicate names.
+ * @param ret  the whole value, without the blanks around it. */
+int sbx_json_span_of(const char *text, size_t len, sbx_json_span *ret, sbx_err *err) SBX_MUST_CHECK;
+/** A member of an object. @return false if it is absent, or `obj` is none. */
+bool sbx_json_span_get(sbx_json_span obj, const char *name, sbx_json_span *ret);
+/** Walk an array: begin with an item of {0}. @return false at the end, or if `arr` is none. */
+bool sbx_json_span_next(sbx_json_span arr, sbx_json_span *item);
+/** Add the bytes of a string, without its escapes. @return false if it is none. */
+bool sbx_json_span_bytes(sbx_json_span str, sbx_buf *out);
+
 /* What a field of a request may be. */
 typedef enum sbx_json_field_type {
     SBX_JF_STR,     /* char *        owned by the struct; min, max: bytes */
@@ -124,5 +144,8 @@ void sbx_jw_bytes(sbx_jw *w, const char *name, const char *data, size_t len, boo
 
 bool sbx_utf8_valid(const char *s, size_t len);
 void sbx_base64_add(sbx_buf *b, const void *data, size_t len);
+/** Decode base64 with its padding, without blanks. `b` may be added to in part on failure.
+ * @return false if the text is none. */
+bool sbx_base64_decode(sbx_buf *b, const char *text, size_t len) SBX_MUST_CHECK;
 
 #endif
