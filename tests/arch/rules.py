@@ -28,10 +28,10 @@ PROGRAMS = {"agentd": r"sbx/core/agent_proto\.h", "cli": r"sbx/core/.*",
 # A library's header belongs to the folders that wrap it.
 LIBRARIES = {
     r"cjson/|cJSON\.h": (r"src/core/json\w*\.c$", "core/json*.c"),
-    r"archive(_entry)?\.h": (r"src/filetool/", "src/filetool"),
+    r"archive(_entry)?\.h": (r"src/(filetool|cli)/", "src/filetool and src/cli"),
     r"libwebsockets": (r"src/http/", "src/http"),
     r"zlib\.h": (r"src/http/", "src/http"),
-    r"curl/": (r"src/(engine|run)/", "src/engine and src/run"),
+    r"curl/": (r"src/(engine|run|cli)/", "src/engine, src/run and src/cli"),
     r"libpq-fe\.h|libpq/|postgresql/": (r"src/store/", "src/store"),
     r"hiredis": (r"src/bus/", "src/bus"),
 }

@@ -201,10 +201,19 @@ class Proxy:
         self.mode, self.delay_s, self.cut_answer = "pass", 0, None
         self.changed = threading.Condition()
         self.pairs = set()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
+        self.listener = self.listen()
         self.listener.listen(128)
         threading.Thread(target=self.accept, daemon=True).start()
+
+    def listen(self):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.path))
+        return listener
+
+    def connect(self):
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self.target)
+        return server
 
     def set(self, mode, delay_s=0):
         with self.changed:
@@ -234,9 +243,8 @@ class Proxy:
         if self.mode == "reset":
             client.close()
             return
-        server = socket.socket(socket.AF_UNIX)
         try:
-            server.connect(self.target)
+            server = self.connect()
         except OSError:
             client.close()
             return
@@ -282,3 +290,15 @@ class Proxy:
         self.set("reset")
         self.listener.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class TcpProxy(Proxy):
+    """The same before a port of this machine, on another one: between a client and the server."""
+
+    def listen(self):
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        return listener
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.target))

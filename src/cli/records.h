@@ -1,0 +1,27 @@
+/* Sandboxes as the API shows them, for people. */
+#ifndef SBX_CLI_RECORDS_H
+#define SBX_CLI_RECORDS_H
+
+#include "cli/client.h"
+#include "cli/text.h"
+
+/* A member of an object as text: "" if it is absent or null. Borrowed. */
+const char *cli_text_of(const sbx_json *obj, const char *name);
+
+/** Parse an answer. @return NULL: it was told that it is no JSON. */
+sbx_json *cli_answer_json(const cli *c, const cli_call *k);
+/** Print an answer as it came, on one line. */
+int cli_print_answer(const cli_call *k);
+
+/** How long ago that was, or until then: "5m"; "" if it is no time. */
+void cli_age_text(const char *time, bool until, char out[16]);
+
+/** Add each member of an object on a line of its own. */
+void cli_describe(const cli *c, const sbx_json *obj, sbx_buf *out);
+
+/** Write the options --env into a body. @return the exit status if they are wrong, else 0. */
+int cli_write_env(cli *c, sbx_jw *w);
+/** Write `command` from the arguments: one is a line for the shell, several are a program. */
+int cli_write_command(cli *c, sbx_jw *w, int from);
+
+#endif
