@@ -87,8 +87,9 @@
  *     a line {"type":"ready"}, then {"type":"create|write|remove|rename|chmod", "path":P} with
  *     "to" for a rename (and "encoding":"base64" for both, as above), merged within 20 ms, and
  *     {"type":"overflow"} where something was missed. The hidden files of sbx-files are not
- *     told of. Ends when input ends (0), PATH itself is removed or moved (not_found), or with
- *     too_large beyond 8,192 directories
+ *     told of; a file that took its place through one is a "write", new or not. Links in the
+ *     tree are not followed, directories that may not be read are left out. Ends when input ends
+ * (0), PATH itself is removed or moved (not_found), or with too_large beyond 8,192 directories
  */
 #ifndef FT_FILETOOL_H
 #define FT_FILETOOL_H

@@ -32,6 +32,7 @@ static const struct {
     {"copy", "FROM TO OVERWRITE", 3, 3, true, 0, ft_copy},
     {"pack", "PATH tar|tar.gz|zip", 2, 2, false, 0, ft_pack},
     {"unpack", "PATH MAX_BYTES MAX_ENTRIES", 3, 3, true, UNPACK_MEMORY, ft_unpack_op},
+    {"watch", "PATH RECURSIVE", 2, 2, false, 0, ft_watch},
     {"batch", "", 0, 0, true, 0, ft_batch},
 };
 
