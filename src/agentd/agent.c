@@ -17,6 +17,7 @@
 #include "tree.h"
 
 #define READS_PER_TURN  4
+#define STRANGER_READS  8 /* in all; a greeting takes one or two */
 #define RETRY_SPARE_MS  200
 #define ORPHAN_LIMIT_MS 2000
 #define GOODBYE_MS      3000
@@ -167,12 +168,16 @@ static void take_signals(agent *a)
         kill_orphans(a);
 }
 
-/* A peer must greet again. Without an owner nobody wants news: the next one asks what there is. */
+/* A peer broke the protocol, or its descriptors broke. An owner may greet again; nobody wants news
+ * meanwhile: the next one asks what there is. A bridge is swept away. */
 static void lose(agent *a, agent_peer *p)
 {
-    agent_peer_lose(p);
-    if (p->owner)
-        a->shared.wants_news = false;
+    agent_channel_lose(&p->channel);
+    agent_peer_unbind(p);
+    if (!p->owner)
+        return;
+    p->channel.lost = false;
+    a->shared.wants_news = false;
 }
 
 static void take_frames(agent *a, agent_peer *p)
@@ -198,11 +203,31 @@ static void take_frames(agent *a, agent_peer *p)
 
 static bool take_input(agent *a, agent_peer *p)
 {
+    int reads = p->owner || p->epoch > 0 ? READS_PER_TURN : 1;
     bool more = true;
 
-    for (int i = 0; i < READS_PER_TURN && more; i++) {
+    for (int i = 0; i < reads && more; i++) {
         more = agent_channel_read(&p->channel);
         take_frames(a, p);
+    }
+    return more;
+}
+
+static bool take_bridges(agent *a)
+{
+    bool more = false;
+
+    agent_bridges_accept(&a->bridges);
+    for (size_t i = 0; i < a->bridges.count; i++) {
+        agent_bridge *b = a->bridges.all[i];
+
+        if (b->peer.channel.lost)
+            continue;
+        b->reads += b->peer.epoch == 0 && (b->peer.channel.in.ready & AGENT_READABLE);
+        if (b->reads > STRANGER_READS)
+            lose(a, &b->peer);
+        else
+            more |= take_input(a, &b->peer);
     }
     return more;
 }
@@ -275,6 +300,20 @@ static bool flush(agent *a, agent_peer *p)
     return waits && agent_channel_room(ch, SBX_PROTO_MAX_FROM_AGENT);
 }
 
+static bool serve_bridges(agent *a)
+{
+    bool more = false;
+
+    for (size_t i = 0; i < a->bridges.count; i++) {
+        agent_peer *p = &a->bridges.all[i]->peer;
+
+        more |= agent_peer_serve(p, &a->commands);
+        more |= flush(a, p);
+    }
+    agent_bridges_sweep(&a->bridges);
+    return more;
+}
+
 /* @return whether there is more to do at once. */
 static bool turn(agent *a)
 {
@@ -283,9 +322,11 @@ static bool turn(agent *a)
     a->shared.again = false;
     take_signals(a);
     more = take_input(a, &a->owner);
+    more |= take_bridges(a);
     more |= agent_registry_step(&a->commands);
     more |= serve_owner(a);
     more |= flush(a, &a->owner);
+    more |= serve_bridges(a);
     a->stop |= a->leaving && all_told(a);
     if (!a->shared.spare.there && !a->retry_spare.armed)
         refill_spare(a);
@@ -330,6 +371,7 @@ int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_B
     if (!sh->journal || !sh->keep ||
         agent_peer_init(&a.owner, &sh->loop, in_fd, out_fd, token, true) < 0)
         return -1;
+    agent_bridges_init(&a.bridges, &sh->loop, token);
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     agent_oom_init(&sh->oom);
     agent_spare_init(&sh->spare);

@@ -2,6 +2,7 @@
 #ifndef SBX_AGENTD_AGENT_H
 #define SBX_AGENTD_AGENT_H
 
+#include "bridges.h"
 #include "peer.h"
 #include "registry.h"
 
@@ -10,6 +11,7 @@ typedef struct agent {
     agent_source signals; /* a signalfd: SIGCHLD and SIGTERM */
     agent_registry commands;
     agent_peer owner;
+    agent_bridges bridges;
     char *const *image_env;
     char image_user[AGENT_SPEC_BYTES];
     uint64_t lifetime_s; /* of the dead-man's switch */

@@ -25,24 +25,44 @@ static void look_again(void *arg)
     c->in.ready |= EPOLLIN;
 }
 
-int agent_channel_init(agent_channel *c, agent_loop *l, int in_fd, int out_fd,
-                       const unsigned char token[SBX_PROTO_TOKEN_BYTES])
+/* A descriptor that cannot be polled, such as a file, is always ready. */
+static int open_source(agent_channel *c, agent_source *s, int fd)
 {
+    if (set_nonblocking(fd) < 0) {
+        close(fd);
+        return -1;
+    }
+    return agent_source_open(c->loop, s, fd) < 0 && errno != EPERM ? -1 : 0;
+}
+
+int agent_channel_init(agent_channel *c, agent_loop *l, int in_fd, int out_fd,
+                       const unsigned char token[SBX_PROTO_TOKEN_BYTES], bool lasting)
+{
+    int in_ok, out_ok;
+
     memset(c, 0, sizeof *c);
     c->loop = l;
+    c->lasting = lasting;
+    c->in.fd = c->out.fd = -1;
+    in_ok = open_source(c, &c->in, in_fd);
+    out_ok = open_source(c, &c->out, out_fd);
     c->input = agent_input_new(token);
     c->buf = agent_pages_map(AGENT_OUT_BYTES);
-    if (!c->input || !c->buf)
-        return -1;
-    if (set_nonblocking(in_fd) < 0 || set_nonblocking(out_fd) < 0)
-        return -1;
-    if (agent_source_open(l, &c->in, in_fd) < 0 && errno != EPERM)
-        return -1;
-    if (agent_source_open(l, &c->out, out_fd) < 0 && errno != EPERM)
+    if (in_ok < 0 || out_ok < 0 || !c->input || !c->buf)
         return -1;
     if (c->in.fd < 0)
         agent_timer_set(l, &c->look_again, LOOK_AGAIN_MS, look_again, c);
     return 0;
+}
+
+void agent_channel_done(agent_channel *c)
+{
+    agent_timer_stop(c->loop, &c->look_again);
+    agent_timer_stop(c->loop, &c->rest);
+    agent_source_close(&c->in);
+    agent_source_close(&c->out);
+    agent_input_free(c->input);
+    agent_pages_unmap(c->buf, AGENT_OUT_BYTES);
 }
 
 bool agent_channel_read(agent_channel *c)
@@ -66,7 +86,11 @@ bool agent_channel_read(agent_channel *c)
     if (n < 0 && errno == EINTR)
         return true;
     c->in.ready &= ~(uint32_t)AGENT_READABLE;
-    if (n == 0 || errno != EAGAIN)
+    if (n < 0 && errno == EAGAIN)
+        return false;
+    if (!c->lasting)
+        agent_channel_lose(c);
+    else
         agent_timer_set(c->loop, &c->look_again, LOOK_AGAIN_MS, look_again, c);
     return false;
 }

@@ -5,8 +5,9 @@
  * room for a few large frames; AGENT_REPLY_ROOM of it is kept for answers, and no input is taken
  * while there is less, so an owner that does not read cannot make the agent grow.
  *
- * A channel never ends the agent: at the end of input it looks again now and then, and when
- * nobody reads, it forgets what it had to say and waits for a greeting.
+ * The owner's channel lasts: at the end of input it looks again now and then, and when nobody
+ * reads, it forgets what it had to say and waits for a greeting. That of a bridge is lost with its
+ * descriptors.
  */
 #ifndef SBX_AGENTD_CHANNEL_H
 #define SBX_AGENTD_CHANNEL_H
@@ -25,17 +26,22 @@ typedef struct agent_channel {
     agent_timer rest;       /* gives buffers back after a quiet second */
     unsigned char *buf;
     size_t start, end; /* unsent bytes of buf */
-    bool greeted;      /* a peer is there; nothing but the answer goes out before */
-    bool lost;         /* it went, and whoever follows for it does not know yet */
-    uint16_t epoch;    /* low bits */
+    bool lasting;
+    bool greeted;   /* a peer is there; nothing but the answer goes out before */
+    bool lost;      /* it went, and whoever follows for it does not know yet */
+    uint16_t epoch; /* low bits */
 } agent_channel;
 
-/** Take over descriptors; both become non-blocking.
+/** Take over descriptors, also on failure; both become non-blocking.
  *
- * @return 0, or -1 with errno set.
+ * @param lasting  new peers may come through the same descriptors.
+ * @return 0, or -1 with errno set; agent_channel_done() is due then, too.
  */
 int agent_channel_init(agent_channel *c, agent_loop *l, int in_fd, int out_fd,
-                       const unsigned char token[SBX_PROTO_TOKEN_BYTES]);
+                       const unsigned char token[SBX_PROTO_TOKEN_BYTES], bool lasting);
+
+/** Close and free all. */
+void agent_channel_done(agent_channel *c);
 
 /** Read once from the owner. @return whether there may be more to read. */
 bool agent_channel_read(agent_channel *c);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "connect.h"
 #include "probe.h"
 
 #ifndef SBX_VERSION
@@ -105,9 +106,12 @@ int main(int argc, char **argv)
     }
     if (argc == 4 && strcmp(argv[1], "probe") == 0)
         return agent_probe(argv[2], argv[3]);
+    if (argc == 2 && strcmp(argv[1], "connect") == 0)
+        return agent_connect();
     if (argc > 1) {
-        (void)fprintf(stderr,
-                      "usage: sbx-agent [--version | probe port NUMBER | probe file PATH]\n");
+        (void)fprintf(
+            stderr,
+            "usage: sbx-agent [--version | connect | probe port NUMBER | probe file PATH]\n");
         return 2;
     }
     return serve();

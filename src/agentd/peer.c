@@ -24,7 +24,7 @@ int agent_peer_init(agent_peer *p, agent_loop *l, int in_fd, int out_fd,
         agent_list_init(&p->reqs[i]);
     agent_list_init(&p->ready);
     agent_list_init(&p->listings);
-    return agent_channel_init(&p->channel, l, in_fd, out_fd, token);
+    return agent_channel_init(&p->channel, l, in_fd, out_fd, token, owner);
 }
 
 static void end_listing(agent_peer *p, listing *l)
@@ -43,11 +43,10 @@ void agent_peer_unbind(agent_peer *p)
         end_listing(p, AGENT_OF(p->listings.next, listing, link));
 }
 
-void agent_peer_lose(agent_peer *p)
+void agent_peer_done(agent_peer *p)
 {
-    agent_channel_lose(&p->channel);
     agent_peer_unbind(p);
-    p->channel.lost = false;
+    agent_channel_done(&p->channel);
 }
 
 bool agent_peer_is_told(const agent_peer *p)

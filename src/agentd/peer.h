@@ -27,15 +27,16 @@ typedef struct agent_peer {
     bool starved; /* an output waits for nothing but room in the channel */
 } agent_peer;
 
-/** Take over descriptors. @return 0, or -1 with errno set. */
+/** Take over descriptors, also on failure.
+ * @return 0, or -1 with errno set; agent_peer_done() is due then, too. */
 int agent_peer_init(agent_peer *p, agent_loop *l, int in_fd, int out_fd,
                     const unsigned char token[SBX_PROTO_TOKEN_BYTES], bool owner);
 
+/** It goes for good. */
+void agent_peer_done(agent_peer *p);
+
 /** Forget all that it follows and has asked for. */
 void agent_peer_unbind(agent_peer *p);
-
-/** It broke the protocol, or its descriptors broke: it must greet again. */
-void agent_peer_lose(agent_peer *p);
 
 /** Does it know of every end that it will be told of? */
 bool agent_peer_is_told(const agent_peer *p);

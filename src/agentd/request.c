@@ -440,7 +440,7 @@ bool agent_greet(agent *a, agent_peer *p, const sbx_frame *f)
         return false;
     if (n.epoch < p->epoch)
         return true;
-    if (p->owner && !take_ownership(a, &n))
+    if (p->owner ? !take_ownership(a, &n) : !agent_bridges_may_greet(&a->bridges, p))
         return false;
     p->epoch = n.epoch;
     agent_peer_unbind(p);

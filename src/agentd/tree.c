@@ -90,6 +90,21 @@ static bool read_proc(int dir, const char *name, proc *ret)
     return agent_tree_parse_stat(text, &ret->ppid, &ret->state);
 }
 
+pid_t agent_tree_parent(pid_t pid)
+{
+    char name[32];
+    int dir = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    proc p;
+    bool ok;
+
+    if (dir < 0)
+        return -1;
+    (void)snprintf(name, sizeof name, "%d", (int)pid);
+    ok = read_proc(dir, name, &p);
+    close(dir);
+    return ok ? p.ppid : -1;
+}
+
 static bool excepted(const agent_tree_except *except, pid_t pid)
 {
     for (size_t i = 0; except && i < except->count; i++)

@@ -34,6 +34,10 @@ void agent_tree_kill(pid_t root, const agent_tree_except *except, int limit_ms,
 /** Send `sig` to all descendants of `root` that there are now. */
 void agent_tree_signal(pid_t root, int sig);
 
+/** The parent of a process: 0 if it is not of this sandbox's own tree, -1 if the process is gone.
+ */
+pid_t agent_tree_parent(pid_t pid);
+
 /** The parent and state in the text of /proc/PID/stat. @return whether it could be parsed. */
 bool agent_tree_parse_stat(const char *text, pid_t *ret_ppid, char *ret_state);
 

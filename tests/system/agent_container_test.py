@@ -196,6 +196,39 @@ class ContainerTest(unittest.TestCase):
         a.send(P.STDIN, 1, b"back\n")
         self.assertEqual(a.wait(1).stdout, b"got back\n")
 
+    def test_a_bridge_comes_through_an_exec_of_the_engine(self):
+        a = self.agent
+        req = a.start("echo out; read x; echo got $x", exec_id="job", flags=P.EXEC_STDIN)
+        a.until(lambda: a.commands[req].stdout, what="output")
+        process = subprocess.Popen(["docker", "exec", "-i", "-u", "0", self.name,
+                                    "/.sbx/sbx-agent", "connect"],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        b = P.Agent(process.stdin.fileno(), process.stdout.fileno(), self.token)
+        b.greet(epoch=1)
+        on = b.attach("job")
+        b.send(P.STDIN, on, b"bridge\n")
+        self.assertEqual(b.wait(on).stdout, b"out\ngot bridge\n")
+        times = []
+        for _ in range(50):
+            begin = time.monotonic()
+            b.run(["true"], exec_id="b%d" % b.req)
+            times.append(time.monotonic() - begin)
+        times.sort()
+        print("exec of true through a bridge: p50 %.2f ms" % (times[25] * 1000))
+        process.stdin.close()
+        process.wait(10)
+        b.thread.join(5)
+        process.stdout.close()
+        self.assertEqual(a.wait(req).stdout, b"out\ngot bridge\n")
+
+    def test_a_terminal_works(self):
+        a = self.agent
+        req = a.start("tty; stty size; exec cat", flags=P.EXEC_PTY)
+        a.until(lambda: b"24 80" in a.commands[req].stdout, what="output")
+        a.send(P.STDIN, req, b"typed\n")
+        a.send(P.STDIN, req)
+        self.assertEqual(a.wait(req).stdout.count(b"typed\r\n"), 2)
+
     def test_stop_ends_it_at_once(self):
         self.agent.start(["sleep", "1000"])
         begin = time.monotonic()
