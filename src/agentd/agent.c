@@ -97,6 +97,47 @@ static bool all_told(const agent *a)
            ch->start == ch->end;
 }
 
+/* --- out of memory --- */
+
+/* If there is one command only, a kill that was not seen must have hit it. */
+static const char *only_command(const agent *a, char name[SBX_LOG_ID_BYTES + 1])
+{
+    const agent_command *c = a->commands.nlive == 1 ? a->commands.live[0] : NULL;
+
+    name[0] = '\0';
+    if (c && agent_command_is_kept(c)) {
+        memcpy(name, c->exec_id, c->exec_id_len);
+        name[c->exec_id_len] = '\0';
+    }
+    return name;
+}
+
+static void look_for_oom(void *arg)
+{
+    agent *a = arg;
+    agent_oom *o = &a->shared.oom;
+    uint64_t again_ms = agent_oom_look(o);
+    char line[AGENT_OOM_LINE], name[SBX_LOG_ID_BYTES + 1];
+
+    if (again_ms == 0) {
+        size_t len = agent_oom_tell(o, only_command(a, name), line);
+
+        agent_journal_system(a->shared.journal, line, len);
+        again_ms = AGENT_OOM_LOOK_MS;
+    }
+    if (a->commands.nlive > 0 || o->seen)
+        agent_timer_set(&a->shared.loop, &a->look_oom, again_ms, look_for_oom, a);
+}
+
+/* Looks only while something runs, so an idle sandbox costs nothing. */
+static void watch_oom(agent *a)
+{
+    if (a->shared.oom.fd < 0)
+        return;
+    if (a->shared.oom.due || (a->commands.nlive > 0 && !a->look_oom.armed))
+        look_for_oom(a);
+}
+
 static void refill_spare(void *arg)
 {
     agent *a = arg;
@@ -324,6 +365,7 @@ static bool turn(agent *a)
     more = take_input(a, &a->owner);
     more |= take_bridges(a);
     more |= agent_registry_step(&a->commands);
+    watch_oom(a);
     more |= serve_owner(a);
     more |= flush(a, &a->owner);
     more |= serve_bridges(a);
@@ -362,6 +404,7 @@ int agent_run(int in_fd, int out_fd, const unsigned char token[SBX_PROTO_TOKEN_B
     bool more = true;
 
     a.image_env = image_env;
+    a.started_ms = agent_wall_ms();
     if (agent_loop_init(&sh->loop) < 0 || watch_signals(&a) < 0)
         return -1;
     sh->journal = agent_journal_new();

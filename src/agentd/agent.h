@@ -16,7 +16,8 @@ typedef struct agent {
     char image_user[AGENT_SPEC_BYTES];
     uint64_t lifetime_s; /* of the dead-man's switch */
     uint64_t silent_s;   /* for so long nothing was heard of the owner */
-    agent_timer dead_man, retry_spare, last_call;
+    agent_timer dead_man, retry_spare, last_call, look_oom;
+    int64_t started_ms; /* wall clock */
     uint32_t drain_req; /* PONG with it is due when the log was sent; 0: none */
     bool log_first;     /* in this turn the log goes before the output */
     bool main_seen;     /* a main process was started */

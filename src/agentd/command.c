@@ -205,6 +205,9 @@ agent_command *agent_command_new(agent_shared *shared, const sbx_frame *f, const
         errno = saved;
         return NULL;
     }
+    if (r->cpu_ms > 0)
+        (void)send(c->notes.fd, &(agent_order){.cpu_ms = r->cpu_ms}, sizeof(agent_order),
+                   MSG_NOSIGNAL | MSG_DONTWAIT); /* the first one, so there is room */
     if (r->timeout_ms > 0 && r->timeout_ms < MAX_TIMEOUT_MS)
         agent_timer_set(&shared->loop, &c->timeout, r->timeout_ms, on_timeout, c);
     agent_pair_go(p);
@@ -268,8 +271,15 @@ static void fail(agent_command *c, int code, int error)
     agent_command_wake(c);
 }
 
+static bool judge_oom(agent_command *c, bool killed)
+{
+    return agent_oom_judge(&c->shared->oom, c->oom_at_start, killed, c->exec_id, c->exec_id_len);
+}
+
 static void on_end(agent_command *c, const agent_note *note)
 {
+    bool by_kill;
+
     if (c->state == AGENT_STARTING && !c->ordered) {
         fail(c, SBX_AF_SPAWN, 0);
         return;
@@ -279,8 +289,12 @@ static void on_end(agent_command *c, const agent_note *note)
     close_slave(c);
     c->ended_ms = agent_now_ms();
     c->state = AGENT_ENDED;
-    c->timed_out &= WIFSIGNALED(note->status) && WTERMSIG(note->status) == SIGKILL;
-    c->oom = agent_oom_judge(&c->shared->oom, c->oom_at_start, note->killed);
+    by_kill = WIFSIGNALED(note->status) && WTERMSIG(note->status) == SIGKILL;
+    c->timed_out &= by_kill;
+    c->cpu_over &= by_kill;
+    if (c->cpu_over && c->end.cpu_ms < c->cpu_used_ms)
+        c->end.cpu_ms = c->cpu_used_ms; /* not all of the tree has been reaped yet */
+    c->oom = judge_oom(c, note->killed);
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_stdin_close(&c->in);
     agent_timer_set(&c->shared->loop, &c->drain, GRACE_MS, on_grace_over, c);
@@ -305,8 +319,12 @@ static void on_note(agent_command *c, const agent_note *note)
         if (c->state == AGENT_STARTING || c->state == AGENT_RUNNING)
             on_end(c, note);
         break;
+    case AGENT_NOTE_CPU:
+        c->cpu_over = true;
+        c->cpu_used_ms = note->cpu_ms;
+        break;
     case AGENT_NOTE_KILLED:
-        (void)agent_oom_judge(&c->shared->oom, c->oom_at_start, true);
+        (void)judge_oom(c, true);
         break;
     }
 }

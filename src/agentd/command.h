@@ -100,8 +100,8 @@ typedef struct agent_command {
     bool draining; /* the grace after the end is over */
     bool ordered;  /* a signal or kill was ordered: dying early is no failure */
     bool kill_due; /* an order to kill is not with the supervisor yet */
-    bool timed_out, truncated, oom;
-    uint64_t started_ms, ended_ms, oom_at_start;
+    bool timed_out, truncated, oom, cpu_over;
+    uint64_t started_ms, ended_ms, oom_at_start, cpu_used_ms;
     int64_t started_wall_ms;
     agent_note end;      /* of kind EXIT once the command has ended, or FAILED */
     unsigned char *args; /* fields ARG, as many as are told of */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "loop.h"
 #include "pages.h"
 
 #define CHUNK_BYTES (64 * 1024)
@@ -188,6 +189,17 @@ void agent_journal_add(agent_journal *j, sbx_log_entry *e)
     j->end.off = c->used;
     j->end.pos += size;
     trim(j);
+}
+
+void agent_journal_system(agent_journal *j, const void *text, size_t len)
+{
+    sbx_log_entry e = {.ts_ms = agent_wall_ms(),
+                       .stream = SBX_LOG_SYSTEM,
+                       .source = SBX_SRC_SYSTEM,
+                       .len = (uint32_t)(len < SBX_LOG_LINE_BYTES ? len : SBX_LOG_LINE_BYTES),
+                       .data = text};
+
+    agent_journal_add(j, &e);
 }
 
 void agent_journal_resume(agent_journal *j, uint64_t from)

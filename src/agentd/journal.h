@@ -21,6 +21,9 @@ void agent_journal_free(agent_journal *j);
 /** Append a line; its `seq` is set here. Without memory the line is lost, and its number used. */
 void agent_journal_add(agent_journal *j, sbx_log_entry *e);
 
+/** Append a line of the agent's own, of source "system"; what is longer than an entry is cut. */
+void agent_journal_system(agent_journal *j, const void *text, size_t len);
+
 /** A new owner wants entries from `from` on (0: all there are); those before it are safe with it.
  * If `from` is beyond the next number, numbering goes on there. */
 void agent_journal_resume(agent_journal *j, uint64_t from);

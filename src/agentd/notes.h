@@ -14,6 +14,7 @@ typedef enum agent_note_kind {
     AGENT_NOTE_READY = 1, /* user and directory are set; `pid` */
     AGENT_NOTE_FAILED,    /* `code` (sbx_agent_fail) and `error` (an errno) */
     AGENT_NOTE_EXIT,      /* the command itself is over: `status`, `cpu_ms`, `peak_kb`, `killed` */
+    AGENT_NOTE_CPU,       /* `cpu_ms`, all that was allowed, is used up; the tree is killed now */
     AGENT_NOTE_KILLED,    /* something that outlived it was ended by a SIGKILL that was not ours */
 } agent_note_kind;
 
@@ -30,7 +31,8 @@ typedef struct agent_note {
 typedef struct agent_order {
     bool kill; /* the whole tree */
     int sig;
-    bool tree; /* the signal goes to the whole tree */
+    bool tree;       /* the signal goes to the whole tree */
+    uint64_t cpu_ms; /* not 0: kill the tree when it has used so much */
 } agent_order;
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "stats.h"
 #include "stdin.h"
 #include "tell.h"
 
@@ -286,16 +287,9 @@ static bool on_log_ack(agent *a, const sbx_frame *f)
     return true;
 }
 
-/* A system line longer than an entry is cut, not split: the owner writes them, and short. */
 static void on_syslog(agent *a, const sbx_frame *f)
 {
-    sbx_log_entry e = {.ts_ms = agent_wall_ms(),
-                       .stream = SBX_LOG_SYSTEM,
-                       .source = SBX_SRC_SYSTEM,
-                       .len = f->len < SBX_LOG_LINE_BYTES ? f->len : SBX_LOG_LINE_BYTES,
-                       .data = (const char *)f->payload};
-
-    agent_journal_add(a->shared.journal, &e);
+    agent_journal_system(a->shared.journal, f->payload, f->len);
     if (f->req)
         a->drain_req = f->req;
 }
@@ -317,6 +311,27 @@ static bool on_ping(agent_peer *p, const sbx_frame *f)
         return false;
     agent_channel_send(&p->channel, SBX_F_PONG, f->req, f->payload, f->len);
     return true;
+}
+
+/* The spare pair, the supervisors, and the other ends of bridges are the agent's own. */
+static uint64_t own_processes(const agent *a)
+{
+    uint64_t own = 1 + (a->shared.spare.there ? 2 : 0) + a->bridges.count;
+
+    for (size_t i = 0; i < a->commands.nlive; i++)
+        own += !a->commands.live[i]->reaped;
+    return own;
+}
+
+static void on_stats(agent *a, agent_peer *p, const sbx_frame *f)
+{
+    unsigned char out[AGENT_SAMPLE_BYTES];
+    agent_stats_known known = {.started_ms = a->started_ms,
+                               .own = own_processes(a),
+                               .oom_kills = agent_oom_count(&a->shared.oom),
+                               .knows_oom = a->shared.oom.fd >= 0};
+
+    agent_channel_send(&p->channel, SBX_F_SAMPLE, f->req, out, agent_stats_write(out, &known));
 }
 
 /* Frames to a command, from one of its followers; nothing happens if the number means nothing. */
@@ -373,6 +388,9 @@ bool agent_obey(agent *a, agent_peer *p, const sbx_frame *f)
         return on_attach(a, p, f);
     case SBX_F_LIST:
         return on_list(a, p, f);
+    case SBX_F_STATS:
+        on_stats(a, p, f);
+        return true;
     case SBX_F_PING:
         return on_ping(p, f);
     case SBX_F_LOG_ACK:

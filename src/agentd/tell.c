@@ -50,7 +50,7 @@ static void add_exit(record *r, const agent_command *c, uint16_t flags_tag)
     add_num(r, SBX_T_SIGNAL, sig);
     add_num(r, flags_tag,
             (c->timed_out ? SBX_EXIT_TIMED_OUT : 0) | (c->oom ? SBX_EXIT_OOM : 0) |
-                (c->truncated ? SBX_EXIT_TRUNCATED : 0));
+                (c->truncated ? SBX_EXIT_TRUNCATED : 0) | (c->cpu_over ? SBX_EXIT_CPU : 0));
     add_num(r, SBX_T_DURATION_MS, c->ended_ms - c->started_ms);
     add_num(r, SBX_T_CPU_MS, c->end.cpu_ms);
     add_num(r, SBX_T_PEAK_KB, c->end.peak_kb);
@@ -119,6 +119,19 @@ void agent_tell_failed(const agent_follower *f)
     agent_tell_fail(f->peer, f->req, (sbx_agent_fail)why->code, message);
 }
 
+/* Followers that get its output. */
+static uint64_t count_readers(const agent_command *c)
+{
+    uint64_t n = 0;
+
+    for (const agent_link *at = c->followers.next; at != &c->followers; at = at->next) {
+        const agent_follower *f = AGENT_OF(at, agent_follower, of_command);
+
+        n += !f->detached && !f->exit_told;
+    }
+    return n;
+}
+
 void agent_tell_entry(agent_peer *p, uint32_t req, const agent_command *c)
 {
     record r = {.data = agent_channel_reserve(&p->channel, AGENT_ENTRY_BYTES),
@@ -134,6 +147,7 @@ void agent_tell_entry(agent_peer *p, uint32_t req, const agent_command *c)
     add_num(&r, SBX_T_FLAGS, c->flags);
     add_num(&r, SBX_T_OLDEST_SEQ, c->kept.first);
     add_num(&r, SBX_T_NEXT_SEQ, c->kept.next);
+    add_num(&r, SBX_T_COUNT, count_readers(c));
     if (c->state == AGENT_OVER)
         add_exit(&r, c, SBX_T_EXIT_FLAGS);
     agent_channel_commit(&p->channel, SBX_F_ENTRY, req, r.len);

@@ -21,6 +21,7 @@
 typedef struct proc {
     pid_t pid, ppid;
     char state;
+    uint64_t ticks, pages, threads;
 } proc;
 
 /* Untouched pages of these cost nothing; numbers inside a container are small. */
@@ -69,6 +70,44 @@ bool agent_tree_parse_stat(const char *text, pid_t *ret_ppid, char *ret_state)
     return true;
 }
 
+/* Moves behind `count` more fields. */
+static const char *skip_fields(const char *at, int count)
+{
+    for (int i = 0; at && i < count; i++) {
+        at = strchr(at, ' ');
+        if (at)
+            at++;
+    }
+    return at;
+}
+
+static uint64_t parse_number(const char *at)
+{
+    uint64_t value = 0;
+
+    for (; at && *at >= '0' && *at <= '9'; at++)
+        value = value * 10 + (uint64_t)(*at - '0');
+    return value;
+}
+
+/* Behind the name: state ppid .. utime stime cutime cstime (the 12th to the 15th) .. num_threads
+ * (the 18th) .. rss (the 22nd). */
+void agent_tree_parse_use(const char *text, uint64_t *ret_ticks, uint64_t *ret_pages,
+                          uint64_t *ret_threads)
+{
+    const char *at = strrchr(text, ')');
+
+    at = skip_fields(at, 12);
+    *ret_ticks = 0;
+    for (int i = 0; i < 4; i++) {
+        *ret_ticks += parse_number(at);
+        at = skip_fields(at, 1);
+    }
+    at = skip_fields(at, 2);
+    *ret_threads = parse_number(at);
+    *ret_pages = parse_number(skip_fields(at, 4));
+}
+
 static bool read_proc(int dir, const char *name, proc *ret)
 {
     char path[32], text[512];
@@ -87,6 +126,7 @@ static bool read_proc(int dir, const char *name, proc *ret)
         return false;
     text[len] = '\0';
     ret->pid = parse_pid(name);
+    agent_tree_parse_use(text, &ret->ticks, &ret->pages, &ret->threads);
     return agent_tree_parse_stat(text, &ret->ppid, &ret->state);
 }
 
@@ -121,9 +161,10 @@ static bool alive(const proc *p)
 typedef struct scan {
     pid_t root;
     const agent_tree_except *except;
-    int sig;   /* sent to each member at once */
+    int sig;   /* sent to each member at once; 0: none */
     bool once; /* only to those that have not had it */
     size_t alive, fresh;
+    uint64_t ticks, pages, threads; /* of all members */
 } scan;
 
 /* Takes a process into the tree if its parent is in it. */
@@ -134,14 +175,19 @@ static bool join(scan *s, const proc *p)
     if (p->pid == s->root || excepted(s->except, p->pid))
         return false;
     set_bit(in_tree, p->pid, true);
+    s->ticks += p->ticks;
     if (!alive(p))
         return true;
+    s->pages += p->pages;
+    s->threads += p->threads;
     s->alive++;
     if (s->once && bit(signalled, p->pid))
         return true;
     s->fresh++;
-    set_bit(signalled, p->pid, true);
-    (void)kill(p->pid, s->sig);
+    if (s->sig > 0) {
+        set_bit(signalled, p->pid, true);
+        (void)kill(p->pid, s->sig);
+    }
     return true;
 }
 
@@ -197,6 +243,16 @@ void agent_tree_kill(pid_t root, const agent_tree_except *except, int limit_ms,
         if (end.alive > 0)
             pause_briefly();
     } while (end.alive > 0 && agent_now_ms() < until);
+}
+
+void agent_tree_sum(pid_t root, agent_tree_use *ret)
+{
+    scan s = {.root = root};
+
+    run_scan(&s);
+    ret->cpu_ms = s.ticks * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
+    ret->resident_bytes = s.pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    ret->threads = s.threads;
 }
 
 void agent_tree_signal(pid_t root, int sig)

@@ -170,6 +170,59 @@ class ContainerTest(unittest.TestCase):
         got = self.agent.run("true")
         self.assertEqual(got.exit[P.T_FLAGS], 0)
 
+    def oom_lines(self):
+        return [l.decode() for l in self.agent.lines(stream=2) if b"out of memory" in l]
+
+    def test_the_log_tells_of_a_kill_at_once_and_names_it(self):
+        a = self.agent
+        begin = time.monotonic()
+        req = a.start(["sh", "-c", self.HOG], exec_id="hog")
+        a.wait(req, 60)
+        a.until(lambda: self.oom_lines(), 1, "the line")
+        self.assertEqual(self.oom_lines(), [
+            "out of memory: the sandbox's limit of 64 MB was reached; a process of exec hog was "
+            "killed; give it more memory (limits.memoryMb)"])
+        print("out of memory after %.2f s" % (time.monotonic() - begin))
+
+    def test_the_log_tells_of_a_kill_that_nobody_saw(self):
+        a = self.agent
+        req = a.start("sh -c 'sh -c \"$HOG\"; echo over; sleep 1000'; exit 0", env=["HOG=" + self.HOG],
+                      exec_id="deep")
+        a.until(lambda: b"over" in a.commands[req].stdout, 60, "the kill")
+        a.until(lambda: self.oom_lines(), 1, "the line")
+        self.assertIn("a process of exec deep was killed", self.oom_lines()[0])
+        other = a.start("sleep 1000")
+        again = a.start("sh -c 'sh -c \"$HOG\"; echo over; sleep 1000'; exit 0",
+                        env=["HOG=" + self.HOG])
+        a.until(lambda: b"over" in a.commands[again].stdout, 60, "the kill")
+        a.until(lambda: len(self.oom_lines()) == 2, 1, "the line")
+        self.assertIn("; a process was killed", self.oom_lines()[1])
+        self.assertFalse(a.commands[other].over)
+        self.assertEqual(a.stats()[P.T_OOM_KILLS], 2)
+
+    def test_a_sample_tells_what_the_kernel_counts(self):
+        a = self.agent
+        first = a.stats()
+        self.assertEqual((first[P.T_MEMORY_LIMIT], first[P.T_OOM_KILLS], first[P.T_PROCESSES]),
+                         (MEMORY, 0, 0))
+        self.assertLess(first[P.T_MEMORY], MEMORY)
+        self.assertNotIn(P.T_DISK, first)
+        req = a.start("sleep 1000 & x=$(head -c 10000000 /dev/zero | tr '\\0' x); echo on; "
+                      "while :; do :; done")
+        a.until(lambda: a.commands[req].stdout, what="output")
+        wait_for(lambda: a.stats()[P.T_PROCESSES] == 2, what="two processes")
+        wait_for(lambda: a.stats()[P.T_CPU_US] > first[P.T_CPU_US] + 200000, what="CPU time")
+        self.assertGreater(a.stats()[P.T_MEMORY], first[P.T_MEMORY] + 8000000)
+        self.assertGreaterEqual(a.stats()[P.T_MEMORY_PEAK], a.stats()[P.T_MEMORY])
+        times = []
+        for _ in range(100):
+            begin = time.monotonic()
+            a.stats()
+            times.append(time.monotonic() - begin)
+        times.sort()
+        print("a sample: p50 %.2f ms" % (times[50] * 1000))
+        self.assertLess(times[50], 0.02)
+
     def test_a_hog_deep_in_the_tree_is_told_and_a_plain_kill_is_not(self):
         got = self.agent.run("sh -c 'sh -c \"$HOG\"; true'; exit 0", env=["HOG=" + self.HOG],
                              wait=60)

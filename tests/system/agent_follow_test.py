@@ -464,6 +464,23 @@ class ListTest(FollowCase):
         self.assertEqual((over[P.T_EXIT_FLAGS], over[P.T_FLAGS]), (exit[P.T_FLAGS],
                                                                   running[P.T_FLAGS]))
 
+    def test_an_entry_counts_who_gets_the_output(self):
+        a = self.agent
+        def count():
+            return a.list(exec_id="seen")[0][P.T_COUNT]
+        first = self.started("read x", exec_id="seen", flags=P.EXEC_STDIN)
+        self.assertEqual(count(), 1)
+        second = a.attach("seen")
+        a.attach("seen", flags=P.EXEC_DETACHED)
+        self.assertEqual(count(), 2)
+        a.send(P.DETACH, first)
+        self.assertEqual(count(), 1)
+        a.send(P.LEAVE, second)
+        self.assertEqual(count(), 0)
+        a.send(P.STDIN, first, b"\n")
+        a.wait(first)
+        self.assertEqual(count(), 0)
+
     def test_the_last_started_comes_first_and_a_limit_holds(self):
         a = self.agent
         names = ["l%d" % i for i in range(30)]

@@ -173,7 +173,7 @@ class Agent:
         return self.welcome
 
     def start(self, argv, exec_id=None, env=(), cwd="", user="", timeout_ms=0, max_output=0,
-              window=MUCH, flags=0, req=None):
+              window=MUCH, flags=0, req=None, cpu_ms=0):
         if req is None:
             self.req += 1
             req = self.req
@@ -183,6 +183,8 @@ class Agent:
         body += b"".join(field(T_ARG, a) for a in argv) + b"".join(field(T_ENV, e) for e in env)
         body += field(T_CWD, cwd) + field(T_USER, user) + field(T_TIMEOUT_MS, timeout_ms)
         body += field(T_MAX_OUTPUT, max_output) + field(T_WINDOW, window) + field(T_FLAGS, flags)
+        if cpu_ms:
+            body += field(T_CPU_MS, cpu_ms)
         with self.cond:
             if self.commands[req].over:
                 del self.commands[req]  # its number is used again
@@ -197,6 +199,13 @@ class Agent:
         self.send(ATTACH, req, field(T_EXEC_ID, exec_id) + field(T_SEQ, seq) +
                   field(T_WINDOW, window) + field(T_FLAGS, flags))
         return req
+
+    def stats(self):
+        """A SAMPLE as {tag: value}."""
+        n = len(self.samples)
+        self.send(STATS, 0)
+        self.until(lambda: len(self.samples) > n, what="SAMPLE")
+        return self.samples[-1]
 
     def list(self, count=0, exec_id=""):
         """Entries as {tag: value}, with all ARGs as a list."""

@@ -146,8 +146,9 @@ class TerminalTest(AgentCase):
         self.until_quiet()
 
     def test_what_keeps_it_open_does_not_hold_the_exit(self):
+        req = self.term("(trap '' HUP; echo up; exec setsid sleep 1000) & read x; exit 4", wait="up")
         begin = time.monotonic()
-        req = self.term("(trap '' HUP; exec setsid sleep 1000) & echo up; exit 4", wait="up")
+        self.type(req, "\n")
         self.assertEqual(self.agent.wait(req).exit[P.T_EXIT_CODE], 4)
         self.assertLess(time.monotonic() - begin, 2)
         self.assertEqual(self.others(), 2)

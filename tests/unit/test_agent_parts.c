@@ -1,6 +1,8 @@
-/* Small parsers of the agent: users, process states, the kernel's counter, EXEC requests. */
+/* Small parsers of the agent: users, process states, the kernel's counters, EXEC requests. */
+#include "cgroup.h"
 #include "launch.h"
 #include "oom.h"
+#include "stats.h"
 #include "tree.h"
 #include "users.h"
 
@@ -138,12 +140,123 @@ Test(agent_tree, the_state_line_is_parsed_whatever_the_name)
     }
 }
 
-Test(agent_oom, the_counter_is_found_in_both_formats)
+Test(agent_tree, use_is_parsed_whatever_the_name)
 {
-    cr_expect_eq(agent_oom_parse("low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"), 2);
-    cr_expect_eq(agent_oom_parse("oom_kill_disable 1\nunder_oom 1\noom_kill 15\n"), 15);
-    cr_expect_eq(agent_oom_parse("oom_kill_disable 1\nunder_oom 0\n"), 0);
-    cr_expect_eq(agent_oom_parse(""), 0);
+    static const struct {
+        const char *text;
+        uint64_t ticks, pages, threads;
+    } cases[] = {
+        {"12 (a b) c) S 1 12 12 0 -1 4194560 5 6 7 8 100 20 3 4 20 0 9 0 77 1000 42 184 1", 127, 42,
+         9},
+        {"12 (sh) S 1 12 12 0 -1 4194560 5 6 7 8 1 2 3 4 20 0 1 0 77 1000 0", 10, 0, 1},
+        {"12 (sh) S 1 12 12 0 -1 4194560 5 6 7 8 1", 1, 0, 0},
+        {"12 (sh) S 1 12", 0, 0, 0},
+        {"12 (sh", 0, 0, 0},
+        {"", 0, 0, 0},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t ticks, pages, threads;
+
+        agent_tree_parse_use(cases[i].text, &ticks, &pages, &threads);
+        cr_expect(ticks == cases[i].ticks && pages == cases[i].pages && threads == cases[i].threads,
+                  "case %zu: %lu %lu %lu", i, ticks, pages, threads);
+    }
+}
+
+Test(agent_cgroup, numbers_are_found_in_both_formats)
+{
+    static const struct {
+        const char *text, *key;
+        bool ok;
+        uint64_t value;
+    } cases[] = {
+        {"low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n", "oom_kill", true, 2},
+        {"oom_kill_disable 1\nunder_oom 1\noom_kill 15\n", "oom_kill", true, 15},
+        {"oom_kill_disable 1\nunder_oom 0\n", "oom_kill", false, 0},
+        {"total_inactive_file 5\ninactive_file 77\n", "inactive_file", true, 77},
+        {"inactive_file\n", "inactive_file", false, 0},
+        {"inactive_file x\n", "inactive_file", false, 0},
+        {"12345\n", NULL, true, 12345},
+        {"9223372036854771712\n", NULL, true, 9223372036854771712u},
+        {"max\n", NULL, false, 0},
+        {"", NULL, false, 0},
+        {"", "oom_kill", false, 0},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t value = 0;
+        bool ok = agent_cgroup_parse(cases[i].text, cases[i].key, &value);
+
+        cr_expect(ok == cases[i].ok && (!ok || value == cases[i].value), "case %zu", i);
+    }
+}
+
+Test(agent_stats, traffic_is_summed_up_but_for_the_loopback)
+{
+    static const struct {
+        const char *text;
+        uint64_t received, sent;
+    } cases[] = {
+        {"Inter-|   Receive  |  Transmit\n face |bytes    packets|bytes\n"
+         "    lo: 999 9 0 0 0 0 0 0 999 9 0 0 0 0 0 0\n"
+         "  eth0: 100 2 0 0 0 0 0 0 30 4 0 0 0 0 0 0\n"
+         " eth1:5 2 0 0 0 0 0 0 7 4 0 0 0 0 0 0\n",
+         105, 37},
+        {"eth0: 100 2 0", 100, 0},
+        {"eth0:", 0, 0},
+        {"eth0: x y", 0, 0},
+        {"no colon\n\n\n", 0, 0},
+        {"", 0, 0},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t received, sent;
+
+        agent_stats_parse_net(cases[i].text, &received, &sent);
+        cr_expect(received == cases[i].received && sent == cases[i].sent, "case %zu: %lu %lu", i,
+                  received, sent);
+    }
+}
+
+/* A counter in a file in the place of the kernel's. */
+static void count_kills(agent_oom *o, const char *text)
+{
+    char name[] = "/tmp/sbx-oom-XXXXXX";
+
+    if (o->fd < 0)
+        o->fd = mkstemp(name);
+    cr_assert(o->fd >= 0);
+    (void)unlink(name);
+    cr_assert_eq(pwrite(o->fd, text, strlen(text), 0), (ssize_t)strlen(text));
+}
+
+Test(agent_oom, a_kill_is_told_once_and_named_if_it_is_known)
+{
+    agent_oom o = {.fd = -1};
+    char line[AGENT_OOM_LINE];
+
+    count_kills(&o, "oom_kill 0\n");
+    cr_expect_eq(agent_oom_look(&o), AGENT_OOM_LOOK_MS);
+    count_kills(&o, "oom_kill 1\n");
+    cr_expect_eq(agent_oom_look(&o), AGENT_OOM_AGAIN_MS, "it may still be explained");
+    cr_expect(agent_oom_judge(&o, 0, true, "abcxyz", 3));
+    cr_expect_eq(agent_oom_look(&o), 0);
+    (void)agent_oom_tell(&o, "other", line);
+    cr_expect_not_null(strstr(line, "a process of exec abc was killed; give"), "%s", line);
+    cr_expect_eq(agent_oom_look(&o), AGENT_OOM_LOOK_MS);
+    cr_expect_not(agent_oom_judge(&o, 1, true, "abc", 3));
+    cr_expect_not(agent_oom_judge(&o, 0, false, "abc", 3), "it was explained");
+    count_kills(&o, "oom_kill 4\n");
+    cr_expect_eq(agent_oom_look(&o), AGENT_OOM_AGAIN_MS);
+    cr_expect_eq(agent_oom_look(&o), 0);
+    (void)agent_oom_tell(&o, "only", line);
+    cr_expect_not_null(strstr(line, "of exec only was killed (3 in all)"), "%s", line);
+    count_kills(&o, "oom_kill 5\n");
+    (void)agent_oom_tell(&o, "", line);
+    cr_expect_not_null(strstr(line, "; a process was killed;"), "%s", line);
+    cr_expect(agent_oom_judge(&o, 4, false, "abc", 3), "nobody explained it: all are candidates");
+    close(o.fd);
 }
 
 Test(agent_launch, malformed_records_end_the_channel_and_odd_ones_are_refused)
@@ -162,6 +275,13 @@ Test(agent_launch, malformed_records_end_the_channel_and_odd_ones_are_refused)
     f.len = (uint32_t)(len + sbx_field_put(buf + len, sizeof buf - len, SBX_T_ENV, "A", 1));
     cr_expect_eq(agent_request_parse(&f, &r, &why), 0);
     cr_expect_not_null(why);
+    f.len = (uint32_t)(len + sbx_field_put_num(buf + len, sizeof buf - len, SBX_T_COLS, 1001));
+    cr_expect_eq(agent_request_parse(&f, &r, &why), 0);
+    f.len = (uint32_t)(len + sbx_field_put_num(buf + len, sizeof buf - len, SBX_T_COLS, 1000));
+    cr_expect_eq(agent_request_parse(&f, &r, &why), 1);
+    cr_expect(r.cols == 1000 && r.rows == 24);
+    f.len = (uint32_t)(len + sbx_field_put(buf + len, sizeof buf - len, SBX_T_CPU_MS, "1", 1));
+    cr_expect_eq(agent_request_parse(&f, &r, &why), -1);
     f.len = (uint32_t)(len + sbx_field_put(buf + len, sizeof buf - len, 999, "?", 1));
     cr_expect_eq(agent_request_parse(&f, &r, &why), 1);
 }

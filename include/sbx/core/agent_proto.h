@@ -25,6 +25,9 @@
  * the same way, with an epoch of their own choice, and are bridges. Each peer has its own `req`s
  * and its own channel. A bridge gets no log and no news, and LOG_ACK, SYSLOG, STOP and an EXEC with
  * SBX_EXEC_MAIN end it. What a peer has begun goes on when the peer goes, but for SBX_EXEC_CHECK.
+ * Who connects must be root and come from outside, as an exec of the engine does: what a command of
+ * the sandbox starts is turned away, whoever it is. A greeting must come within two seconds, and
+ * the SBX_MAX_BRIDGES + 1st is refused by closing the connection.
  *
  * Followers: a `req` is bound to a command by EXEC, which starts it, or by ATTACH. A command has
  * any number of followers, of any peers. A `req` is free again after FAIL, EXIT, LEAVE and a
