@@ -1,49 +1,22 @@
 #!/usr/bin/python3
 """sbx-files pack and unpack: whole trees there and back, and archives made to do harm."""
-import contextlib
 import gzip
 import io
 import os
 import stat
-import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
-import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(1, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from archives import folder, hardlink, member, overlapping, samples, symlink  # noqa: E402
+from archives import tar, with_size, zipped  # noqa: E402
 from filetool_harness import USER, Case, small_disk, until  # noqa: E402
 
 QUICK = True
-MANY = ("1000000000", "10000")
-
-
-def member(name, content=b"", kind=tarfile.REGTYPE, **more):
-    info = tarfile.TarInfo(name)
-    info.type, info.size, info.mode = kind, len(content), 0o644
-    for key, value in more.items():
-        setattr(info, key, value)
-    return info, content
-
-
-def tar(*members, form=tarfile.PAX_FORMAT):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for info, content in members:
-            archive.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
-def zipped(*members, method=zipfile.ZIP_DEFLATED):
-    """@param members  (name, content, mode)"""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, content, mode in members:
-            info = zipfile.ZipInfo(name)
-            info.create_system, info.external_attr, info.compress_type = 3, mode << 16, method
-            archive.writestr(info, content)
-    return out.getvalue()
+MANY = ("2000000000", "10000")
 
 
 class RoundTripTest(Case):
@@ -206,28 +179,28 @@ class HostileTest(Case):
                 self.refuses("invalid", tar(member(name, b"x")))
                 self.refuses("invalid", zipped((name, b"x", 0o100644)))
                 self.refuses("invalid", tar(member(name, kind=tarfile.DIRTYPE)))
-                self.refuses("invalid", tar(member(name, kind=tarfile.SYMTYPE, linkname="x")))
+                self.refuses("invalid", tar(symlink(name, "x")))
 
     def test_links_that_lead_out(self):
         for target in ("/etc/passwd", "..", "../outside", "x/../../outside", "", "x/../..",
                        "../" * 20 + "etc/passwd"):
             with self.subTest(target):
-                self.refuses("invalid", tar(member("l", kind=tarfile.SYMTYPE, linkname=target)))
+                self.refuses("invalid", tar(symlink("l", target)))
                 if target:
                     self.refuses("invalid", zipped(("l", target.encode(), 0o120777)))
 
     def test_links_that_stay_are_made(self):
-        data = tar(member("a/b/l", kind=tarfile.SYMTYPE, linkname="../../x/./y"),
-                   member("m", kind=tarfile.SYMTYPE, linkname="a//b"))
+        data = tar(symlink("a/b/l", "../../x/./y"),
+                   symlink("m", "a//b"))
         self.entry("unpack", "in", *MANY, data=data)
         self.assertEqual(os.readlink(self.home / "in/a/b/l"), "../../x/./y")
         self.refuses("invalid",
-                     tar(member("a/b/l", kind=tarfile.SYMTYPE, linkname="../../../x")),
+                     tar(symlink("a/b/l", "../../../x")),
                      left=["a", "a/b", "a/b/l", "m"])
 
     def test_a_file_through_a_link_of_the_archive(self):
         for target in ("d", ".", "d/e"):
-            data = tar(member("l", kind=tarfile.SYMTYPE, linkname=target), member("l/x", b"x"))
+            data = tar(symlink("l", target), member("l/x", b"x"))
             self.refuses("invalid", data, left=["l"])
         self.refuses("invalid", zipped(("l", b"d", 0o120777), ("l/x", b"x", 0o100644)), left=["l"])
 
@@ -246,16 +219,16 @@ class HostileTest(Case):
         for target in ("/etc/passwd", "../outside/keep", "no", ".", "d", "s"):
             with self.subTest(target):
                 self.refuses("invalid", tar(
-                    member("d", kind=tarfile.DIRTYPE, mode=0o755),
-                    member("s", kind=tarfile.SYMTYPE, linkname="d"),
-                    member("h", kind=tarfile.LNKTYPE, linkname=target)), left=["d", "s"])
-        data = tar(member("s", kind=tarfile.SYMTYPE, linkname="d"), member("d/x", b"x"),
-                   member("h", kind=tarfile.LNKTYPE, linkname="s/x"))
+                    folder("d"),
+                    symlink("s", "d"),
+                    hardlink("h", target)), left=["d", "s"])
+        data = tar(symlink("s", "d"), member("d/x", b"x"),
+                   hardlink("h", "s/x"))
         self.refuses("invalid", data, left=["d", "d/x", "s"])
 
     def test_unpacking_twice_replaces_also_hard_links(self):
-        data = tar(member("a", b"x"), member("b", kind=tarfile.LNKTYPE, linkname="a"),
-                   member("d", kind=tarfile.DIRTYPE, mode=0o755), member("d/e", b"y"))
+        data = tar(member("a", b"x"), hardlink("b", "a"),
+                   folder("d"), member("d/e", b"y"))
         for _ in range(3):
             self.assertEqual(self.entry("unpack", "in", *MANY, data=data)["files"], 3)
             self.assertEqual(self.names("in"), ["a", "b", "d", "d/e"])
@@ -263,7 +236,7 @@ class HostileTest(Case):
         os.unlink(self.home / "in/b")
         os.link(self.home / "in/a", self.home / "in/b")
         self.entry("unpack", "in", *MANY,
-                   data=tar(member("b", kind=tarfile.LNKTYPE, linkname="a")))
+                   data=tar(hardlink("b", "a")))
         self.assertEqual(self.names("in"), ["a", "b", "d", "d/e", "twin"])
 
     def test_devices_and_set_ids(self):
@@ -276,12 +249,11 @@ class HostileTest(Case):
     def test_a_name_twice(self):
         x = member("d/x", b"1")
         for again in (x, member("d/./x", b"2"), member("d//x", b"2"),
-                      member("d/x", kind=tarfile.SYMTYPE, linkname="y"),
+                      symlink("d/x", "y"),
                       member("d/x", kind=tarfile.DIRTYPE)):
             self.refuses("invalid", tar(x, again), left=["d", "d/x"])
         self.refuses("is_directory", tar(x, member("d", b"2")), left=["d", "d/x"])
-        folder = member("d", kind=tarfile.DIRTYPE, mode=0o755)
-        self.entry("unpack", "in", *MANY, data=tar(folder, x, folder))
+        self.entry("unpack", "in", *MANY, data=tar(folder("d"), x, folder("d")))
 
     def test_too_many_bytes_or_entries(self):
         data = tar(*(member(f"f{i}", bytes(1000)) for i in range(10)))
@@ -298,36 +270,15 @@ class HostileTest(Case):
         self.refuses("too_large", zipped(("zeros", big, 0o100644)), ("50000000", "10"))
 
     def test_a_zip_whose_entries_share_their_bytes(self):
-        data = self.overlapping(bytes(1_000_000), 300)
+        data = overlapping(bytes(1_000_000), 300)
         got = self.entry("unpack", "in", "100000000", "10000", data=data)
         self.assertEqual(got["bytes"], 1_000_000)
 
-    @staticmethod
-    def overlapping(content, count):
-        """One compressed content that `count` entries of the directory point at."""
-        squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
-        packed = squeeze.compress(content) + squeeze.flush()
-        sums = struct.pack("<III", zlib.crc32(content), len(packed), len(content))
-        out = struct.pack("<IHHHHH", 0x04034b50, 20, 0, 8, 0, 0x21) + sums
-        out += struct.pack("<HH", 4, 0) + b"0000" + packed
-        start = len(out)
-        for i in range(count):
-            out += struct.pack("<IHHHHHH", 0x02014b50, 0x314, 20, 0, 8, 0, 0x21) + sums
-            out += struct.pack("<HHHHHII", 4, 0, 0, 0, 0, 0o100644 << 16, 0) + b"%04d" % i
-        return out + struct.pack("<IHHHHIIH", 0x06054b50, 0, 0, count, count, len(out) - start,
-                                 start, 0)
-
     def test_sizes_that_are_lies(self):
         honest = tar(member("x", b"12345"))
-        for size in (b"77777777777\0", b"\x80" + b"\xff" * 11, b"\x80" + b"\0" * 3 + b"\x7f" * 8):
-            head = bytearray(honest[:512])
-            head[124:136] = size
-            head[148:156] = b" " * 8
-            head[148:156] = b"%06o\0 " % sum(head)
-            line = self.fails("too_large" if size[1] != 0xff else "invalid", "unpack", "in",
-                              *MANY, data=bytes(head) + honest[512:])
-            self.assertLess(sum(f.stat().st_size for f in (self.home / "in").glob("*"))
-                            if (self.home / "in").exists() else 0, 1000, line)
+        for size in (b"77777777777\0", b"\x80" + b"\xff" * 11, b"\x80\0\0\0" + b"\x7f" * 8):
+            data = with_size(honest, size)
+            self.refuses("invalid" if size[1] == 0xff else "too_large", data)
 
     def test_cut_and_damaged(self):
         content = os.urandom(100_000)
@@ -346,12 +297,6 @@ class HostileTest(Case):
                 self.run_tool("unpack", "in", *MANY, data=data)
             self.assertIn(got.exception.code, ("unsupported", "invalid"), data[:10])
             self.assertEqual(self.names(), ["outside", "outside/keep"])
-
-    def test_an_encrypted_zip(self):
-        data = bytearray(zipped(("x", b"secret" * 10, 0o100644)))
-        for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-            data[data.index(signature) + flags] |= 1
-        self.refuses("unsupported", bytes(data))
 
     def test_a_file_replaces_files_never_directories(self):
         self.make("in/f", b"old")
@@ -402,25 +347,12 @@ class HostileTest(Case):
             with open(self.place / form, "rb") as data:
                 self.assertLess(self.peak(["unpack", f"c-{form}", *MANY], stdin=data), 16 << 10)
 
-    def peak(self, args, **streams):
-        """KiB of memory that a run needed at most, as last seen while it ran."""
-        peak = 0
-        with self.start(*args, **streams) as child:
-            while child.poll() is None:
-                with contextlib.suppress(OSError, StopIteration), \
-                        open(f"/proc/{child.pid}/status", encoding="ascii") as status:
-                    told = next(line for line in status if line.startswith("VmHWM"))
-                    if os.readlink(f"/proc/{child.pid}/exe") == str(self.program):
-                        peak = int(told.split()[1])
-        self.assertEqual(child.returncode, 0)
-        self.assertGreater(peak, 100)
-        return peak
-
-    def test_a_zip_that_asks_for_much_memory(self):
-        """lzma with a dictionary of 1.5 GiB: there is a limit, and it is told of."""
-        data = bytearray(zipped(("x", b"hello" * 1000, 0o100644), method=zipfile.ZIP_LZMA))
-        at = data.index(b"\x05\x00\x5d")
-        data[at + 3:at + 7] = struct.pack("<I", 1536 << 20)
-        with self.assertRaises(Exception) as got:
-            self.run_tool("unpack", "in", *MANY, data=bytes(data))
-        self.assertIn(got.exception.code, ("too_large", "invalid"))
+    def test_every_sample_does_what_is_known_of_it(self):
+        for name, (code, data) in samples().items():
+            with self.subTest(name):
+                if code:
+                    self.fails(code, "unpack", "in", *MANY, data=data)
+                else:
+                    self.entry("unpack", "in", *MANY, data=data)
+                self.assertEqual([n for n in self.names() if ".sbx-" in n], [])
+                subprocess.run(["rm", "-rf", self.home / "in"], check=True)

@@ -84,6 +84,20 @@ class Case(unittest.TestCase):
         self.assertEqual(got.exception.code, code, got.exception.line)
         return got.exception.line
 
+    def peak(self, args, **streams):
+        """KiB of memory that a run needed at most, as last seen while it ran."""
+        peak = 0
+        with self.start(*args, **streams) as child:
+            while child.poll() is None:
+                with contextlib.suppress(OSError, StopIteration), \
+                        open(f"/proc/{child.pid}/status", encoding="ascii") as status:
+                    told = next(line for line in status if line.startswith("VmHWM"))
+                    if os.readlink(f"/proc/{child.pid}/exe") == str(self.program):
+                        peak = int(told.split()[1])
+        self.assertEqual(child.returncode, 0)
+        self.assertGreater(peak, 100)
+        return peak
+
     def make(self, name, content=b"", mode=None, owner=USER):
         """A file or, if the content is None, a directory, with those above it."""
         path = self.home / name

@@ -115,8 +115,8 @@ class StatTest(Case):
 
 
 class NamesTest(Case):
-    NAMES = [b"new\nline", b"tab\t\"quote\"\\", b"\xff\xfe", b"caf\xc3\xa9", b"-", b"--version", b" ",
-             b"n" * 255, b"\x01", "\u4f60\u597d".encode(), b"\xed\xa0\x80"]
+    NAMES = [b"new\nline", b"tab\t\"quote\"\\", b"\xff\xfe", b"caf\xc3\xa9", b"-", b"--version",
+             b" ", b"n" * 255, b"\x01", "\u4f60\u597d".encode(), b"\xed\xa0\x80"]
 
     def test_any_name_is_written_listed_and_read(self):
         for name in self.NAMES:
@@ -321,3 +321,21 @@ class ReadTest(Case):
         path = self.make("x")
         os.truncate(path, 3_000_000)
         self.assertEqual(self.read("x", "-")[1], bytes(3_000_000))
+
+    def test_memory_stays_small_and_content_goes_past_the_program(self):
+        self.make("x", os.urandom(60_000_000))
+        with tempfile.TemporaryFile() as out:
+            self.assertLess(self.peak(["read", "x", "-"], stdout=out), 4 << 10)
+        with open(self.home / "x", "rb") as data:
+            self.assertLess(self.peak(["write", "y", "-", "0", "-"], stdin=data), 4 << 10)
+        trace = self.place / "trace"
+        shell = f'"$0" read x - | tail -c 60000000 | strace -f -c -o {trace} "$0" write z - 0 -'
+        for command in (shell, f'strace -f -c -o {trace} "$0" read x - | cat >/dev/null'):
+            subprocess.run(["sh", "-c", command, self.program], env={"HOME": str(self.home)},
+                           stdout=subprocess.DEVNULL, check=True)
+            calls = {row.split()[-1]: int(row.split()[3])
+                     for row in trace.read_text().splitlines()[2:] if row[:1] == " "}
+            self.assertGreater(calls["splice"], 50)
+            self.assertLess(calls.get("read", 0) + calls.get("write", 0) +
+                            calls.get("pread64", 0), 20)
+        self.assertEqual((self.home / "x").read_bytes(), (self.home / "z").read_bytes())
