@@ -349,7 +349,7 @@ bool cli_parse_memory(const char *text, int64_t *ret_mb)
 
 /* --- telling --- */
 
-static void tell(const cli *c, const char *fmt, va_list ap)
+static void SBX_PRINTF(2, 0) tell(const cli *c, const char *fmt, va_list ap)
 {
     fprintf(stderr, "sbx%s%s: ", c->command ? " " : "", c->command ? c->command->name : "");
     vfprintf(stderr, fmt, ap);
