@@ -11,7 +11,7 @@
  * or none is meant; "sizeBytes" beside "range"). Status 2: wrong usage, a text on standard error.
  * Ended by a signal: what a half done operation had made is taken away on TERM, INT and HUP; KILL
  * can leave a hidden file .sbx-XXXXXXXXXXXXXXXX where the file system has no O_TMPFILE, and in
- * batch, copy and move.
+ * batch, unpack, copy and move. Any other status or signal: it is broken, or memory is out.
  *
  * codes: not_found is_directory not_directory exists not_empty permission_denied no_space too_large
  *        invalid unsupported busy io_error range changed
@@ -42,7 +42,8 @@
  * read PATH RANGE
  *     a line: the entry with "range":{"from":F,"to":T}; then T - F bytes, the first of them at
  *     F (T itself is not among them). RANGE: "-" all, "N-M", "N-", "-N" as in RFC 9110; range
- *     if there is nothing to serve. The file shrinks while it is sent: io_error. No regular
+ *     if there is nothing to serve. The file shrinks while it is sent: io_error. Files of
+ *     procfs and sysfs have the size of what they hold, 1 MiB at most. No regular
  *     file: is_directory or unsupported, at once
  * write PATH MODE PARENTS SIZE [IFMATCH]
  *     takes SIZE bytes, or with "-" all until the end of input, and puts them in the place of
@@ -82,7 +83,8 @@
  *     names that are absolute or hold "..", links that lead out, names beneath a link, a name
  *     twice (invalid); devices, set-id files, encrypted or unknown formats (unsupported); more
  *     than MAX_BYTES or MAX_ENTRIES, or 64 MiB at over 200 times the archive's size
- *     (too_large). A file of the same name is replaced; a directory never (is_directory)
+ *     (too_large). A file of the same name is replaced; a directory never (is_directory). "path"
+ *     of an error is the name as it is in the archive
  * watch PATH RECURSIVE
  *     a line {"type":"ready"}, then {"type":"create|write|remove|rename|chmod", "path":P} with
  *     "to" for a rename (and "encoding":"base64" for both, as above), merged within 20 ms, and

@@ -48,11 +48,12 @@ static int run(size_t op, char **args)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf line = SBX_BUF_INIT(32 * KIB);
     ft_err err = {.code = FT_E_IO};
-    struct rlimit memory = {ops[op].memory, ops[op].memory};
+    struct rlimit memory = {ops[op].memory, ops[op].memory}, none = {0, 0};
 
     (void)signal(SIGPIPE, SIG_IGN);
     /* Names in archives are UTF-8; the C library has this locale built in. */
     (void)setlocale(LC_CTYPE, "C.UTF-8");
+    (void)setrlimit(RLIMIT_CORE, &none); /* not into the user's directory */
     if (ops[op].memory)
         (void)setrlimit(RLIMIT_AS, &memory);
     if ((!ops[op].guarded || ft_guard_begin(&err) == 0) && ops[op].run(args, &err) == 0)

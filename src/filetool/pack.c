@@ -3,9 +3,7 @@
 #include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/mman.h>
-#include <sys/statfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -209,19 +207,6 @@ static int pack_one(packer *p, int dirfd, const char *file, const struct stat *s
     return put_head(p, path);
 }
 
-/* Whether a directory is the kernel's own, whose files have no content to keep. */
-static bool is_of_the_kernel(int dirfd, const char *name)
-{
-    int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    struct statfs fs;
-    bool found = fd >= 0 && fstatfs(fd, &fs) == 0 &&
-                 (fs.f_type == PROC_SUPER_MAGIC || fs.f_type == SYSFS_MAGIC);
-
-    if (fd >= 0)
-        close(fd);
-    return found;
-}
-
 static ft_next enter(void *ctx, const ft_step *step, ft_err *err)
 {
     packer *p = ctx;
@@ -231,7 +216,7 @@ static ft_next enter(void *ctx, const ft_step *step, ft_err *err)
         return FT_FAILED;
     if (!S_ISDIR(step->st.st_mode))
         return FT_SKIP;
-    return is_of_the_kernel(step->dirfd, step->name) ? FT_SKIP : FT_DESCEND;
+    return ft_walk_is_kernels(step) ? FT_SKIP : FT_DESCEND;
 }
 
 /* @return 0, or -1 and the reason in the archive */

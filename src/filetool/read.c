@@ -7,6 +7,9 @@
 #include "path.h"
 #include "range.h"
 #include "stream.h"
+#include "walk.h"
+
+#define MAX_KERNELS_BYTES MIB
 
 /* "N", or nothing where that has a meaning of its own: -1. */
 static bool number(const char *text, size_t len, int64_t *ret)
@@ -75,33 +78,60 @@ static int open_regular(const char *path, struct stat *st, ft_err *err)
     return -1;
 }
 
-int ft_read(char **argv, ft_err *err)
+/* Files of the kernel do not say how long they are: they are read into memory first.
+ * @return -2 if it is none; else 0, -1 */
+static int slurp(int fd, struct stat *st, sbx_buf *content, const char *path, ft_err *err)
+{
+    ssize_t n;
+
+    if (!ft_is_kernels(fd))
+        return -2;
+    while ((n = read(fd, ft_chunk(), FT_CHUNK_BYTES)) > 0)
+        sbx_buf_add(content, ft_chunk(), (size_t)n);
+    if (n < 0)
+        return ft_fail_errno(err, path, "cannot read");
+    if (sbx_buf_failed(content))
+        return ft_fail(err, FT_E_TOO_LARGE, path, "this file of the kernel is longer than %u bytes",
+                       MAX_KERNELS_BYTES);
+    st->st_size = (off_t)content->len;
+    return 0;
+}
+
+static int put_head(const struct stat *st, const char *path, int64_t from, int64_t to, ft_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf line = SBX_BUF_INIT(FT_MAX_LINE_BYTES);
     sbx_jw w = SBX_JW(&line);
+
+    ft_entry_begin(&w, st, path, NULL);
+    ft_entry_etag(&w, st);
+    sbx_jw_obj(&w, "range");
+    sbx_jw_int(&w, "from", from);
+    sbx_jw_int(&w, "to", to);
+    sbx_jw_obj_end(&w);
+    ft_entry_end(&w);
+    return ft_out_flush(&line, 0, err);
+}
+
+int ft_read(char **argv, ft_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf content = SBX_BUF_INIT(MAX_KERNELS_BYTES);
     char path[FT_PATH_BYTES];
     int64_t from = 0, to = 0;
     struct stat st;
-    int fd, rc;
+    int fd, held, rc;
 
     if (ft_path_resolve(argv[0], path, err) < 0)
         return -1;
     fd = open_regular(path, &st, err);
     if (fd < 0)
         return -1;
-    rc = ft_range_parse(argv[1], st.st_size, &from, &to, err);
-    if (rc == 0) {
-        ft_entry_begin(&w, &st, path, NULL);
-        ft_entry_etag(&w, &st);
-        sbx_jw_obj(&w, "range");
-        sbx_jw_int(&w, "from", from);
-        sbx_jw_int(&w, "to", to);
-        sbx_jw_obj_end(&w);
-        ft_entry_end(&w);
-        (void)posix_fadvise(fd, from, to - from, POSIX_FADV_SEQUENTIAL);
-        rc = ft_out_flush(&line, 0, err);
-    }
+    held = slurp(fd, &st, &content, path, err);
+    rc = held == -1 ? -1 : ft_range_parse(argv[1], st.st_size, &from, &to, err);
     if (rc == 0)
+        rc = put_head(&st, path, from, to, err);
+    if (rc == 0 && held == 0)
+        rc = ft_out_write(content.data ? content.data + from : "", (size_t)(to - from), err);
+    else if (rc == 0)
         rc = ft_out_from(fd, from, to, path, err);
     close(fd);
     return rc;

@@ -4,6 +4,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 typedef struct level {
@@ -133,4 +135,23 @@ int ft_walk(int fd, const char *path, const ft_visitor *visitor, ft_err *err)
     sbx_buf_done(&k->path);
     free(k);
     return rc;
+}
+
+bool ft_is_kernels(int fd)
+{
+    struct statfs fs;
+
+    return fstatfs(fd, &fs) == 0 &&
+           (fs.f_type == PROC_SUPER_MAGIC || fs.f_type == SYSFS_MAGIC ||
+            fs.f_type == CGROUP_SUPER_MAGIC || fs.f_type == CGROUP2_SUPER_MAGIC);
+}
+
+bool ft_walk_is_kernels(const ft_step *step)
+{
+    int fd = openat(step->dirfd, step->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    bool found = fd >= 0 && ft_is_kernels(fd);
+
+    if (fd >= 0)
+        close(fd);
+    return found;
 }

@@ -30,4 +30,10 @@ typedef struct ft_visitor {
  *  @param path  the root's own, for paths and messages */
 int ft_walk(int fd, const char *path, const ft_visitor *visitor, ft_err *err) SBX_MUST_CHECK;
 
+/** Whether a step is a directory of procfs or sysfs: endless, and without content to keep. */
+bool ft_walk_is_kernels(const ft_step *step);
+
+/** The same of anything that is open. */
+bool ft_is_kernels(int fd);
+
 #endif

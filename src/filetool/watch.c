@@ -184,7 +184,7 @@ static ft_next found(void *ctx, const ft_step *step, ft_err *err)
     if (s->tell)
         (void)change(s->w, FT_CREATE, s->at[step->depth], step->name);
     if (!S_ISDIR(step->st.st_mode) ||
-        faccessat(step->dirfd, step->name, R_OK | X_OK, AT_EACCESS) < 0)
+        faccessat(step->dirfd, step->name, R_OK | X_OK, AT_EACCESS) < 0 || ft_walk_is_kernels(step))
         return FT_SKIP;
     fd = openat(step->dirfd, step->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)

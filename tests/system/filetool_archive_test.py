@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """sbx-files pack and unpack: whole trees there and back, and archives made to do harm."""
 import gzip
+import json
 import io
 import os
 import stat
@@ -356,3 +357,28 @@ class HostileTest(Case):
                     self.entry("unpack", "in", *MANY, data=data)
                 self.assertEqual([n for n in self.names() if ".sbx-" in n], [])
                 subprocess.run(["rm", "-rf", self.home / "in"], check=True)
+
+    def test_a_directory_that_becomes_a_link_meanwhile_leads_nowhere(self):
+        """Somebody inside swaps a directory and a link to the outside, as quickly as possible."""
+        self.make("in/d", None)
+        os.symlink("../outside", self.home / "in/l")
+        for i in range(30):
+            self.make(f"src/d/f{i}", b"x" * 1000)
+        self.make("outside/secret", b"SECRET")
+        self.before = self.names("outside")
+        data = self.run_tool("pack", "src", "tar")
+        # RENAME_EXCHANGE: at any moment "d" is either a directory or the link.
+        swap = ("import ctypes, sys; libc = ctypes.CDLL(None)\n"
+                "while True: libc.renameat2(-100, b'd', -100, b'l', 2)")
+        child = subprocess.Popen([sys.executable, "-c", swap], cwd=self.home / "in")
+        try:
+            seen = set()
+            for _ in range(60):
+                status, _, err = self.raw("unpack", "in", *MANY, data=data)
+                seen.add(json.loads(err)["code"] if status else "done")
+                _, out, _ = self.raw("pack", "in", "tar")
+                self.assertNotIn(b"SECRET", out)
+        finally:
+            child.kill()
+            child.wait()
+        self.assertLessEqual(seen, {"done", "invalid", "not_directory", "not_found", "busy"})

@@ -128,3 +128,6 @@ class EmptyImageTest(Case):
         self.assertEqual(json.loads(refused.stderr)["code"], "permission_denied")
         self.assertEqual(json.loads(self.main.stdout.readline()),
                          {"type": "create", "path": "/data/d"})
+        self.assertEqual(self.tool("watch", "/", "1").stdout, b'{"type":"ready"}\n')
+        info = self.tool("read", "/proc/meminfo", "0-8").stdout
+        self.assertEqual(info.splitlines()[-1], b"MemTotal:")

@@ -322,6 +322,15 @@ class ReadTest(Case):
         os.truncate(path, 3_000_000)
         self.assertEqual(self.read("x", "-")[1], bytes(3_000_000))
 
+    def test_files_of_the_kernel_have_the_size_of_what_they_hold(self):
+        head, body = self.read("/proc/self/mountinfo", "-")
+        self.assertIn(b'"range":{"from":0,"to":%d}' % len(body), head)
+        self.assertIn(b" / ", body)
+        want = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled").read_bytes()
+        self.assertEqual(self.read("/sys/kernel/mm/transparent_hugepage/enabled", "1-")[1],
+                         want[1:])
+        self.fails("permission_denied", "read", "/proc/kmsg", "-")
+
     def test_memory_stays_small_and_content_goes_past_the_program(self):
         self.make("x", os.urandom(60_000_000))
         with tempfile.TemporaryFile() as out:
