@@ -53,6 +53,11 @@ static void on_busy(void *arg, const char *sandbox, int by)
         sbx_ledger_end(ledger, sandbox);
 }
 
+static void on_news(void *arg, const char *sandbox, const sbx_command_entry *e)
+{
+    sbx_execs_news(((sbx_app *)arg)->execs, sandbox, e);
+}
+
 static void on_acked(void *arg, const char *sandbox, uint64_t seq)
 {
     sbx_channels_log_ack(((sbx_app *)arg)->channels, sandbox, seq);
@@ -222,7 +227,12 @@ static int make_services(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
     char *agent = command_agent_path(o);
-    sbx_channel_events told = {on_log, on_lost, on_no_main, on_busy, app};
+    sbx_channel_events told = {.log = on_log,
+                               .lost = on_lost,
+                               .no_main = on_no_main,
+                               .busy = on_busy,
+                               .news = on_news,
+                               .arg = app};
     sbx_sandboxes_config sandboxes = {.stream = app->stream,
                                       .lanes = app->lanes,
                                       .store = app->store,
@@ -259,8 +269,7 @@ static int make_services(sbx_app *app, sbx_err *err)
                               .channels = app->channels,
                               .ledger = app->ledger,
                               .metrics = app->metrics,
-                              .sandboxes = app->sandboxes,
-                              .worker = app->worker.s};
+                              .sandboxes = app->sandboxes};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
     make_reaper(app);

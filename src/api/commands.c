@@ -6,6 +6,30 @@ HANDLER(api_exec)
     return sbx_exec_start(app->execs, who->user, sbx_request_path(r, "id"), r, err);
 }
 
+HANDLER(api_exec_list)
+{
+    return sbx_exec_list(app->execs, who->user, sbx_request_path(r, "id"), r, err);
+}
+
+HANDLER(api_terminal)
+{
+    return sbx_exec_terminal(app->execs, who->user, sbx_request_path(r, "id"), r, err);
+}
+
+#define OF_ONE(name, service)                                                                      \
+    HANDLER(name)                                                                                  \
+    {                                                                                              \
+        sbx_exec_ref x = {who->user, sbx_request_path(r, "id"), sbx_request_path(r, "execId")};    \
+                                                                                                   \
+        return service(app->execs, &x, r, err);                                                    \
+    }
+
+OF_ONE(api_exec_get, sbx_exec_get)
+OF_ONE(api_exec_kill, sbx_exec_kill)
+OF_ONE(api_exec_output, sbx_exec_output)
+OF_ONE(api_exec_signal, sbx_exec_signal)
+OF_ONE(api_exec_stdin, sbx_exec_stdin)
+
 HANDLER(api_logs)
 {
     const char *id = sbx_request_path(r, "id");

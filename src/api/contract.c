@@ -162,8 +162,16 @@ static const api_field sandbox_list[] = {
     {"durationMs", T_INT, 0, NULL, "From its start to its end."},                                  \
         {"timedOut", T_BOOL, 0, NULL, "It was killed at timeoutMs."},                              \
         {"oomKilled", T_BOOL, 0, NULL, "The sandbox ran out of memory."},                          \
+        {"truncated", T_BOOL, 0, NULL, "Output beyond maxOutputBytes was dropped."},               \
+        {"cpuLimitExceeded", T_BOOL, OPTIONAL, NULL, "It was killed at cpuTimeMs."},               \
     {                                                                                              \
-        "truncated", T_BOOL, 0, NULL, "Output beyond maxOutputBytes was dropped."                  \
+        "message", T_STR, OPTIONAL, NULL, "What of this matters, in words."                        \
+    }
+
+#define SEQ                                                                                        \
+    {                                                                                              \
+        "seq", T_INT, OPTIONAL, NULL, "Its number; in an event stream the `id` has it.", 0,        \
+            INT64_MAX                                                                              \
     }
 
 #define ENCODING                                                                                   \
@@ -181,7 +189,75 @@ static const api_field exec_result[] = {
     {0},
 };
 
+static const api_field exec_object[] = {
+    {"execId", T_ID, 0, NULL, "Of this command."},
+    {"state", T_ENUM, 0, "running,finished,failed", "`failed`: it did not start, or was lost."},
+    {"command", T_STRS, 0, NULL, "Program and arguments; cut when they are long."},
+    {"background", T_BOOL, 0, NULL, "Nobody waited for it."},
+    {"terminal", T_BOOL, 0, NULL, "It has a terminal."},
+    {"pid", T_INT, NULLABLE, NULL, "Inside the sandbox, while it runs."},
+    {"startedAt", T_TIME, 0, NULL, "When it was started."},
+    {"finishedAt", T_TIME, NULLABLE, NULL, "When it ended; null: it runs."},
+    {"durationMs", T_INT, NULLABLE, NULL, "From its start to its end."},
+    {"exitCode", T_INT, NULLABLE, NULL, "128 + n for signal n; 127: command not found."},
+    {"signal", T_STR, NULLABLE, NULL, "That ended it, without SIG."},
+    {"timedOut", T_BOOL, 0, NULL, "It was killed at timeoutMs."},
+    {"oomKilled", T_BOOL, 0, NULL, "The sandbox ran out of memory."},
+    {"cpuLimitExceeded", T_BOOL, 0, NULL, "It was killed at cpuTimeMs."},
+    {"truncated", T_BOOL, 0, NULL, "Output beyond maxOutputBytes was dropped."},
+    {"cpuTimeMs", T_INT, NULLABLE, NULL, "CPU time of its process tree, when it is over."},
+    {"peakMemoryBytes", T_INT, NULLABLE, NULL, "The most that one of its processes had."},
+    {"error", T_STR, NULLABLE, NULL, "The code of the problem, if it failed."},
+    {0},
+};
+
+static const api_field exec_list[] = {
+    {"items", T_LIST, 0, "Exec", "Newest first."},
+    {"nextCursor", T_STR, NULLABLE, NULL, "For the next page; null: this was the last."},
+    {0},
+};
+
+static const api_field exec_output_page[] = {
+    {"items", T_ONE_OF, 0, "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError", "In order."},
+    {"nextCursor", T_STR, NULLABLE, NULL,
+     "Where to go on, also while the command runs; null: nothing more will come."},
+    {0},
+};
+
+static const api_field exec_gap[] = {
+    SEQ,
+    {"type", T_CONST, 0, "gap", "Numbers that are gone for good, and only those."},
+    {"from", T_INT, 0, NULL, "The first.", 1, INT64_MAX},
+    {"to", T_INT, 0, NULL, "The last.", 1, INT64_MAX},
+    {0},
+};
+
+static const api_field terminal_started[] = {
+    {"type", T_CONST, 0, "started", "The first frame."},
+    {"execId", T_ID, 0, NULL, "To join it again, or to signal it."},
+    {0},
+};
+
+static const api_field terminal_exit[] = {
+    {"type", T_CONST, 0, "exit", "The command ended; the close with 1000 follows."},
+    EXIT_FIELDS,
+    {0},
+};
+
+static const api_field terminal_gap[] = {
+    {"type", T_CONST, 0, "gap", "Output was skipped, since you took it too slowly."},
+    {0},
+};
+
+static const api_field terminal_error[] = {
+    {"type", T_CONST, 0, "error", "A control frame was wrong, or the terminal was lost."},
+    {"code", T_CODE, 0, NULL, "As in a problem."},
+    {"message", T_STR, 0, NULL, "For people."},
+    {0},
+};
+
 static const api_field exec_start[] = {
+    SEQ,
     {"type", T_CONST, 0, "start", "The command runs."},
     {"execId", T_ID, 0, NULL, "Of this command."},
     {"pid", T_INT, 0, NULL, "Inside the sandbox."},
@@ -189,6 +265,7 @@ static const api_field exec_start[] = {
 };
 
 static const api_field exec_output[] = {
+    SEQ,
     {"type", T_ENUM, 0, "stdout,stderr", "Where it was written."},
     {"data", T_STR, 0, NULL, "What was written; pieces end anywhere but within a character."},
     ENCODING,
@@ -196,13 +273,13 @@ static const api_field exec_output[] = {
 };
 
 static const api_field exec_exit[] = {
-    {"type", T_CONST, 0, "exit", "The command ended; the stream ends with it."},
-    EXIT_FIELDS,
-    RESULT_FIELDS,
+    SEQ,         {"type", T_CONST, 0, "exit", "The command ended; the stream ends with it."},
+    EXIT_FIELDS, RESULT_FIELDS,
     {0},
 };
 
 static const api_field exec_error[] = {
+    SEQ,
     {"type", T_CONST, 0, "error", "It could not be followed to its end; the stream ends here."},
     {"code", T_CODE, 0, NULL, "As in a problem."},
     {"message", T_STR, 0, NULL, "For people."},
@@ -304,9 +381,13 @@ const api_schema api_schemas[] = {
     {"EventData", "The change.", event_data},
     {"EventPage", "Events, oldest first.", event_page},
     {"EventsFrame", "Events as they come.", events_frame},
+    {"Exec", "A command.", exec_object},
     {"ExecError", "Event: the command was lost.", exec_error},
     {"ExecExit", "Event: the end.", exec_exit},
+    {"ExecGap", "Event: output that is gone for good.", exec_gap},
+    {"ExecList", "A page of commands.", exec_list},
     {"ExecOutput", "Event: output.", exec_output},
+    {"ExecOutputPage", "Events of a command, in order.", exec_output_page},
     {"ExecResult", "How a command ended, and what it wrote.", exec_result},
     {"ExecStart", "Event: the first one.", exec_start},
     {"FieldError", "One field that was wrong.", field_error},
@@ -327,6 +408,10 @@ const api_schema api_schemas[] = {
     {"SandboxList", "A page of sandboxes.", sandbox_list},
     {"StateFrame", "A change of the sandbox.", state_frame},
     {"StateReason", "Why a sandbox is in its state.", state_reason},
+    {"TerminalError", "Something was wrong.", terminal_error},
+    {"TerminalExit", "The last frame.", terminal_exit},
+    {"TerminalGap", "Output was skipped.", terminal_gap},
+    {"TerminalStarted", "The first frame.", terminal_started},
     {"Ticket", "A credential for one request of a browser.", ticket},
 };
 const size_t api_schema_count = ARRAY_LEN(api_schemas);
@@ -335,6 +420,14 @@ const size_t api_schema_count = ARRAY_LEN(api_schemas);
 
 static const api_field params[] = {
     {"id", T_ID, 0, NULL, "The sandbox."},
+    {"execId", T_ID, 0, NULL, "The command."},
+    {"execId", T_ID, 0, NULL, "The terminal to join again.", .route = "terminal"},
+    {"cols", T_INT, 0, NULL, "Its width.", 1, SBX_TERMINAL_MAX_SIZE, .dflt = "80"},
+    {"rows", T_INT, 0, NULL, "Its height.", 1, SBX_TERMINAL_MAX_SIZE, .dflt = "24"},
+    {"command", T_STR, 0, NULL, "A shell string; default: the login shell.", .example = "\"top\""},
+    {"close", T_ENUM, 0, "true,false", "End the input behind the body."},
+    {"cursor", T_INT, 0, NULL, "`nextCursor` of the page before; the same as `since`.", 0,
+     INT64_MAX, .route = "exec_output"},
     {"state", T_STATE, 0, NULL, "Only those in this state; `deleted` ones only by this."},
     {"template", T_STR, 0, NULL, "Only those of this template.", .example = "\"python\""},
     {"name", T_STR, 0, NULL, "Only those with exactly this name.", .example = "\"build-7\""},
@@ -413,6 +506,24 @@ const api_schema *api_schema_find(const char *name, size_t len)
         if (strlen(api_schemas[i].name) == len && memcmp(api_schemas[i].name, name, len) == 0)
             return &api_schemas[i];
     return NULL;
+}
+
+const char *api_response_of(const sbx_api_route *route, int status, size_t *ret_len)
+{
+    const char *list = route->response, *item, *found = NULL;
+    size_t len;
+
+    while (api_list_next(&list, &item, &len)) {
+        bool special = len > 4 && item[3] == ':';
+
+        if (special && api_status(item) != status)
+            continue;
+        found = special ? item + 4 : item;
+        *ret_len = special ? len - 4 : len;
+        if (special)
+            break;
+    }
+    return found;
 }
 
 const sbx_json_field *api_request_field(const char *path)

@@ -21,6 +21,7 @@ typedef enum api_type {
     T_CONST,   /* `of`: the only value */
     T_REF,     /* `of`: a schema */
     T_LIST,    /* `of`: the schema of the items */
+    T_ONE_OF,  /* a list; `of`: the schemas "A,B", of which each item has one */
     T_STRS,    /* list of strings */
     T_MAP,     /* object with strings as values */
     T_REQUEST, /* `of`: a field of the create request, "limits.cpus": same values and bounds */
@@ -52,6 +53,9 @@ extern const size_t api_schema_count;
 const api_schema *api_schema_find(const char *name, size_t len); /* NULL if there is none */
 
 extern const api_field api_headers[]; /* header parameters of requests; ends with a NULL name */
+
+/** The schema of a successful answer; NULL: it has none. */
+const char *api_response_of(const sbx_api_route *route, int status, size_t *ret_len);
 
 /** The description of a path or query parameter of a route; NULL if the table lacks it. */
 const api_field *api_param_find(const sbx_api_route *route, const char *name, size_t len);

@@ -154,6 +154,15 @@ static void answer_type(sbx_buf *b, const api_field *f)
         named_values(b, f->of);
     } else if (f->type == T_CONST) {
         sbx_buf_addf(b, "<code>%s</code>", f->of);
+    } else if (f->type == T_ONE_OF) {
+        const char *list = f->of, *item;
+        size_t len;
+
+        sbx_buf_adds(b, "list of ");
+        for (const char * or = ""; api_list_next(&list, &item, &len); or = " or ") {
+            sbx_buf_adds(b, or);
+            schema_link(b, item, len);
+        }
     } else if (f->type == T_REF || f->type == T_LIST) {
         sbx_buf_adds(b, f->type == T_LIST ? "list of " : "");
         schema_link(b, f->of, strlen(f->of));
@@ -277,14 +286,20 @@ static void answers(sbx_buf *b, const sbx_api_route *route)
     size_t len;
 
     sbx_buf_adds(b, "<h4>Answers</h4>\n<p>");
-    for (const char *comma = ""; api_list_next(&list, &item, &len); comma = ", ")
+    if (!list)
+        sbx_buf_adds(b, "<strong>101</strong>");
+    for (const char *comma = ""; api_list_next(&list, &item, &len); comma = ", ") {
+        size_t schema_len = 0;
+        const char *schema = api_response_of(route, api_status(item), &schema_len);
+
         sbx_buf_addf(b, "%s<strong>%.*s</strong>", comma, (int)len, item);
-    if (route->response && api_schema_find(route->response, strlen(route->response))) {
-        sbx_buf_adds(b, " with ");
-        schema_link(b, route->response, strlen(route->response));
-    } else if (route->response) {
-        sbx_buf_addf(b, " as <code>%s</code>",
-                     route->produces ? route->produces : "application/json");
+        if (schema && api_schema_find(schema, schema_len)) {
+            sbx_buf_adds(b, " with ");
+            schema_link(b, schema, schema_len);
+        } else if (schema) {
+            sbx_buf_addf(b, " as <code>%s</code>",
+                         route->produces ? route->produces : "application/json");
+        }
     }
     sbx_buf_adds(b, ".</p>\n");
     messages(b, "With <code>Accept: text/event-stream</code>, server-sent events", route->sse);

@@ -33,6 +33,13 @@ HANDLER(api_sandbox_keepalive);
 HANDLER(api_events);
 /* commands.c */
 HANDLER(api_exec);
+HANDLER(api_exec_list);
+HANDLER(api_exec_get);
+HANDLER(api_exec_kill);
+HANDLER(api_exec_output);
+HANDLER(api_exec_signal);
+HANDLER(api_exec_stdin);
+HANDLER(api_terminal);
 HANDLER(api_logs);
 
 /* idempotency.c */

@@ -263,6 +263,20 @@ static void reference(sbx_jw *w, const api_field *f)
     sbx_jw_arr_end(w);
 }
 
+static void one_of(sbx_jw *w, const char *list)
+{
+    const char *item;
+    size_t len;
+
+    sbx_jw_arr(w, "oneOf");
+    while (api_list_next(&list, &item, &len)) {
+        sbx_jw_obj(w, NULL);
+        ref(w, NULL, "schemas", item, len);
+        sbx_jw_obj_end(w);
+    }
+    sbx_jw_arr_end(w);
+}
+
 static void text_schema(sbx_jw *w, const api_field *f)
 {
     typed(w, "string", f->flags & NULLABLE);
@@ -318,6 +332,12 @@ static void value_schema(sbx_jw *w, const api_field *f)
     case T_LIST:
         sbx_jw_str(w, "type", "array");
         ref(w, "items", "schemas", f->of, strlen(f->of));
+        break;
+    case T_ONE_OF:
+        sbx_jw_str(w, "type", "array");
+        sbx_jw_obj(w, "items");
+        one_of(w, f->of);
+        sbx_jw_obj_end(w);
         break;
     case T_STRS:
         sbx_jw_str(w, "type", "array");
@@ -409,8 +429,18 @@ static void parameters(sbx_jw *w, const sbx_api_route *route)
     sbx_jw_arr_end(w);
 }
 
+static void raw_body(sbx_jw *w, const sbx_api_route *route)
+{
+    sbx_jw_obj(w, "requestBody");
+    sbx_jw_int(w, "x-maxBytes", (int64_t)route->max_body);
+    sbx_jw_raw(w, "content", "{\"application/octet-stream\":{}}");
+    sbx_jw_obj_end(w);
+}
+
 static void request_body(sbx_jw *w, const sbx_api_route *route)
 {
+    if (!route->body && route->max_body)
+        raw_body(w, route);
     if (!route->body)
         return;
     sbx_jw_obj(w, "requestBody");
@@ -446,9 +476,10 @@ static void messages(sbx_jw *w, const char *name, const char *list)
     sbx_jw_arr_end(w);
 }
 
-static void plain_content(sbx_jw *w, const sbx_api_route *route)
+static void plain_content(sbx_jw *w, const sbx_api_route *route, int status)
 {
-    const char *of = route->response;
+    size_t len = 0;
+    const char *of = api_response_of(route, status, &len);
 
     sbx_jw_obj(w, route->produces ? route->produces : "application/json");
     if (strcmp(of, "text") == 0)
@@ -456,14 +487,14 @@ static void plain_content(sbx_jw *w, const sbx_api_route *route)
     else if (strcmp(of, "object") == 0)
         sbx_jw_raw(w, "schema", "{\"type\":\"object\"}");
     else
-        ref(w, "schema", "schemas", of, strlen(of));
+        ref(w, "schema", "schemas", of, len);
     sbx_jw_obj_end(w);
 }
 
 static void success_content(sbx_jw *w, const sbx_api_route *route, int status)
 {
     if (route->response)
-        plain_content(w, route);
+        plain_content(w, route, status);
     if (route->sse && status == 200) {
         sbx_jw_obj(w, "text/event-stream");
         sbx_jw_raw(w, "schema", "{\"type\":\"string\"}");
@@ -497,12 +528,14 @@ static const char *success_words(int status)
 }
 
 /* Is what is answered a thing of its own, with a path? */
-static bool has_id(const char *response)
+static bool has_id(const sbx_api_route *route, int status)
 {
-    const api_schema *s = response ? api_schema_find(response, strlen(response)) : NULL;
+    size_t len = 0;
+    const char *response = api_response_of(route, status, &len);
+    const api_schema *s = response ? api_schema_find(response, len) : NULL;
 
     for (const api_field *f = s ? s->fields : NULL; f && f->name; f++)
-        if (strcmp(f->name, "id") == 0)
+        if (strcmp(f->name, "id") == 0 || strcmp(f->name, "execId") == 0)
             return true;
     return false;
 }
@@ -514,7 +547,7 @@ static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, b
     static const char *const made[] = {"X-Request-Id", "Location", NULL};
     static const char *const busy[] = {"X-Request-Id", "Retry-After", NULL};
     int status = api_status(digits);
-    bool location = (status == 201 || status == 202) && has_id(route->response);
+    bool location = (status == 201 || status == 202) && has_id(route, status);
     bool tagged = status == 200 && strcmp(route->method, "GET") == 0;
 
     sbx_jw_str(w, "description", success_words(status));
@@ -563,7 +596,7 @@ static void responses(sbx_jw *w, const sbx_api_route *route)
         success(w, route, item, fails_too);
         sbx_jw_obj_end(w);
     }
-    if (strcmp(route->method, "GET") == 0)
+    if (strcmp(route->method, "GET") == 0 && route->success)
         not_modified(w);
     for (size_t i = 0; i < count; i++) {
         snprintf(name, sizeof(name), "%d", failures[i]);

@@ -5,6 +5,7 @@
 #define QUICK_MS  10000
 
 #define MOVE_FAILURES "409,410,502"
+#define EXEC_EVENTS   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
 
 const sbx_api_route sbx_api_routes[] = {
     {"GET", "/docs", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_docs, "docs", "This page",
@@ -60,12 +61,47 @@ const sbx_api_route sbx_api_routes[] = {
             "in use is 409. `env` is for commands from now on.",
      .example = "{\"name\":\"renamed\",\"metadata\":{\"team\":\"blue\"}}"},
     {"POST", "/sandboxes/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
-     QUICK_MS, api_exec, "exec", "Run a command, and wait for it or stream its output",
-     sbx_exec_fields, .tag = "Commands", .success = "200", .response = "ExecResult",
-     .sse = "ExecStart,ExecOutput,ExecExit,ExecError", .failures = "409,410,502",
+     QUICK_MS, api_exec, "exec", "Run a command: wait for it, stream its output, or let it run",
+     sbx_exec_fields, .tag = "Commands", .success = "200,202", .response = "ExecResult,202:Exec",
+     .sse = EXEC_EVENTS, .failures = "409,410,502",
      .doc = "A command that fails is a success of this request: look at `exitCode`. With `Accept: "
-            "text/event-stream` output comes while it is written; the events are numbered from 1.",
+            "text/event-stream` output comes while it is written; the events are numbered from 1. "
+            "With `background` the answer is 202 as soon as it has started.",
      .example = "{\"command\":\"echo hello\"}"},
+    {"GET", "/sandboxes/{id}/execs", "exec:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_exec_list,
+     "exec_list", "List commands, newest first", .tag = "Commands", .query = "limit,cursor",
+     .success = "200", .response = "ExecList", .failures = "409,410,502",
+     .doc = "Those that run and those that are over, also the main process and terminals. They "
+            "stay until the sandbox is deleted."},
+    {"DELETE", "/sandboxes/{id}/execs/{execId}", "exec:write", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_exec_kill, "exec_kill", "Kill a command", .tag = "Commands", .success = "204",
+     .failures = "409,410,502",
+     .doc = "Its whole process tree, also what daemonised. Success also when it is over; the "
+            "record stays."},
+    {"GET", "/sandboxes/{id}/execs/{execId}", "exec:read", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_exec_get, "exec_get", "Read a command's state", .tag = "Commands", .success = "200",
+     .response = "Exec", .failures = "409,410,502"},
+    {"GET", "/sandboxes/{id}/execs/{execId}/output", "exec:read", SBX_LANE_FAST, 0,
+     SBX_CAN_SSE | SBX_CAN_WS, QUICK_MS, api_exec_output, "exec_output",
+     "Output of a command: a page, or a live stream", .tag = "Commands",
+     .query = "since,limit,cursor", .success = "200", .response = "ExecOutputPage",
+     .sse = EXEC_EVENTS, .ws = EXEC_EVENTS, .failures = "409,410,502",
+     .doc = "From the start, or behind the event `since`; follows while the command runs, and ends "
+            "behind its exit. The numbers are the same for everybody, also after the server was "
+            "restarted. The last 16 MiB of output of a sandbox are kept, of its last 1,000 "
+            "commands, until it stops: what is gone is told as a `gap`. 409 while the sandbox is "
+            "paused or on its way."},
+    {"POST", "/sandboxes/{id}/execs/{execId}/signal", "exec:write", SBX_LANE_FAST,
+     SBX_MAX_BODY_JSON, 0, QUICK_MS, api_exec_signal, "exec_signal", "Send a signal to a command",
+     sbx_signal_fields, .tag = "Commands", .success = "204", .failures = "409,410,502",
+     .doc = "409 when the command is over.", .example = "{\"signal\":\"TERM\"}"},
+    {"POST", "/sandboxes/{id}/execs/{execId}/stdin", "exec:write", SBX_LANE_FAST,
+     SBX_MAX_BODY_STDIN, SBX_BODY_RAW, QUICK_MS, api_exec_stdin, "exec_stdin",
+     "Give a command input", .tag = "Commands", .query = "close", .success = "204",
+     .failures = "409,410,502",
+     .doc = "The body is the bytes. Answered when the command's pipe has taken them all. For a "
+            "command that was started with `stdinOpen`, or a terminal; 409 when its input is not "
+            "open, or it is over."},
     {"POST", "/sandboxes/{id}/keepalive", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
      ENGINE_MS, api_sandbox_keepalive, "sandbox_keepalive", "Begin the lifetime anew",
      sbx_no_fields, .tag = "Sandboxes", .success = "200", .response = "Sandbox",
@@ -111,6 +147,17 @@ const sbx_api_route sbx_api_routes[] = {
      .failures = MOVE_FAILURES,
      .doc = "From `running` and `paused`. SIGTERM to every process, SIGKILL to those that are left "
             "after `graceSeconds`."},
+    {"GET", "/sandboxes/{id}/terminal", "exec:write", SBX_LANE_FAST, 0, SBX_CAN_WS, QUICK_MS,
+     api_terminal, "terminal", "A terminal, as a WebSocket", .tag = "Commands",
+     .query = "cols,rows,command,execId",
+     .ws = "TerminalStarted,TerminalExit,TerminalGap,"
+           "TerminalError",
+     .failures = "409,410,502",
+     .doc = "Binary frames are bytes, both ways. Text frames are control: send `{\"type\": "
+            "\"resize\", \"cols\": 120, \"rows\": 40}`. The command is the user's login shell, or "
+            "`command`, a shell string. With `execId` a terminal is joined again, by any number of "
+            "viewers: its last output comes first, and the last one to resize wins. It outlives "
+            "its viewers for 10 minutes."},
     {"POST", "/tickets", SBX_ANY_SCOPE, SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
      api_ticket_create, "ticket_create", "Make a ticket, for what a browser opens without headers",
      api_ticket_fields, .tag = "Tickets", .success = "201", .response = "Ticket", .failures = "429",

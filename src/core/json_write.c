@@ -150,6 +150,19 @@ void sbx_jw_signal(sbx_jw *w, const char *name, int signal)
     sbx_jw_str(w, name, !signal ? NULL : abbrev ? abbrev : number);
 }
 
+size_t sbx_utf8_tail(const char *s, size_t len)
+{
+    for (size_t back = 1; back <= 3 && back <= len; back++) {
+        unsigned char c = (unsigned char)s[len - back];
+
+        if ((c & 0xC0) == 0x80)
+            continue;
+        size_t need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC2 ? 2 : 1;
+        return need > back ? back : 0;
+    }
+    return 0;
+}
+
 bool sbx_utf8_valid(const char *s, size_t len)
 {
     const unsigned char *p = (const unsigned char *)s, *end = p + len;

@@ -1,285 +1,120 @@
-/* One object per command, owned by STREAM from the moment it was posted. It collects (waiting) or
- * forwards (streaming) the output, and writes the record at the end.
+/* A request that follows one command: what its agent tells becomes an answer or events.
  *
- * Back-pressure of a stream: the agent may send only what was granted. What the client's box does
- * not take waits in `pending`, what comes behind it in `held`, and nothing more is granted until
- * both are empty. `held` keeps the bytes as they came and becomes one event of each stream: of a
- * program that writes single bytes, the events would take fifty times the window. */
-#include "sbx/exec/exec.h"
+ * One object per request. It belongs to the worker that looks for the sandbox, and from the moment
+ * it was posted to STREAM. When the channel is lost the command goes on inside, so the request
+ * waits for another channel and attaches there behind what it has. */
+#include "exec_priv.h"
 
-#include "sbx/core/clock.h"
-#include "sbx/core/limits.h"
-#include "sbx/core/log.h"
-#include "sbx/core/thread.h"
-#include "sbx/sandbox/spec.h"
-#include "sbx/sandbox/use.h"
 #include <stdio.h>
 
-#define UTF8_CARRY 3
-
-struct sbx_execs { /* immutable after new */
-    sbx_execs_config c;
-    sbx_use_parts parts;
-};
-
-typedef struct exec_body {
-    sbx_strs command;
-    sbx_pairs env;
-    char *cwd, *user, *stdin_text;
-    int64_t timeout_ms, max_output;
-    bool max_output_given, kill_on_disconnect;
-} exec_body;
-
-typedef struct exec {
-    sbx_execs *e;
-    int refs;              /* STREAM: the command, and the watch of the reply */
-    sbx_command_spec spec; /* until it was posted to the channel */
-    sbx_use use;           /* until then */
-    sbx_reply *reply;
-    bool streaming, kill_on_disconnect, finished;
-    bool stop_when_started; /* the client left before the command existed */
-    sbx_command *command;   /* while it runs */
-    char sandbox[SBX_ID_LEN + 1];
-    sbx_exec_record record;
-    int64_t from_us;
-    sbx_buf output[2]; /* waiting: stdout, stderr */
-    bool truncated;
-    sbx_buf pending; /* streaming: events that the client's box did not take */
-    sbx_buf held[2]; /* streaming: output that came meanwhile; at most a window in all */
-    int64_t to_grant;
-    uint64_t next_event;
-    char carry[2][UTF8_CARRY]; /* streaming: a character that is not complete yet */
-    size_t carried[2];
-} exec;
-
-#define AT(member) offsetof(exec_body, member)
-
-const sbx_json_field sbx_exec_fields[] = {
-    {"command", SBX_JF_CMD, AT(command), .required = true, .min = 1, .max = SBX_MAX_ARGS,
-     .max_each = SBX_MAX_ARG_BYTES, .doc = "a shell command, or a program and its arguments"},
-    {"cwd", SBX_JF_STR, AT(cwd), .nullable = true, .min = 1, .max = 4096,
-     .doc = "working directory; default: the user's home"},
-    {"env", SBX_JF_PAIRS, AT(env), .max = SBX_MAX_ENV, .max_each = SBX_MAX_ENV_BYTES,
-     .doc = "added to the sandbox's environment"},
-    {"user", SBX_JF_STR, AT(user), .nullable = true, .min = 1, .max = 128,
-     .doc = "name, uid, name:group or uid:gid; default: the image's user, never root"},
-    {"stdin", SBX_JF_STR, AT(stdin_text), .nullable = true, .max = SBX_MAX_STDIN_BYTES,
-     .doc = "text for standard input, which then ends"},
-    {"timeoutMs", SBX_JF_I64, AT(timeout_ms), .min = 1, .max = SBX_MAX_EXEC_MS,
-     .dflt = SBX_DEFAULT_EXEC_MS, .doc = "then the whole process tree is killed"},
-    {"maxOutputBytes", SBX_JF_I64, AT(max_output), AT(max_output_given), .min = 1,
-     .max = SBX_MAX_OUTPUT_BYTES, .dflt = SBX_DEFAULT_OUTPUT_BYTES,
-     .doc = "stdout and stderr together; more is dropped (streams: no limit by default)"},
-    {"killOnDisconnect", SBX_JF_BOOL, AT(kill_on_disconnect),
-     .doc = "kill the command when the client goes away"},
-    {"background", SBX_JF_REFUSED, .doc = "background commands are not available"},
-    {"stdinOpen", SBX_JF_REFUSED, .doc = "an open stdin is not available; give \"stdin\""},
-    {.name = NULL},
-};
-
-sbx_execs *sbx_execs_new(const sbx_execs_config *c)
+void exec_free(exec *x)
 {
-    sbx_execs *e = sbx_alloc(sizeof(*e));
-
-    e->c = *c;
-    e->parts = (sbx_use_parts){c->stream, c->lanes, c->store, c->channels, c->sandboxes};
-    return e;
-}
-
-void sbx_execs_free(sbx_execs *e)
-{
-    free(e);
-}
-
-static void exec_unref(exec *x)
-{
-    if (--x->refs)
-        return;
     sbx_reply_unref(x->reply);
     sbx_exec_record_done(&x->record);
     sbx_buf_done(&x->output[0]);
     sbx_buf_done(&x->output[1]);
-    sbx_buf_done(&x->pending);
-    sbx_buf_done(&x->held[0]);
-    sbx_buf_done(&x->held[1]);
+    follow_done(&x->f);
     sbx_command_spec_done(&x->spec);
     free(x);
 }
 
-/* --- the stream of events --- */
-
-static void event_begin(exec *x, sbx_jw *w, const char *type)
+static void exec_unref(exec *x)
 {
-    sbx_buf_addf(&x->pending, "id: %llu\ndata: ", (unsigned long long)++x->next_event);
-    *w = (sbx_jw){.out = &x->pending};
-    sbx_jw_obj(w, NULL);
-    sbx_jw_str(w, "type", type);
+    if (--x->refs == 0)
+        exec_free(x);
 }
 
-static void event_end(exec *x, sbx_jw *w)
+exec *exec_new(sbx_execs *e, exec_kind kind, const char *owner, const char *sandbox, const char *id,
+               sbx_reply *reply)
 {
-    sbx_jw_obj_end(w);
-    sbx_buf_adds(&x->pending, "\n\n");
+    exec *x = sbx_alloc(sizeof(*x));
+
+    x->e = e;
+    x->kind = kind;
+    x->refs = 1;
+    x->reply = sbx_reply_ref(reply);
+    x->from_us = sbx_now_us();
+    sbx_copy(x->owner, sizeof(x->owner), owner);
+    sbx_copy(x->sandbox, sizeof(x->sandbox), sandbox);
+    sbx_copy(x->id, sizeof(x->id), id);
+    follow_init(&x->f, x->reply, FOLLOW_SSE, 0);
+    return x;
 }
 
-static void data_event(exec *x, int stream, const char *data, size_t len)
+static bool is_stream(const exec *x)
 {
-    bool text = sbx_utf8_valid(data, len);
-    sbx_jw w;
-
-    event_begin(x, &w, stream ? "stderr" : "stdout");
-    sbx_jw_bytes(&w, "data", data, len, !text);
-    if (!text)
-        sbx_jw_str(&w, "encoding", "base64");
-    event_end(x, &w);
+    return x->kind == EXEC_STREAM || x->kind == EXEC_OUTPUT;
 }
 
-/* Bytes at the end that may be the beginning of a character: 0..3. */
-static size_t incomplete_tail(const char *data, size_t len)
+static bool is_start(const exec *x)
 {
-    for (size_t back = 1; back <= UTF8_CARRY && back <= len; back++) {
-        unsigned char c = (unsigned char)data[len - back];
-
-        if ((c & 0xC0) == 0x80)
-            continue;
-        size_t need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC2 ? 2 : 1;
-        return need > back ? back : 0;
-    }
-    return 0;
+    return x->kind == EXEC_WAIT || x->kind == EXEC_STREAM || x->kind == EXEC_BACKGROUND;
 }
 
-static void forward(exec *x, int stream, const char *data, size_t len)
+static void flush(exec *x)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf joined = SBX_BUF_INIT(len + UTF8_CARRY);
+    int64_t grant = follow_flush(&x->f);
 
-    if (x->carried[stream]) {
-        sbx_buf_add(&joined, x->carry[stream], x->carried[stream]);
-        sbx_buf_add(&joined, data, len);
-        data = joined.data;
-        len = joined.len;
-        x->carried[stream] = 0;
-    }
-    size_t tail = incomplete_tail(data, len);
-    memcpy(x->carry[stream], data + len - tail, tail);
-    x->carried[stream] = tail;
-    if (len > tail)
-        data_event(x, stream, data, len - tail);
+    if (grant && x->command)
+        sbx_command_grant(x->command, grant);
 }
 
-static void release_held(exec *x)
-{
-    for (int stream = 0; stream < 2; stream++) {
-        sbx_buf *b = &x->held[stream];
+/* --- the end --- */
 
-        if (b->len)
-            forward(x, stream, b->data, b->len);
-        sbx_buf_done(b);
-    }
+/* The command, or the wait for it, has let go. */
+static void over(exec *x)
+{
+    x->command = NULL;
+    if (x->counted)
+        sbx_ledger_end(x->e->c.ledger, x->sandbox);
+    if (x->kind == EXEC_WAIT || x->kind == EXEC_STREAM)
+        sbx_metrics_observe_us(x->e->c.metrics, SBX_M_EXEC_SECONDS, NULL,
+                               sbx_now_us() - x->from_us);
+    if (x->f.begun)
+        flush(x);
+    exec_unref(x);
 }
 
-/* Everything that the client is still to see, as events. */
-static void forward_rest(exec *x)
+static void record_failure(exec *x, const sbx_err *err)
 {
-    release_held(x);
-    for (int stream = 0; stream < 2; stream++)
-        if (x->carried[stream])
-            data_event(x, stream, x->carry[stream], x->carried[stream]);
+    sbx_exec_record *r = &x->record;
+
+    sbx_copy(r->error, sizeof(r->error), sbx_code_wire(err->code));
+    r->exit_code = -1;
+    r->duration_ms = (sbx_now_us() - x->from_us) / 1000;
+    sbx_ledger_record(x->e->c.ledger, r);
+    sbx_metrics_add(x->e->c.metrics, SBX_M_EXECS, "failed", 1);
 }
 
-/* False: the client's box is full; client_ready() goes on. */
-static bool push_pending(exec *x)
+static void tell_failure(exec *x, const sbx_err *err)
 {
-    if (x->pending.len &&
-        sbx_reply_write(x->reply, x->pending.data, x->pending.len) == SBX_PUSH_FULL)
-        return false;
-    sbx_buf_done(&x->pending);
-    return true;
+    if (x->f.begun)
+        follow_error(&x->f, err);
+    else
+        sbx_reply_problem(x->reply, err); /* nothing was sent yet: a plain answer tells more */
 }
 
-static void flush_pending(exec *x)
+void exec_fail(exec *x, const sbx_err *err)
 {
-    if (!push_pending(x))
-        return;
-    release_held(x);
-    if (!push_pending(x))
-        return;
-    if (x->command && x->to_grant)
-        sbx_command_grant(x->command, x->to_grant);
-    x->to_grant = 0;
-    if (x->finished)
-        sbx_reply_end(x->reply);
+    sbx_reply_problem(x->reply, err);
+    exec_free(x);
 }
 
-/* --- callbacks of the command, on STREAM --- */
-
-static void command_started(void *arg, sbx_command *c, int64_t pid)
-{
-    exec *x = arg;
-    sbx_jw w;
-
-    x->command = c;
-    if (x->stop_when_started) {
-        if (x->kill_on_disconnect)
-            sbx_command_kill(c);
-        else
-            sbx_command_detach(c);
-    }
-    if (!x->streaming)
-        return;
-    sbx_reply_begin(x->reply, 200, "text/event-stream");
-    event_begin(x, &w, "start");
-    sbx_jw_str(&w, "execId", x->record.id);
-    sbx_jw_int(&w, "pid", pid);
-    event_end(x, &w);
-    flush_pending(x);
-}
-
-static void command_output(void *arg, sbx_command *c, bool is_stderr, const char *data, size_t len)
-{
-    exec *x = arg;
-
-    x->command = c;
-    if (x->streaming) {
-        if (x->pending.len) /* the client is behind */
-            sbx_buf_add(&x->held[is_stderr], data, len);
-        else
-            forward(x, is_stderr, data, len);
-        x->to_grant += (int64_t)len;
-        flush_pending(x);
-        return;
-    }
-    /* The agent keeps the limit; a sandbox that broke its agent is held to it here. */
-    sbx_buf *to = &x->output[is_stderr];
-    sbx_buf_add(to, data, len);
-    if (sbx_buf_failed(to)) {
-        to->failed = false;
-        x->truncated = true;
-    }
-    sbx_command_grant(c, (int64_t)len);
-}
-
-static void exit_fields(sbx_jw *w, const sbx_command_exit *e)
-{
-    sbx_jw_int(w, "exitCode", e->exit_code);
-    sbx_jw_signal(w, "signal", e->signal);
-}
+/* --- answers --- */
 
 static void result_json(const exec *x, const sbx_command_exit *e, bool text, sbx_buf *body)
 {
     sbx_jw w = SBX_JW(body);
 
     sbx_jw_obj(&w, NULL);
-    sbx_jw_str(&w, "execId", x->record.id);
-    exit_fields(&w, e);
+    sbx_jw_str(&w, "execId", x->id);
+    exec_exit_fields(&w, e->exit_code, e->signal);
     for (int i = 0; i < 2; i++)
         sbx_jw_bytes(&w, i ? "stderr" : "stdout", x->output[i].data ? x->output[i].data : "",
                      x->output[i].len, !text);
     if (!text)
         sbx_jw_str(&w, "encoding", "base64");
-    sbx_jw_int(&w, "durationMs", e->duration_ms);
-    sbx_jw_bool(&w, "timedOut", e->timed_out);
-    sbx_jw_bool(&w, "oomKilled", e->oom_killed);
-    sbx_jw_bool(&w, "truncated", e->truncated || x->truncated);
+    exec_result_fields(&w, e, e->truncated || x->truncated);
     sbx_jw_obj_end(&w);
 }
 
@@ -298,223 +133,427 @@ static void answer(exec *x, const sbx_command_exit *e)
     sbx_buf_done(&body);
 }
 
-static void exit_event(exec *x, const sbx_command_exit *e)
+static void answer_started(exec *x, int64_t pid)
 {
-    sbx_jw w;
+    sbx_buf body = SBX_BUF_INIT(MIB);
+    char location[2 * SBX_ID_LEN + 32];
+    sbx_header h = {"location", location};
+    exec_view v = {.r = x->record, .running = true, .pid = pid};
 
-    forward_rest(x);
-    event_begin(x, &w, "exit");
-    exit_fields(&w, e);
-    sbx_jw_int(&w, "durationMs", e->duration_ms);
-    sbx_jw_bool(&w, "timedOut", e->timed_out);
-    sbx_jw_bool(&w, "oomKilled", e->oom_killed);
-    sbx_jw_bool(&w, "truncated", e->truncated);
-    event_end(x, &w);
+    snprintf(location, sizeof(location), "/sandboxes/%s/execs/%s", x->sandbox, x->id);
+    exec_view_json(&body, &v);
+    sbx_reply_send(x->reply, 202, "application/json", &h, 1, &body);
+    sbx_buf_done(&body);
 }
 
-static void over(exec *x, const char *outcome)
+/* All that there was when the page began, or as much as was asked for. */
+static bool page_is_full(const exec *x)
 {
-    sbx_execs *e = x->e;
+    return x->f.items >= x->limit || (!x->is_over && x->f.last >= x->upto + 1);
+}
 
-    x->command = NULL;
-    sbx_metrics_add(e->c.metrics, SBX_M_EXECS, outcome, 1);
-    sbx_metrics_observe_us(e->c.metrics, SBX_M_EXEC_SECONDS, NULL, sbx_now_us() - x->from_us);
-    sbx_ledger_end(e->c.ledger, x->sandbox);
-    sbx_ledger_record(e->c.ledger, &x->record);
-    if (x->streaming) {
-        x->finished = true;
-        flush_pending(x);
+static void page_end(exec *x, bool more)
+{
+    sbx_command *c = sbx_steal(x->command);
+
+    if (c)
+        sbx_command_leave(c);
+    follow_page(&x->f, more);
+    over(x);
+}
+
+/* --- callbacks of the command, on STREAM --- */
+
+/* The client went away: what it began in the background, or without killOnDisconnect, goes on. */
+static void let_go(exec *x)
+{
+    sbx_command *c = x->command;
+
+    if (x->kill_on_disconnect)
+        sbx_command_kill(c);
+    if (x->old) { /* its exit is needed for the record */
+        sbx_command_detach(c);
+        return;
     }
-    exec_unref(x);
+    sbx_command_leave(c);
+    over(x);
+}
+
+static void begin_stream(exec *x)
+{
+    if (x->f.begun)
+        return;
+    x->f.begun = true;
+    sbx_reply_begin(x->reply, 200, x->f.form == FOLLOW_WS ? NULL : "text/event-stream");
+}
+
+static void command_started(void *arg, sbx_command *c, int64_t pid)
+{
+    exec *x = arg;
+
+    x->command = c;
+    x->started = true;
+    if (x->left) {
+        let_go(x);
+        return;
+    }
+    if (is_stream(x)) {
+        begin_stream(x);
+        follow_start(&x->f, x->id, pid);
+        flush(x);
+    } else if (x->kind == EXEC_BACKGROUND) {
+        answer_started(x, pid);
+        sbx_command_leave(sbx_steal(x->command));
+        over(x);
+    } else if (x->kind == EXEC_PAGE) {
+        follow_start(&x->f, x->id, pid);
+        if (page_is_full(x))
+            page_end(x, true);
+    }
+}
+
+static void command_output(void *arg, sbx_command *c, bool is_stderr, const char *data, size_t len)
+{
+    exec *x = arg;
+
+    if (x->kind == EXEC_WAIT) {
+        /* The agent keeps the limit; a sandbox that broke its agent is held to it here. */
+        sbx_buf *to = &x->output[is_stderr];
+
+        sbx_buf_add(to, data, len);
+        if (sbx_buf_failed(to)) {
+            to->failed = false;
+            x->truncated = true;
+        }
+        x->f.last = sbx_command_chunk(c) + 1;
+        sbx_command_grant(c, (int64_t)len);
+        return;
+    }
+    follow_output(&x->f, sbx_command_chunk(c), is_stderr, data, len);
+    if (x->kind == EXEC_PAGE && page_is_full(x))
+        page_end(x, true);
+    else
+        flush(x);
+}
+
+static void command_gap(void *arg, sbx_command *c, uint64_t from, uint64_t to)
+{
+    exec *x = arg;
+
+    (void)c;
+    if (x->kind == EXEC_WAIT) {
+        x->truncated = true;
+        x->f.last = to + 1;
+        return;
+    }
+    follow_gap(&x->f, from, to);
+    if (x->kind == EXEC_PAGE && page_is_full(x))
+        page_end(x, true);
+    else
+        flush(x);
 }
 
 static void command_exit(void *arg, const sbx_command_exit *e)
 {
     exec *x = arg;
-    sbx_exec_record *r = &x->record;
 
-    if (x->streaming)
-        exit_event(x, e);
-    else
+    x->command = NULL;
+    if (x->kind == EXEC_WAIT) {
         answer(x, e);
-    r->duration_ms = e->duration_ms;
-    r->exit_code = e->exit_code;
-    r->signal = e->signal;
-    r->timed_out = e->timed_out;
-    r->oom_killed = e->oom_killed;
-    r->truncated = e->truncated || x->truncated;
-    over(x, e->oom_killed  ? "oom"
-            : e->timed_out ? "timeout"
-            : e->signal    ? "signal"
-            : e->exit_code ? "nonzero"
-                           : "ok");
+    } else if (x->kind == EXEC_PAGE) {
+        follow_exit(&x->f, e);
+        follow_page(&x->f, false);
+    } else if (is_stream(x)) {
+        follow_exit(&x->f, e);
+    }
+    if (is_start(x) && !e->told) {
+        x->record.truncated = x->truncated;
+        exec_record_exit(&x->record, e);
+        sbx_ledger_record(x->e->c.ledger, &x->record);
+        sbx_metrics_add(x->e->c.metrics, SBX_M_EXECS, exec_outcome(e), 1);
+    }
+    over(x);
+}
+
+static void look_for_record(exec *x);
+
+/* The agent of a sandbox that ended, or was started anew, knows nothing of the command any more. */
+static bool is_gone(const exec *x, const sbx_err *err)
+{
+    return err->code == SBX_E_NOT_FOUND || (err->code == SBX_E_CONFLICT && x->started);
 }
 
 static void command_failed(void *arg, const sbx_err *err)
 {
     exec *x = arg;
-    sbx_jw w;
     sbx_err told = *err;
 
-    if (told.code == SBX_E_CONFLICT) { /* no channel here at the moment */
-        told.code = SBX_E_CAPACITY;
+    x->command = NULL;
+    if (is_gone(x, err) && !is_start(x) && !x->looked) {
+        look_for_record(x);
+        return;
+    }
+    if (told.code == SBX_E_NOT_FOUND && is_start(x))
+        sbx_fail(&told, SBX_E_ENGINE, "%s",
+                 x->started ? "the command's outcome is unknown: the sandbox was restarted"
+                            : "the connection to the sandbox broke before the command started");
+    if (told.code == SBX_E_CONFLICT && !x->started && strcmp(told.msg, SBX_OLD_AGENT) != 0) {
+        told.code = SBX_E_CAPACITY; /* no channel here at the moment */
         told.retry_after_s = 1;
     }
-    if (x->streaming && x->next_event) {
-        forward_rest(x);
-        event_begin(x, &w, "error");
-        sbx_jw_str(&w, "code", sbx_code_wire(told.code));
-        sbx_jw_str(&w, "message", told.msg);
-        event_end(x, &w);
-    } else {
-        x->streaming = false; /* nothing was sent yet: a plain answer tells more */
-        sbx_reply_problem(x->reply, &told);
-    }
-    sbx_copy(x->record.error, sizeof(x->record.error), sbx_code_wire(told.code));
-    x->record.exit_code = -1;
-    x->record.duration_ms = (sbx_now_us() - x->from_us) / 1000;
-    over(x, "failed");
+    tell_failure(x, &told);
+    if (is_start(x) && (x->old || !x->started || is_gone(x, err)))
+        record_failure(x, &told);
+    over(x);
 }
 
-static const sbx_command_events events = {command_started, command_output, command_exit,
-                                          command_failed};
+static void command_lost(void *arg);
+
+static const sbx_command_events events = {.started = command_started,
+                                          .output = command_output,
+                                          .exit = command_exit,
+                                          .failed = command_failed,
+                                          .gap = command_gap,
+                                          .lost = command_lost};
+
+/* --- another channel --- */
+
+static void use_on_worker(void *arg)
+{
+    sbx_sandbox_use(&((exec *)arg)->use);
+}
+
+/* The wait for another channel reads the row, which a worker does. */
+static void command_lost(void *arg)
+{
+    exec *x = arg;
+    sbx_job job = {.run = use_on_worker, .arg = x};
+    sbx_err err;
+
+    x->command = NULL;
+    if (x->kill_on_disconnect)
+        x->use.cancelled = NULL; /* it is to be killed yet */
+    if (x->left && !x->kill_on_disconnect)
+        over(x);
+    else if (sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &err))
+        command_failed(x, &err);
+}
 
 /* --- the client, seen from STREAM --- */
 
 static void ready_on_stream(void *arg)
 {
-    flush_pending(arg);
+    flush(arg);
 }
 
 static void closed_on_stream(void *arg)
 {
     exec *x = arg;
 
-    if (x->command && x->kill_on_disconnect)
-        sbx_command_kill(x->command);
-    else if (x->command)
-        sbx_command_detach(x->command);
-    else
-        x->stop_when_started = true;
+    x->left = true;
+    if (x->command)
+        let_go(x);
     exec_unref(x);
 }
 
 static void client_ready(void *arg)
 {
-    exec *x = arg;
-
-    sbx_stream_post(x->e->c.stream, ready_on_stream, x);
+    sbx_stream_post(((exec *)arg)->e->c.stream, ready_on_stream, arg);
 }
 
 static void client_closed(void *arg)
 {
+    sbx_stream_post(((exec *)arg)->e->c.stream, closed_on_stream, arg);
+}
+
+/* --- beginning --- */
+
+static int64_t window_of(const exec *x)
+{
+    return x->kind == EXEC_WAIT ? SBX_EXEC_WINDOW_BYTES : SBX_STREAM_WINDOW_BYTES;
+}
+
+static void attach_on_stream(void *arg)
+{
     exec *x = arg;
 
-    sbx_stream_post(x->e->c.stream, closed_on_stream, x);
+    if (x->left && !x->kill_on_disconnect) {
+        over(x);
+        return;
+    }
+    sbx_channels_attach(x->e->c.channels, x->sandbox, x->id, follow_next_chunk(&x->f), window_of(x),
+                        x->kind == EXEC_BACKGROUND, &events, x);
 }
 
-/* --- the request --- */
-
-static char *command_json(const sbx_strs *argv)
+static void watch(exec *x)
 {
-    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RECORDED_COMMAND);
-    sbx_jw w = SBX_JW(&b);
+    sbx_reply_events events_of_client = {.ready = client_ready, .closed = client_closed, .arg = x};
 
-    sbx_jw_arr(&w, NULL);
-    for (size_t i = 0; i < argv->count; i++)
-        sbx_jw_str(&w, NULL, argv->items[i]);
-    sbx_jw_arr_end(&w);
-    char *text = sbx_buf_steal(&b);
-    sbx_buf_done(&b);
-    return text ? text : sbx_strdup("[]"); /* too long to be kept */
+    x->posted = true;
+    x->refs = 2;
+    /* STREAM may own x from here on, and keeps it until both references are dropped */
+    sbx_reply_watch(x->reply, &events_of_client);
 }
 
-static exec *exec_new(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
-                      exec_body *body)
+static void attach(exec *x)
 {
-    exec *x = sbx_alloc(sizeof(*x));
-    sbx_id id = sbx_id_new();
-
-    x->e = e;
-    x->refs = 1;
-    x->reply = sbx_reply_ref(r->reply);
-    x->streaming = r->accept == SBX_ACCEPT_SSE;
-    x->kill_on_disconnect = body->kill_on_disconnect;
-    x->from_us = sbx_now_us();
-    sbx_copy(x->sandbox, sizeof(x->sandbox), sandbox);
-    sbx_copy(x->record.id, sizeof(x->record.id), id.s);
-    sbx_copy(x->record.sandbox, sizeof(x->record.sandbox), sandbox);
-    sbx_copy(x->record.owner, sizeof(x->record.owner), owner);
-    sbx_copy(x->record.kind, sizeof(x->record.kind), "exec");
-    x->record.command = command_json(&body->command);
-    x->record.started_ms = sbx_wall_ms();
-    sbx_buf_init(&x->output[0], (size_t)body->max_output);
-    sbx_buf_init(&x->output[1], (size_t)body->max_output);
-    /* JSON takes at most six bytes for one of output */
-    sbx_buf_init(&x->pending, 8 * SBX_EXEC_WINDOW_BYTES);
-    sbx_buf_init(&x->held[0], SBX_EXEC_WINDOW_BYTES + SBX_CHUNK_BYTES);
-    sbx_buf_init(&x->held[1], SBX_EXEC_WINDOW_BYTES + SBX_CHUNK_BYTES);
-    x->spec = (sbx_command_spec){
-        .argv = body->command,
-        .env = body->env,
-        .cwd = body->cwd,
-        .user = body->user,
-        .stdin_text = body->stdin_text,
-        .stdin_len = body->stdin_text ? strlen(body->stdin_text) : 0,
-        .timeout_ms = body->timeout_ms,
-        .max_output = x->streaming && !body->max_output_given ? 0 : body->max_output,
-        .window = SBX_EXEC_WINDOW_BYTES,
-        .flags = SBX_EXEC_PACED,
-    };
-    memcpy(x->spec.exec_id, x->record.id, sizeof(x->spec.exec_id));
-    return x;
+    watch(x);
+    sbx_stream_post(x->e->c.stream, attach_on_stream, x);
 }
 
-/* On a WORKER, which owns `x` here. */
-static void begin(void *arg)
+/* How far a page goes: up to what there is now. */
+static void page_entry(void *arg, const sbx_command_entry *entry)
+{
+    exec *x = arg;
+
+    x->upto = entry->next_seq - 1;
+    x->is_over = entry->over;
+}
+
+static void page_listed(void *arg, const sbx_err *err)
+{
+    if (err)
+        exec_fail(arg, err);
+    else
+        attach(arg);
+}
+
+static const sbx_list_events page_events = {page_entry, page_listed};
+
+void exec_follow(exec *x)
+{
+    if (x->kind == EXEC_PAGE)
+        sbx_channels_list(x->e->c.channels, x->sandbox, x->id, &page_events, x);
+    else
+        attach(x);
+}
+
+static bool needs_new_agent(const exec *x)
+{
+    return !is_start(x) || x->kind == EXEC_BACKGROUND || x->spec.cpu_ms ||
+           (x->spec.flags & SBX_EXEC_STDIN);
+}
+
+/* On a WORKER. */
+static void can_use(void *arg)
 {
     exec *x = arg;
     sbx_execs *e = x->e;
-    sbx_reply_events watch = {.ready = client_ready, .closed = client_closed, .arg = x};
-    sbx_command_spec spec = x->spec;
+    sbx_err err;
 
+    if (x->posted) {
+        sbx_stream_post(e->c.stream, attach_on_stream, x);
+        return;
+    }
+    x->old = sbx_channels_version(e->c.channels, x->sandbox) == 1;
+    if (x->old && needs_new_agent(x)) {
+        sbx_fail(&err, SBX_E_CONFLICT, "%s", SBX_OLD_AGENT);
+        exec_fail(x, &err);
+        return;
+    }
+    if (!is_start(x)) {
+        exec_follow(x);
+        return;
+    }
+    sbx_command_spec spec = x->spec;
     x->spec = (sbx_command_spec){0};
-    x->refs = 2;
+    x->counted = true;
+    x->record.started_ms = sbx_wall_ms();
     sbx_ledger_begin(e->c.ledger, x->sandbox);
-    sbx_reply_watch(x->reply, &watch);
-    /* STREAM may own x from here on, and keeps it until both references are dropped: the id is
-     * immutable, and the command's own reference is dropped by what this call leads to */
-    sbx_channels_exec(e->c.channels, x->sandbox, &spec, &events, x);
+    char sandbox[SBX_ID_LEN + 1];
+    memcpy(sandbox, x->sandbox, sizeof(sandbox));
+    watch(x);
+    sbx_channels_exec(e->c.channels, sandbox, &spec, &events, x);
 }
 
-static void cannot_begin(void *arg, const sbx_err *err)
+typedef struct failing {
+    exec *x;
+    sbx_err err;
+} failing;
+
+static void fail_on_stream(void *arg)
+{
+    failing *f = arg;
+
+    command_failed(f->x, &f->err);
+    free(f);
+}
+
+/* On a WORKER or STREAM. */
+static void cannot_use(void *arg, const sbx_err *err)
 {
     exec *x = arg;
 
-    sbx_reply_problem(x->reply, err);
-    exec_unref(x);
+    if (!x->posted) {
+        exec_fail(x, err);
+        return;
+    }
+    failing *f = sbx_alloc(sizeof(*f));
+    *f = (failing){.x = x, .err = *err};
+    sbx_stream_post(x->e->c.stream, fail_on_stream, f);
 }
 
-int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
-                   sbx_err *err)
+void exec_use(exec *x)
 {
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
-    exec_body body = {0};
-
-    if (sbx_json_parse(r->body, r->body_len, &root, err) ||
-        sbx_json_decode(root, sbx_exec_fields, &body, err) ||
-        sbx_env_check("env", &body.env, err)) {
-        sbx_json_struct_done(sbx_exec_fields, &body);
-        return -1;
-    }
-    exec *x = exec_new(e, owner, sandbox, r, &body);
-    x->use = (sbx_use){.parts = &e->parts,
-                       .owner = x->record.owner,
+    x->use = (sbx_use){.parts = &x->e->parts,
+                       .owner = x->owner,
                        .sandbox = x->sandbox,
                        .cancelled = sbx_reply_cancel_flag(x->reply),
-                       .ready = begin,
-                       .failed = cannot_begin,
+                       .ready = can_use,
+                       .failed = cannot_use,
                        .arg = x};
     sbx_sandbox_use(&x->use);
-    return 0;
+}
+
+/* --- what the agent does not know any more --- */
+
+void exec_tell_record(exec *x, const sbx_exec_record *r)
+{
+    sbx_command_exit e = {.exit_code = r->exit_code,
+                          .signal = r->signal,
+                          .timed_out = r->timed_out,
+                          .oom_killed = r->oom_killed,
+                          .truncated = r->truncated,
+                          .cpu_limit = r->cpu_limit,
+                          .duration_ms = r->duration_ms,
+                          .chunks = (uint64_t)r->chunks};
+
+    if (is_stream(x))
+        begin_stream(x);
+    follow_gap(&x->f, follow_next_chunk(&x->f), e.chunks);
+    follow_exit(&x->f, &e);
+    if (is_stream(x))
+        follow_flush(&x->f);
+    else
+        follow_page(&x->f, false);
+}
+
+static void record_on_stream(void *arg)
+{
+    exec *x = arg;
+
+    exec_tell_record(x, &x->record);
+    over(x);
+}
+
+/* STREAM waits for it, so nobody else touches `x->record`. */
+static void read_record(void *arg)
+{
+    exec *x = arg;
+    sbx_err err;
+
+    if (sbx_store_exec_get(x->e->c.store, x->owner, x->sandbox, x->id, &x->record, &err))
+        cannot_use(x, &err);
+    else
+        sbx_stream_post(x->e->c.stream, record_on_stream, x);
+}
+
+static void look_for_record(exec *x)
+{
+    sbx_job job = {.run = read_record, .arg = x};
+    sbx_err err;
+
+    x->looked = true;
+    if (sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &err))
+        command_failed(x, &err);
 }

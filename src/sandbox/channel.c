@@ -80,6 +80,7 @@ static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
     ch->ready = false;
     greeting_answer(ch, false, text);
     commands_fail(ch, why, text);
+    listings_fail(ch, why, text);
     channel_drains_over(ch, 0);
     sbx_timer_free(ch->late);
     sbx_timer_free(ch->again);
@@ -182,7 +183,7 @@ static void send_hello(channel *ch, const sbx_channel_hello *h)
 /* --- receiving --- */
 
 /* The main process is no activity: it may run for ever. */
-static bool adopt_commands(channel *ch, const sbx_frame *f, bool *ret_had_main)
+static bool adopt_commands(channel *ch, const sbx_frame *f)
 {
     sbx_command *last = NULL;
     sbx_fields fields;
@@ -191,8 +192,6 @@ static bool adopt_commands(channel *ch, const sbx_frame *f, bool *ret_had_main)
 
     sbx_fields_init(&fields, f->payload, f->len);
     while ((more = sbx_fields_next(&fields, &field)) == 1) {
-        if (field.tag == SBX_T_MAIN)
-            *ret_had_main = field.num != 0;
         if (last && !(field.tag == SBX_T_FLAGS && (field.num & SBX_EXEC_MAIN)))
             command_is_busy(last);
         last = field.tag == SBX_T_EXEC_ID && field.len <= SBX_ID_LEN
@@ -206,18 +205,23 @@ static bool adopt_commands(channel *ch, const sbx_frame *f, bool *ret_had_main)
 
 static bool take_welcome(channel *ch, const sbx_frame *f)
 {
-    if (ch->ready)
+    uint64_t n[SBX_T_MAIN + 1] = {0};
+
+    if (ch->ready || !frame_nums(f, n, ARRAY_LEN(n)))
         return false;
+    ch->version = n[SBX_T_VERSION] > 1 ? SBX_PROTO_VERSION : 1;
     pthread_mutex_lock(&ch->set->mu);
     ch->ready = true;
     pthread_mutex_unlock(&ch->set->mu);
     sbx_timer_free(sbx_steal(ch->late));
-    bool had_main = false, ok = adopt_commands(ch, f, &had_main);
-    if (ok)
-        greeting_answer(ch, true, "");
-    if (ok && ch->adopted && !had_main && ch->set->events.no_main)
+    if (ch->version >= 2)
+        listing_begin_news(ch);
+    else if (!adopt_commands(ch, f))
+        return false;
+    greeting_answer(ch, true, "");
+    if (ch->adopted && !n[SBX_T_MAIN] && ch->set->events.no_main)
         ch->set->events.no_main(ch->set->events.arg, ch->id);
-    return ok;
+    return true;
 }
 
 static bool take_log(channel *ch, const sbx_frame *f)
@@ -252,6 +256,11 @@ static bool take_frame(channel *ch, const sbx_frame *f)
         if (f->req)
             channel_drains_over(ch, f->req);
         return true;
+    case SBX_F_ENTRY:
+    case SBX_F_LISTED:
+        return ch->version >= 2 && listing_frame(ch, f);
+    case SBX_F_FAIL:
+        return listing_refused(ch, f->req) || command_frame(ch, f);
     default:
         return command_frame(ch, f);
     }
@@ -531,6 +540,17 @@ bool sbx_channels_has(sbx_channels *c, const char *sandbox)
     bool ready = ch && ch->ready;
     pthread_mutex_unlock(&c->mu);
     return ready;
+}
+
+int sbx_channels_version(sbx_channels *c, const char *sandbox)
+{
+    channel *ch;
+
+    pthread_mutex_lock(&c->mu);
+    HASH_FIND_STR(c->all, sandbox, ch);
+    int version = ch && ch->ready ? ch->version : 0;
+    pthread_mutex_unlock(&c->mu);
+    return version;
 }
 
 bool sbx_channels_holds(sbx_channels *c, const char *sandbox)

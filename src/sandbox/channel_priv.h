@@ -1,4 +1,5 @@
-/* What channel.c (connection, greeting, frames) and command.c (commands) share. */
+/* What channel.c (connection, greeting, frames), command.c (commands), listing.c (lists of them)
+ * and old_output.c (agents of version 1) share. */
 #ifndef SBX_SANDBOX_CHANNEL_PRIV_H
 #define SBX_SANDBOX_CHANNEL_PRIV_H
 
@@ -13,16 +14,46 @@
 
 typedef struct channel channel;
 
+/* Output of an agent of version 1, whose frames are not numbered, and end within characters. */
+typedef struct old_output {
+    char carry[2][4]; /* a character that is not complete yet */
+    size_t carried[2];
+} old_output;
+
 struct sbx_command {
     channel *ch;
     uint32_t req;
-    const sbx_command_events *events; /* NULL: a command of an earlier owner, only logged */
+    const sbx_command_events *events; /* NULL: nobody wants to know any more */
     void *arg;
     int64_t granted; /* bytes of output the agent may still send */
+    uint64_t chunk;  /* the last one that was told of */
+    uint32_t flags;  /* of EXEC */
     bool detached, started;
-    bool busy; /* the owner was told that it runs */
+    bool busy;      /* the owner was told that it runs */
+    uint64_t given; /* bytes of input that the agent has not told of */
+    char *input;    /* that it begins with; owned; NULL: none, or all was given */
+    size_t input_len, input_at;
+    bool input_ends;
+    old_output old;
     UT_hash_handle hh;
 };
+
+/* A command that runs and counts as activity, whoever began it. */
+typedef struct alive {
+    char id[SBX_ID_LEN + 1];
+    UT_hash_handle hh;
+} alive;
+#define MAX_ALIVE 4096 /* of one sandbox; what an agent tells beyond is not counted */
+
+/* A question for commands, under way. */
+typedef struct listing {
+    struct listing *next;
+    channel *ch;
+    uint32_t req;
+    const sbx_list_events *events; /* NULL: the answer is news */
+    void *arg;
+    sbx_timer *late;
+} listing;
 
 /* Somebody on a WORKER waits for a PONG. Freed by whoever lets go last. */
 typedef struct drain {
@@ -34,8 +65,8 @@ typedef struct drain {
     uint32_t req;
 } drain;
 
-/* One sandbox's connection. Owned by STREAM; `id`, `ready` and `env_version` are read by others
- * under mu. */
+/* One sandbox's connection. Owned by STREAM; `id`, `ready`, `version` and `env_version` are read by
+ * others under mu. */
 struct channel {
     char id[SBX_ID_LEN + 1];
     sbx_channels *set;
@@ -48,8 +79,11 @@ struct channel {
     uint64_t env_version;
     bool adopted;
     drain *drains;
-    bool marked; /* the answer's marker has come */
-    bool ready;  /* the greeting was answered */
+    listing *listings;
+    alive *alive; /* hash by id */
+    int version;  /* of the agent, once `ready` */
+    bool marked;  /* the answer's marker has come */
+    bool ready;   /* the greeting was answered */
     sbx_buf in, out;
     sbx_greeting *greeting; /* until answered */
     sbx_timer *late;        /* until answered: ends a channel whose agent is silent */
@@ -81,6 +115,28 @@ void channel_drains_over(channel *ch, uint32_t req);
 
 /* Frames that belong to a command. False: a protocol violation. */
 bool command_frame(channel *ch, const sbx_frame *f);
+/* Integer fields of a record, by tag. False: malformed. */
+bool frame_nums(const sbx_frame *f, uint64_t *nums, size_t count);
+/* Add fields to a record. */
+void frame_add(sbx_buf *b, uint16_t tag, const void *data, size_t len);
+void frame_add_num(sbx_buf *b, uint16_t tag, uint64_t value);
+/* EXIT's fields. False: out of range. */
+bool command_exit_read(const channel *ch, const uint64_t *nums, uint64_t flags,
+                       sbx_command_exit *ret);
+#define EXIT_NUMS (SBX_T_EXIT_FLAGS + 1) /* how many of frame_nums() that wants */
+
+/* Have the agent tell of all commands, as news. */
+void listing_begin_news(channel *ch);
+/* Frames of lists. False: a protocol violation. */
+bool listing_frame(channel *ch, const sbx_frame *f);
+/* FAIL came for a question: the agent has too many. False: it is no question's. */
+bool listing_refused(channel *ch, uint32_t req);
+void listings_fail(channel *ch, sbx_code why, const char *text); /* and no activity any more */
+
+/* Output of an agent of version 1, told in whole characters. */
+void old_output_take(sbx_command *c, bool is_stderr, const char *data, size_t len);
+void old_output_end(sbx_command *c);
+
 /* Bind a command that an earlier owner started, so that its output goes on into the log. */
 sbx_command *command_adopt(channel *ch, const char *exec_id, size_t len);
 /* An adopted command counts as activity. */

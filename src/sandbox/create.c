@@ -255,10 +255,13 @@ typedef struct main_process {
     sbx_exec_record record;
 } main_process;
 
-static void main_over(main_process *m, const char *text)
+/* @param told  its agent tells of it as news, from which the record is made. */
+static void main_over(main_process *m, const char *text, bool told)
 {
     sbx_channels_note(m->s->c.channels, m->record.sandbox, text);
-    sbx_ledger_record(m->s->c.ledger, &m->record);
+    if (!told)
+        sbx_ledger_record(m->s->c.ledger, &m->record);
+    sbx_exec_record_done(&m->record);
     free(m);
 }
 
@@ -277,7 +280,7 @@ static void main_exit(void *arg, const sbx_command_exit *e)
                  e->oom_killed ? ": out of memory" : "");
     else
         snprintf(text, sizeof(text), "main process ended with exit code %d", e->exit_code);
-    main_over(m, text);
+    main_over(m, text, e->told);
 }
 
 /* It did not start; or it did and was lost sight of, and then nobody hears the note. */
@@ -290,7 +293,7 @@ static void main_failed(void *arg, const sbx_err *err)
     m->record.duration_ms = SBX_MAX(sbx_wall_ms() - m->record.started_ms, 0);
     sbx_copy(m->record.error, sizeof(m->record.error), sbx_code_wire(err->code));
     snprintf(text, sizeof(text), "main process did not start: %s", err->msg);
-    main_over(m, text);
+    main_over(m, text, false);
 }
 
 static void main_started(void *arg, sbx_command *c, int64_t pid)
@@ -322,11 +325,10 @@ void sandbox_start_main(sbx_sandboxes *s, const sbx_sandbox_row *row)
 
     m->s = s;
     /* as with other commands, one that is too long is not kept */
-    bool kept = strlen(row->command) <= SBX_MAX_RECORDED_COMMAND;
+    bool kept = strlen(row->command) <= SBX_MAX_COMMAND_TEXT;
     m->record.command = sbx_strdup(kept ? row->command : "[]");
     m->record.started_ms = sbx_wall_ms();
     memcpy(m->record.sandbox, row->id, sizeof(m->record.sandbox));
-    memcpy(m->record.owner, row->owner, sizeof(m->record.owner));
     sbx_copy(m->record.kind, sizeof(m->record.kind), "main");
     sbx_copy(m->record.id, sizeof(m->record.id), id.s);
     sbx_copy(exec.exec_id, sizeof(exec.exec_id), id.s);

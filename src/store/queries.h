@@ -15,6 +15,11 @@
     "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "     \
     "goal, log_seq, version, env_version, change"
 
+/* The columns of sbx_exec_record, in the order in which records.c reads them. */
+#define EXEC_COLS                                                                                  \
+    "id, sandbox, kind, command::text, started_at, duration_ms, exit_code, signal, timed_out, "    \
+    "oom_killed, truncated, error, cpu_limit, background, terminal, cpu_ms, peak_kb, chunks"
+
 /* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
 #define HOLDER_IS_DEAD                                                                             \
     "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.worker"                             \
@@ -261,15 +266,24 @@
                                                                                                    \
     X(EXEC_INSERT, 1, SYSTEM,                                                                      \
       "INSERT INTO public.sandbox_executions (id, sandbox, owner, kind, command, started_at,"      \
-      " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error)"                  \
-      " SELECT r.id, r.sandbox, r.owner, r.kind, r.command,"                                       \
+      " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error, cpu_limit,"       \
+      " background, terminal, cpu_ms, peak_kb, chunks)"                                            \
+      " SELECT r.id, r.sandbox, s.owner, r.kind, r.command,"                                       \
       " timestamptz 'epoch' + make_interval(secs => r.started_ms / 1000.0::float8),"               \
-      " r.duration_ms, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated, r.error"     \
-      " FROM json_to_recordset($1::json) AS r (id text, sandbox text, owner text, kind text,"      \
-      " command json, started_ms bigint, duration_ms bigint, exit_code int, signal int,"           \
-      " timed_out bool, oom_killed bool, truncated bool, error text)"                              \
-      " WHERE EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = r.sandbox"                     \
-      " AND s.owner = r.owner) ON CONFLICT (id) DO NOTHING")                                       \
+      " r.duration_ms, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated, r.error,"    \
+      " r.cpu_limit, r.background, r.terminal, r.cpu_ms, r.peak_kb, r.chunks"                      \
+      " FROM json_to_recordset($1::json) AS r (id text, sandbox text, kind text, command json,"    \
+      " started_ms bigint, duration_ms bigint, exit_code int, signal int, timed_out bool,"         \
+      " oom_killed bool, truncated bool, error text, cpu_limit bool, background bool,"             \
+      " terminal bool, cpu_ms bigint, peak_kb bigint, chunks bigint)"                              \
+      " JOIN public.sandboxes s ON s.id = r.sandbox ON CONFLICT (id) DO NOTHING")                  \
+    X(EXEC_LIST, 5, OWNER,                                                                         \
+      "SELECT " EXEC_COLS " FROM public.sandbox_executions WHERE owner = $1 AND sandbox = $2"      \
+      " AND ($3::timestamptz IS NULL OR (started_at, id) < ($3, $4::text))"                        \
+      " ORDER BY started_at DESC, id DESC LIMIT $5::bigint")                                       \
+    X(EXEC_GET, 3, OWNER,                                                                          \
+      "SELECT " EXEC_COLS " FROM public.sandbox_executions"                                        \
+      " WHERE owner = $1 AND sandbox = $2 AND id = $3")                                            \
     X(EVENT_LIST, 4, OWNER, EVENT_PAGE("", "ASC"))                                                 \
     X(EVENT_LIST_OF, 5, OWNER, EVENT_PAGE(" AND sandbox = $5", "ASC"))                             \
     X(EVENT_TAIL, 4, OWNER, EVENT_PAGE("", "DESC"))                                                \

@@ -184,7 +184,6 @@ Test(store_sandboxes, deletion_removes_env_and_reads_for_a_day)
 
     sbx_copy(e.id, sizeof e.id, x.s);
     sbx_copy(e.sandbox, sizeof e.sandbox, id.s);
-    sbx_copy(e.owner, sizeof e.owner, owner.s);
     OK(sbx_store_exec_insert(store, &e, 1, &err));
     OK(sbx_store_sandbox_set_state(store, &c, &o, &err));
     sbx_sandbox_row_done(&o);
@@ -680,7 +679,6 @@ Test(store_sandboxes, executions_arrive_in_one_batch_and_twice_is_once)
                                  .exit_code = i - 1};
         sbx_copy(r[i].id, sizeof r[i].id, x.s);
         sbx_copy(r[i].sandbox, sizeof r[i].sandbox, i == 2 ? x.s : id.s);
-        sbx_copy(r[i].owner, sizeof r[i].owner, owner.s);
     }
     r[0].signal = 9;
     r[0].oom_killed = true;
@@ -691,4 +689,46 @@ Test(store_sandboxes, executions_arrive_in_one_batch_and_twice_is_once)
                      " signal = 9 AND oom_killed AND started_at ="
                      " '2025-10-09 08:53:20.123Z'::timestamptz"),
                  1);
+}
+
+Test(store_sandboxes, executions_are_listed_newest_first_and_of_their_owner_alone)
+{
+    sbx_id id = make_sandbox("running"), ids[3];
+    sbx_exec_record r = {.kind = "exec",
+                         .command = "[\"true\"]",
+                         .measured = true,
+                         .cpu_ms = 7,
+                         .peak_kb = 8,
+                         .chunks = 9,
+                         .background = true};
+    sbx_exec_record one = {0};
+    sbx_exec_page p = {0};
+
+    sbx_copy(r.sandbox, sizeof r.sandbox, id.s);
+    for (int i = 0; i < 3; i++) {
+        ids[i] = sbx_id_new();
+        sbx_copy(r.id, sizeof r.id, ids[i].s);
+        r.started_ms = 1760000000000 + i;
+        OK(sbx_store_exec_insert(store, &r, 1, &err));
+    }
+    OK(sbx_store_exec_list(store, owner.s, id.s, 0, NULL, 2, &p, &err));
+    cr_assert_eq(p.count, 2);
+    cr_expect_str_eq(p.items[0].id, ids[2].s);
+    cr_expect_str_eq(p.items[1].id, ids[1].s);
+    sbx_exec_page_done(&p);
+    OK(sbx_store_exec_list(store, owner.s, id.s, 1760000000001, ids[1].s, 2, &p, &err));
+    cr_assert_eq(p.count, 1);
+    cr_expect_str_eq(p.items[0].id, ids[0].s);
+    sbx_exec_page_done(&p);
+    OK(sbx_store_exec_list(store, id.s, id.s, 0, NULL, 2, &p, &err));
+    cr_expect_eq(p.count, 0);
+    sbx_exec_page_done(&p);
+    OK(sbx_store_exec_get(store, owner.s, id.s, ids[1].s, &one, &err));
+    cr_expect_eq(one.started_ms, 1760000000001);
+    cr_expect(one.measured && one.background && !one.terminal);
+    cr_expect(one.cpu_ms == 7 && one.peak_kb == 8 && one.chunks == 9);
+    cr_expect_str_eq(one.command, "[\"true\"]");
+    sbx_exec_record_done(&one);
+    FAILS(sbx_store_exec_get(store, id.s, id.s, ids[1].s, &one, &err), NOT_FOUND);
+    FAILS(sbx_store_exec_get(store, owner.s, owner.s, ids[1].s, &one, &err), NOT_FOUND);
 }

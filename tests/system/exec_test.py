@@ -128,11 +128,6 @@ class ResultTest(SystemCase):
         self.assertEqual(got["stdout"], "a\0b")
         self.assertNotIn("encoding", got)
 
-    def test_what_is_not_available_yet_is_refused_by_name(self):
-        for field in ("background", "stdinOpen"):
-            got = api.post(f"/sandboxes/{box}/exec", {"command": "true", field: True})
-            self.assert_problem(got, 400, "invalid_request", field)
-
     def test_bad_requests_are_refused_by_field(self):
         cases = [({}, "command"), ({"command": ""}, "command"), ({"command": []}, "command"),
                  ({"command": [""]}, "command"), ({"command": 7}, "command"),

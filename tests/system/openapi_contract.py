@@ -39,9 +39,9 @@ class Operation:
     @property
     def body(self):
         """(schema, example) of the request's JSON, or None."""
-        if "requestBody" not in self.declared:
+        content = self.declared.get("requestBody", {}).get("content", {}).get("application/json")
+        if not content:
             return None
-        content = self.declared["requestBody"]["content"]["application/json"]
         return content["schema"], content["example"]
 
     @property

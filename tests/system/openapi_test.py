@@ -46,8 +46,21 @@ class Boxes:
 
 
 boxes = Boxes()
+
+
+def command():
+    """One that runs, and takes input."""
+    body = {"command": ["cat"], "background": True, "stdinOpen": True}
+    return api.post(f"/sandboxes/{boxes.running()}/exec", body).json["execId"]
+
+
 # How to come by a path parameter: by the path up to it.
-FACTORIES = {"/sandboxes/{id}": boxes.running}
+FACTORIES = {"/sandboxes/{id}": boxes.running, "/sandboxes/{id}/execs/{execId}": command}
+
+
+def answers(operation):
+    """Has it an answer that is no stream?"""
+    return bool(operation.successes())
 
 
 def path_of(operation, ids=None):
@@ -126,7 +139,7 @@ class DocumentTest(Case):
 
 class ValidTest(Case):
     def test_each_operation_succeeds_with_its_example(self):
-        for operation in self.each():
+        for operation in self.each(answers):
             with self.subTest(operation=repr(operation)):
                 got = self.valid(operation, self.body(operation))
                 for name in ("Location",):
@@ -171,7 +184,7 @@ class ValidTest(Case):
             self.within(operation, document.put(schema, good, path, value), path)
 
     def test_query_parameters_at_their_bounds(self):
-        for operation in self.each(lambda o: o.parameters("query")):
+        for operation in self.each(lambda o: o.parameters("query") and answers(o)):
             with self.subTest(operation=repr(operation)):
                 path = path_of(operation)
                 for parameter in operation.parameters("query"):
@@ -182,18 +195,20 @@ class ValidTest(Case):
 
     def test_what_has_not_changed_is_not_sent_again(self):
         unchanged = []
-        for operation in self.each(lambda o: o.method == "GET"):
+        for operation in self.each(lambda o: o.method == "GET" and answers(o)):
             with self.subTest(operation=repr(operation)):
                 path = path_of(operation)
                 tags = [self.valid(operation, path=path).headers["ETag"] for _ in range(2)]
                 if tags[0] == tags[1]:  # metrics change with every look
                     got = self.send(operation, path, headers={"If-None-Match": tags[0]})
+                    if got.headers.get("ETag") != tags[0]:
+                        continue  # nor does what is told of a sandbox in use stay
                     self.assertEqual((got.status, got.body), (304, b""), operation)
                     unchanged.append(operation)
         self.assertGreater(len(unchanged), 3)
 
     def test_head_tells_what_get_would_and_sends_no_body(self):
-        for operation in self.each(lambda o: o.method == "GET"):
+        for operation in self.each(lambda o: o.method == "GET" and answers(o)):
             with self.subTest(operation=repr(operation)):
                 path = path_of(operation)
                 got = api.call("HEAD", path)

@@ -224,6 +224,55 @@ static inline void agent_welcome(agent *a, uint64_t epoch)
     agent_frame(a, SBX_F_WELCOME, 0, NULL, 0);
 }
 
+/* The same of an agent of version 2, which is then asked for its commands. */
+static inline void agent_welcome_2(agent *a, uint64_t epoch)
+{
+    agent_marker(a, epoch);
+    agent_num(a, SBX_F_WELCOME, 0, SBX_T_VERSION, 2);
+}
+
+/* A record that is being made. */
+typedef struct fields {
+    unsigned char data[1024];
+    size_t len;
+} fields;
+
+static inline void add_num(fields *f, uint16_t tag, uint64_t value)
+{
+    f->len += sbx_field_put_num(f->data + f->len, sizeof(f->data) - f->len, tag, value);
+}
+
+static inline void add_text(fields *f, uint16_t tag, const char *text)
+{
+    f->len += sbx_field_put(f->data + f->len, sizeof(f->data) - f->len, tag, text,
+                            (uint32_t)strlen(text));
+}
+
+/* A numbered chunk, as version 2 sends it. */
+static inline void agent_chunk(agent *a, uint32_t req, uint64_t number, const void *data,
+                               size_t len)
+{
+    unsigned char payload[SBX_PROTO_MAX_FROM_AGENT] = {1};
+
+    for (int i = 0; i < 8; i++)
+        payload[1 + i] = (unsigned char)(number >> 8 * i);
+    memcpy(payload + 9, data, len);
+    agent_frame(a, SBX_F_OUTPUT, req, payload, 9 + len);
+}
+
+/* A number of the frame that was read last. */
+static inline uint64_t agent_read_num(const agent *a, uint16_t tag)
+{
+    sbx_fields walk;
+    sbx_field field;
+
+    sbx_fields_init(&walk, a->frame.payload, a->frame.len);
+    while (sbx_fields_next(&walk, &field) == 1)
+        if (field.tag == tag)
+            return field.num;
+    return 0;
+}
+
 /* Begin a channel to the sandbox BOX with token 7777... and `epoch`. */
 static inline sbx_greeting *channel_open(sbx_channels *c, const char *id, uint64_t epoch, agent *a)
 {

@@ -59,6 +59,26 @@ void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body)
     r->ended = true;
 }
 
+sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len)
+{
+    return sbx_reply_write(r, data, len);
+}
+
+void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
+                    size_t header_count, sbx_buf *body)
+{
+    (void)content_type, (void)headers, (void)header_count;
+    sbx_reply_json(r, status, body);
+}
+
+const char *sbx_request_query(const sbx_request *r, const char *name)
+{
+    for (size_t i = 0; i < r->query_count; i++)
+        if (strcmp(r->query[i].name, name) == 0)
+            return r->query[i].value;
+    return NULL;
+}
+
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
 {
     r->status = sbx_code_status(err->code);
@@ -114,6 +134,31 @@ void sbx_sandbox_row_done(sbx_sandbox_row *r)
     *r = (sbx_sandbox_row){0};
 }
 
+static sbx_exec_record stored; /* what the store has, under its id */
+
+int sbx_store_exec_get(sbx_store *s, const char *owner, const char *sandbox, const char *id,
+                       sbx_exec_record *ret, sbx_err *err)
+{
+    (void)s, (void)owner, (void)sandbox;
+    if (strcmp(stored.id, id) != 0)
+        return sbx_fail(err, SBX_E_NOT_FOUND, "no such record");
+    *ret = stored;
+    ret->command = sbx_strdup("[]");
+    return 0;
+}
+
+int sbx_store_exec_list(sbx_store *s, const char *owner, const char *sandbox, int64_t before_ms,
+                        const char *before_id, int limit, sbx_exec_page *ret, sbx_err *err)
+{
+    (void)s, (void)owner, (void)sandbox, (void)before_ms, (void)before_id, (void)limit, (void)err;
+    *ret = (sbx_exec_page){.items = sbx_alloc(sizeof(stored)), .count = *stored.id ? 1 : 0};
+    ret->items[0] = stored;
+    ret->items[0].command = sbx_strdup("[]");
+    if (!ret->count)
+        free(ret->items[0].command);
+    return 0;
+}
+
 void sbx_exec_record_done(sbx_exec_record *r)
 {
     free(r->command);
@@ -159,8 +204,8 @@ static void make(void)
     lanes = sbx_lanes_new(&config);
     set = sbx_channels_new(stream);
     metrics = sbx_metrics_new();
-    execs = sbx_execs_new(&(sbx_execs_config){
-        .stream = stream, .lanes = lanes, .channels = set, .metrics = metrics, .worker = "w"});
+    execs = sbx_execs_new(
+        &(sbx_execs_config){.stream = stream, .lanes = lanes, .channels = set, .metrics = metrics});
     pthread_mutex_init(&reply.mu, NULL);
     sbx_buf_init(&reply.text, 64 * MIB);
     reply.refs = 1;
@@ -211,14 +256,13 @@ static void tell_started(uint32_t req)
     agent_num(&box, SBX_F_STARTED, req, SBX_T_PID, 77);
 }
 
+/* The sanitizer makes strstr() look at all of the text each time. */
 static size_t count_of(const char *text, const char *what)
 {
-    size_t n = 0;
+    size_t n = 0, len = strlen(what);
 
-    while (text && (text = strstr(text, what))) {
-        text += strlen(what);
-        n++;
-    }
+    for (; text && *text; text++)
+        n += *text == *what && strncmp(text, what, len) == 0;
     return n;
 }
 
@@ -250,7 +294,7 @@ static bool all_read(void)
 Test(exec, single_bytes_for_a_client_that_is_behind_are_not_lost, .init = make, .fini = unmake,
      .timeout = 60)
 {
-    const size_t bytes = 100000;
+    const size_t bytes = SBX_STREAM_WINDOW_BYTES;
     uint32_t req = start_on_agent("{\"command\":\"x\"}", SBX_ACCEPT_SSE);
 
     tell_started(req);
@@ -287,7 +331,7 @@ Test(exec, what_was_held_back_comes_before_the_exit, .init = make, .fini = unmak
     reply.events.ready(reply.events.arg);
     cr_expect(EVENTUALLY(reply.ended));
     const char *first = strstr(reply.text.data, "first");
-    const char *second = strstr(reply.text.data, "second");
+    const char *second = strstr(reply.text.data, "\"ond\"");
     const char *half = strstr(reply.text.data, "\"ww==\",\"encoding\":\"base64\"");
     const char *last = strstr(reply.text.data, "\"exit\"");
     cr_expect(first && second && half && last && first < second && second < half && half < last);

@@ -31,8 +31,9 @@ typedef struct sbx_api_route {
     const sbx_json_field *body; /* fields of the request, or NULL */
     const char *query;          /* as in sbx_route, and for the document; or NULL */
     const char *produces;       /* as in sbx_route */
-    const char *success;        /* statuses of success: "200" or "201,202" */
-    const char *response;       /* schema of the response (src/api/contract.c), or text, object */
+    const char *success;        /* statuses of success: "200" or "201,202"; NULL: only streams */
+    const char *response;       /* schema of the response (src/api/contract.c), or text, object;
+                                   "A,202:B": another one for a status */
     const char *failures;       /* statuses of failure besides those of every such route */
     const char *tag;            /* the heading that it stands under in the document */
     const char *doc;            /* more than the summary says, or NULL; Markdown, one paragraph */

@@ -131,9 +131,10 @@ typedef enum sbx_frame_type {
                      TAKEN), DROPPED (bytes of STDIN thrown away) */
     SBX_F_GAP,    /* fields SEQ, TO_SEQ: these chunks are gone */
     SBX_F_ENTRY,  /* a command: fields EXEC_ID, ARG* (cut at SBX_ENTRY_ARG_BYTES), STARTED_MS, PID,
-                     FLAGS (those of EXEC), OLDEST_SEQ (chunk kept), NEXT_SEQ; when it is over those
-                     of EXIT, its FLAGS as EXIT_FLAGS. With `req` 0, to the owner alone: news, when a
-                     command has started and when it is over (not of SBX_EXEC_CHECK) */
+                     FLAGS (those of EXEC), OLDEST_SEQ (chunk kept), NEXT_SEQ, COUNT (followers that
+                     get output); when it is over those of EXIT, its FLAGS as EXIT_FLAGS. With `req`
+                     0, to the owner alone: news, when a command has started and when it is over
+                     (not of SBX_EXEC_CHECK) */
     SBX_F_LISTED, /* the end of a LIST */
     SBX_F_SAMPLE, /* fields CPU_US, MEMORY, MEMORY_PEAK, MEMORY_LIMIT, PROCESSES, OOM_KILLS, DISK,
                      DISK_FREE, NET_RX, NET_TX, and STARTED_MS of the agent; what cannot be known is

@@ -143,6 +143,8 @@ void sbx_jw_signal(sbx_jw *w, const char *name, int signal);
 void sbx_jw_bytes(sbx_jw *w, const char *name, const char *data, size_t len, bool as_base64);
 
 bool sbx_utf8_valid(const char *s, size_t len);
+/** Bytes at the end that may be the beginning of a character: 0..3. */
+size_t sbx_utf8_tail(const char *s, size_t len);
 void sbx_base64_add(sbx_buf *b, const void *data, size_t len);
 /** Decode base64 with its padding, without blanks. `b` may be added to in part on failure.
  * @return false if the text is none. */

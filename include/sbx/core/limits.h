@@ -58,6 +58,18 @@
 #define SBX_DEFAULT_OUTPUT_BYTES MIB
 #define SBX_MAX_OUTPUT_BYTES     (16 * MIB)
 #define SBX_EXEC_WINDOW_BYTES    (256 * KIB)
+#define SBX_STREAM_WINDOW_BYTES  (64 * KIB) /* output on its way to one streaming client */
+#define SBX_MAX_COMMAND_TEXT     (8 * KIB)  /* a command in records and lists, as JSON */
+#define SBX_MAX_BODY_STDIN       (8 * MIB)  /* one request with input */
+#define SBX_AGENT_ANSWER_MS      10000      /* for a question to an agent */
+
+/* Terminals */
+#define SBX_TERMINAL_REPLAY_BYTES (64 * KIB) /* of output that a viewer gets first */
+#define SBX_TERMINAL_INPUT_BYTES  MIB        /* of one viewer, waiting for the sandbox */
+#define SBX_TERMINAL_IDLE_MS      600000     /* without a viewer; then HUP, then KILL */
+#define SBX_TERMINAL_GRACE_MS     5000       /* from HUP to KILL */
+#define SBX_TERMINAL_MAX_SIZE     1000       /* columns, rows */
+#define SBX_MAX_TERMINALS         65536      /* that one worker looks after */
 
 /* Checks */
 #define SBX_MAX_CHECK_BYTES      (8 * KIB) /* a check's command, all arguments together */

@@ -1,7 +1,12 @@
-/* Commands over HTTP: from the request to the answer, waiting or streamed.
+/* Commands over HTTP: start them, list them, follow their output, feed and end them; terminals.
  *
- * start() runs on a WORKER and returns at once; the command then lives on STREAM (a parked
- * request costs memory, not a thread) and finishes the reply from there. */
+ * All but sbx_execs_new() and free() run on a WORKER and return at once; what waits lives on STREAM
+ * (a parked request costs memory, not a thread), and finishes the reply from there. They take a
+ * reference to the request's reply and answer every failure themselves, unless they return -1.
+ *
+ * The agent of a sandbox knows its commands; this layer knows only who follows. Events of a command
+ * are numbered for everybody alike: 1 is its start, n + 1 its chunk n of output, and the one behind
+ * the last chunk its exit. */
 #ifndef SBX_EXEC_EXEC_H
 #define SBX_EXEC_EXEC_H
 
@@ -21,20 +26,52 @@ typedef struct sbx_execs_config {
     sbx_channels *channels;
     sbx_ledger *ledger;
     sbx_metrics *metrics;
-    sbx_sandboxes *sandboxes; /* resumes what is paused */
-    const char *worker;       /* id of this worker; borrowed */
+    sbx_sandboxes *sandboxes;                    /* resumes what is paused */
+    int64_t terminal_idle_ms, terminal_grace_ms; /* 0: the limits */
 } sbx_execs_config;
 
 sbx_execs *sbx_execs_new(const sbx_execs_config *c);
 void sbx_execs_free(sbx_execs *e); /* after STREAM and the lanes have ended */
 
-extern const sbx_json_field sbx_exec_fields[]; /* also for the API document */
+/** The `news` of the channels. STREAM. */
+void sbx_execs_news(sbx_execs *e, const char *sandbox, const struct sbx_command_entry *entry);
 
-/** Parse the body, start the command, answer when it is over (or stream). Takes a reference to
- * the request's reply. A sandbox that is being created is waited for, without a thread.
- * @return 0, or -1 with INVALID, NOT_FOUND, CONFLICT (its state), GONE, CAPACITY (another worker
- *         holds it), STORE_UNAVAILABLE. */
+extern const sbx_json_field sbx_exec_fields[], sbx_signal_fields[]; /* also for the API document */
+
+/* Which command of which sandbox. Borrowed during the call. */
+typedef struct sbx_exec_ref {
+    const char *owner, *sandbox, *id;
+} sbx_exec_ref;
+
+/** Parse the body, start the command, answer when it is over (or stream, or at once). A sandbox
+ * that is being created is waited for, a paused one is resumed.
+ * Failures: INVALID, NOT_FOUND, CONFLICT (its state), GONE, CAPACITY (another worker holds it),
+ * STORE_UNAVAILABLE. */
 int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
                    sbx_err *err) SBX_MUST_CHECK;
+
+/** The commands of a sandbox, newest first: those that its agent knows, and the records. */
+int sbx_exec_list(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
+                  sbx_err *err) SBX_MUST_CHECK;
+/** One command. */
+int sbx_exec_get(sbx_execs *e, const sbx_exec_ref *x, const sbx_request *r,
+                 sbx_err *err) SBX_MUST_CHECK;
+/** Its output: a page, or a stream that follows. CONFLICT while the sandbox is neither running nor
+ * at its end. */
+int sbx_exec_output(sbx_execs *e, const sbx_exec_ref *x, const sbx_request *r,
+                    sbx_err *err) SBX_MUST_CHECK;
+
+/** Give it the request's body as input; answered when the command's pipe has it. */
+int sbx_exec_stdin(sbx_execs *e, const sbx_exec_ref *x, const sbx_request *r,
+                   sbx_err *err) SBX_MUST_CHECK;
+int sbx_exec_signal(sbx_execs *e, const sbx_exec_ref *x, const sbx_request *r,
+                    sbx_err *err) SBX_MUST_CHECK;
+/** Kill its whole tree; success also when it is over. */
+int sbx_exec_kill(sbx_execs *e, const sbx_exec_ref *x, const sbx_request *r,
+                  sbx_err *err) SBX_MUST_CHECK;
+
+/** A terminal as a WebSocket: a new one, or `execId` again. */
+int sbx_exec_terminal(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
+                      sbx_err *err) SBX_MUST_CHECK;
 
 #endif

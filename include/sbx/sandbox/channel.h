@@ -17,8 +17,12 @@
 #define SBX_AGENT_DIR     "/.sbx"
 #define SBX_AGENT_PROGRAM SBX_AGENT_DIR "/sbx-agent"
 
+/* Why an agent of version 1 cannot do what was asked. */
+#define SBX_OLD_AGENT "this sandbox was started by an older version; restart it"
+
 typedef struct sbx_channels sbx_channels;
-typedef struct sbx_command sbx_command; /* one command of a channel; STREAM */
+typedef struct sbx_command sbx_command; /* one follower of a command on a channel; STREAM */
+struct sbx_command_entry;
 
 /* Callbacks of the whole set, on STREAM. */
 typedef struct sbx_channel_events {
@@ -28,8 +32,12 @@ typedef struct sbx_channel_events {
     void (*lost)(void *arg, const char *sandbox, bool broken);
     /* The agent of an adopted sandbox answered, and has started no main process. */
     void (*no_main)(void *arg, const char *sandbox);
-    /* A command that an earlier owner started was found running (+1), or ended (-1). */
+    /* A command other than the main process is known to run (+1), or no more (-1); of agents of
+     * version 1 only those that an earlier owner started. */
     void (*busy)(void *arg, const char *sandbox, int by);
+    /* A command has started or is over, whoever began it; when a channel is answered, also of each
+     * that runs or was kept. The same news may come twice. */
+    void (*news)(void *arg, const char *sandbox, const struct sbx_command_entry *e);
     void *arg;
 } sbx_channel_events;
 
@@ -74,6 +82,8 @@ bool sbx_channels_has(sbx_channels *c, const char *sandbox);
 /** Is there a channel, answered or not yet? Any thread. */
 bool sbx_channels_holds(sbx_channels *c, const char *sandbox);
 size_t sbx_channels_count(sbx_channels *c);
+/** The version of the agent behind an answered channel; 0: there is none. Any thread. */
+int sbx_channels_version(sbx_channels *c, const char *sandbox);
 
 /** Have the agent number and journal a line of source "system". Any thread. */
 void sbx_channels_note(sbx_channels *c, const char *sandbox, const char *text);
@@ -98,19 +108,30 @@ void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq);
 
 typedef struct sbx_command_exit {
     int exit_code, signal;
-    bool timed_out, oom_killed, truncated;
+    bool timed_out, oom_killed, truncated, cpu_limit;
+    bool told; /* its agent tells of it as news, too */
     int64_t duration_ms, cpu_ms;
     uint64_t peak_kb;
+    uint64_t chunks; /* the number of its last chunk; 0: it had none */
 } sbx_command_exit;
 
-/* On STREAM. After `exit` or `failed` no more calls come and the sbx_command is gone. */
+/* On STREAM. After `exit`, `failed` or `lost` no more calls come and the sbx_command is gone. */
 typedef struct sbx_command_events {
     void (*started)(void *arg, sbx_command *c, int64_t pid);
     void (*output)(void *arg, sbx_command *c, bool is_stderr, const char *data, size_t len);
     void (*exit)(void *arg, const sbx_command_exit *e);
     /* INVALID (field set: cwd, user), CAPACITY, ENGINE (channel lost), GONE (sandbox deleted),
-     * CONFLICT (no channel here) */
+     * NOT_FOUND (attach: no such command), CONFLICT (no channel here) */
     void (*failed)(void *arg, const sbx_err *err);
+    /* The rest may be NULL. */
+    /* Of what was sent by sbx_command_stdin(), so much has left the agent's buffer, and so much was
+     * thrown away, because nobody reads it any more. */
+    void (*taken)(void *arg, sbx_command *c, uint64_t bytes, uint64_t dropped);
+    /* These chunks of output are gone for good. */
+    void (*gap)(void *arg, sbx_command *c, uint64_t from, uint64_t to);
+    /* In place of `failed`: the channel ended, and the command may be attached to once there is
+     * another. */
+    void (*lost)(void *arg);
 } sbx_command_events;
 
 typedef struct sbx_command_spec {
@@ -120,8 +141,10 @@ typedef struct sbx_command_spec {
     char *cwd, *user, *stdin_text; /* moved; may be NULL */
     size_t stdin_len;
     int64_t timeout_ms, max_output; /* 0: none */
+    int64_t cpu_ms;                 /* of CPU time; 0: no limit */
     int64_t window;                 /* bytes granted at the start */
-    uint32_t flags;                 /* SBX_EXEC_DETACHED, SBX_EXEC_MAIN; STDIN is derived */
+    unsigned cols, rows;            /* with SBX_EXEC_PTY */
+    uint32_t flags; /* SBX_EXEC_*; with STDIN it stays open behind stdin_text, else that ends it */
 } sbx_command_spec;
 void sbx_command_spec_done(sbx_command_spec *s);
 
@@ -129,9 +152,60 @@ void sbx_command_spec_done(sbx_command_spec *s);
 void sbx_channels_exec(sbx_channels *c, const char *sandbox, sbx_command_spec *spec,
                        const sbx_command_events *events, void *arg);
 
-/* STREAM, between the start and exit or failed. */
+/** Follow a command that was started by whomever. Any thread. The agent must have version 2.
+ * @param from  the first chunk wanted; 0: the first one. @param window  bytes granted at the start.
+ * @param detached  no output; `exit` still comes. */
+void sbx_channels_attach(sbx_channels *c, const char *sandbox, const char *exec_id, uint64_t from,
+                         int64_t window, bool detached, const sbx_command_events *events,
+                         void *arg);
+
+/* STREAM, between the start and exit, failed or lost. */
 void sbx_command_grant(sbx_command *c, int64_t bytes); /* flow control: so many more */
 void sbx_command_kill(sbx_command *c);                 /* the whole tree */
 void sbx_command_detach(sbx_command *c);               /* no more output events */
+void sbx_command_signal(sbx_command *c, int signal, bool tree);
+void sbx_command_resize(sbx_command *c, unsigned cols, unsigned rows);
+/** No more events; the sbx_command is gone. What it began goes on. */
+void sbx_command_leave(sbx_command *c);
+/** The number of the chunk that `output` is being told of. */
+uint64_t sbx_command_chunk(const sbx_command *c);
+/** SBX_EXEC_* that it was begun with, once it has started. */
+uint32_t sbx_command_flags(const sbx_command *c);
+
+/** How much input may be given now; `taken` tells of more. */
+size_t sbx_command_stdin_room(const sbx_command *c);
+/** Give it input, at most so much, and more than nothing. */
+void sbx_command_stdin(sbx_command *c, const void *data, size_t len);
+/** End of the input, behind what was given. */
+void sbx_command_stdin_end(sbx_command *c);
+
+/* --- lists --- */
+
+/* A command as its agent tells of it. Borrowed during the call. */
+typedef struct sbx_command_entry {
+    char exec_id[SBX_ID_LEN + 1];
+    const char *command; /* JSON array text, at most SBX_MAX_COMMAND_TEXT bytes; cut where long */
+    int64_t started_ms;  /* wall clock */
+    int64_t pid;
+    uint32_t flags;                /* SBX_EXEC_* */
+    uint64_t oldest_seq, next_seq; /* chunks that are kept, and the one to come */
+    uint64_t followers;            /* that get output, if `followers_known` */
+    bool followers_known;
+    bool fresh; /* news: it has just happened */
+    bool over;
+    sbx_command_exit exit; /* if over */
+} sbx_command_entry;
+
+typedef struct sbx_list_events { /* on STREAM */
+    void (*entry)(void *arg, const sbx_command_entry *e);
+    /* Once, the last call. `err` NULL: the list is complete; CONFLICT (no channel here, or an agent
+     * of version 1), ENGINE (channel lost), GONE, TIMEOUT. */
+    void (*over)(void *arg, const sbx_err *err);
+} sbx_list_events;
+
+/** Ask for the commands that run or are kept, the last started first. Any thread.
+ * @param exec_id  only that one; NULL: all. */
+void sbx_channels_list(sbx_channels *c, const char *sandbox, const char *exec_id,
+                       const sbx_list_events *events, void *arg);
 
 #endif
