@@ -14,11 +14,13 @@
 
 void ft_etag(const struct stat *st, char ret[FT_ETAG_BYTES])
 {
-    (void)snprintf(ret, FT_ETAG_BYTES, "%llx-%llx-%llx-%llx%08lx-%llx%08lx",
-                   (unsigned long long)st->st_dev, (unsigned long long)st->st_ino,
-                   (unsigned long long)st->st_size, (unsigned long long)st->st_mtim.tv_sec,
-                   (unsigned long)st->st_mtim.tv_nsec, (unsigned long long)st->st_ctim.tv_sec,
-                   (unsigned long)st->st_ctim.tv_nsec);
+    const uint64_t seconds = 0xffffffffff; /* 40 bits: enough, also for times before 1970 */
+
+    (void)snprintf(
+        ret, FT_ETAG_BYTES, "%llx-%llx-%llx-%llx%08lx-%llx%08lx", (unsigned long long)st->st_dev,
+        (unsigned long long)st->st_ino, (unsigned long long)st->st_size,
+        (unsigned long long)st->st_mtim.tv_sec & seconds, (unsigned long)st->st_mtim.tv_nsec,
+        (unsigned long long)st->st_ctim.tv_sec & seconds, (unsigned long)st->st_ctim.tv_nsec);
 }
 
 static const char *type_of(mode_t mode)

@@ -7,7 +7,7 @@
 #include "fail.h"
 #include "sbx/core/json.h"
 
-#define FT_ETAG_BYTES     112
+#define FT_ETAG_BYTES     96
 #define FT_MAX_LINE_BYTES (MIB) /* three texts as long as they can be, of escapes alone */
 
 /** Strong: differs whenever the content may. */

@@ -30,7 +30,7 @@
  * "target" is text for a symlink. "path" is absolute: as asked for, joined with the home, without
  * doubled or trailing slashes. If name, path or target are not UTF-8, all three are base64 and
  * "encoding":"base64" follows. Owner and group are a number in text where no name is known. A
- * regular file has "etag" as well (not in list): [0-9a-f-]{1,100}, strong (device, inode, size,
+ * regular file has "etag" as well (not in list): [0-9a-f-]{1,90}, strong (device, inode, size,
  * mtime and ctime in ns), without quotes.
  *
  * stat PATH
