@@ -216,7 +216,7 @@ int ft_extract_directory(ft_extract *x, const ft_member *m, ft_err *err)
     return 0;
 }
 
-/* The hidden name becomes the member's. */
+/* The hidden name of a link becomes the member's. */
 static int place(ft_extract *x, const char *hidden, ft_err *err)
 {
     int rc = ft_rename(x->dirfd, hidden, x->dirfd, last_part(x->name), false, x->name, err);
@@ -275,7 +275,7 @@ int ft_extract_file(ft_extract *x, ft_temp *ret, ft_err *err)
 {
     if (claim(x, err) < 0)
         return -1;
-    return ft_temp_open_named(x->dirfd, x->name, ret, err);
+    return ft_temp_open(x->dirfd, x->name, ret, err);
 }
 
 int ft_extract_file_end(ft_extract *x, ft_temp *t, const ft_member *m, ft_err *err)
@@ -285,9 +285,9 @@ int ft_extract_file_end(ft_extract *x, ft_temp *t, const ft_member *m, ft_err *e
     if (fchmod(t->fd, m->mode & 0777 & ~x->umask) < 0 ||
         (m->has_time && futimens(t->fd, times) < 0))
         return ft_fail_errno(err, x->name, "cannot set mode and times");
-    if (place(x, t->name, err) < 0)
+    if (ft_temp_place(t, last_part(x->name), false, x->name, err) < 0)
         return -1;
-    t->name[0] = '\0';
+    x->files++;
     return 0;
 }
 

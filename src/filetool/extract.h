@@ -1,8 +1,8 @@
 /* Putting what an archive holds beneath a directory, and nowhere else.
  *
  * Names are walked part by part and no part is ever a link, neither one of the archive nor one that
- * was there, so nothing that the archive says can lead out. Every file is made under a hidden name
- * and renamed into its place: what was there is replaced, never written to. */
+ * was there, so nothing that the archive says can lead out. What was there is replaced
+ * when the new file is complete, never written to. */
 #ifndef FT_EXTRACT_H
 #define FT_EXTRACT_H
 

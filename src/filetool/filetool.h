@@ -11,7 +11,7 @@
  * or none is meant; "sizeBytes" beside "range"). Status 2: wrong usage, a text on standard error.
  * Ended by a signal: what a half done operation had made is taken away on TERM, INT and HUP; KILL
  * can leave a hidden file .sbx-XXXXXXXXXXXXXXXX where the file system has no O_TMPFILE, and in
- * batch, unpack, copy and move. Any other status or signal: it is broken, or memory is out.
+ * batch, copy and move. Any other status or signal: it is broken, or memory is out.
  *
  * codes: not_found is_directory not_directory exists not_empty permission_denied no_space too_large
  *        invalid unsupported busy io_error range changed
@@ -89,7 +89,7 @@
  *     a line {"type":"ready"}, then {"type":"create|write|remove|rename|chmod", "path":P} with
  *     "to" for a rename (and "encoding":"base64" for both, as above), merged within 20 ms, and
  *     {"type":"overflow"} where something was missed. The hidden files of sbx-files are not
- *     told of; a file that took its place through one is a "write", new or not. Links in the
+ *     told of; a file that took its place through one is a "write", even if it is new. Links in the
  *     tree are not followed, directories that may not be read are left out. Ends when input ends
  * (0), PATH itself is removed or moved (not_found), or with too_large beyond 8,192 directories
  */

@@ -133,15 +133,6 @@ class WriteTest(Case):
             self.assertEqual(child.returncode, 1)
         self.assertEqual(path.read_bytes(), b"other")
 
-    @staticmethod
-    def waits_for_input(pid):
-        """Also that it has begun: the file is there, without a name."""
-        try:
-            files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:
-            return False
-        return any("(deleted)" in name or "/.sbx-" in name for name in files)
-
     def test_no_space(self):
         with small_disk(self.make("disk", None)):
             self.make("disk/x", b"old")
@@ -475,7 +466,7 @@ class BatchTest(Case):
         with self.start("batch") as child:
             child.stdin.write(batch(record("x", b"1"), record("a/y", b"12345"))[:-2])
             child.stdin.flush()
-            until(lambda: WriteTest.waits_for_input(child.pid) and (self.home / "a").is_dir(),
+            until(lambda: self.waits_for_input(child.pid) and (self.home / "a").is_dir(),
                   "the second file has begun")
             child.terminate()
             self.assertIn(b'"code":"io_error"', child.stderr.read())

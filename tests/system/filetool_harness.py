@@ -84,6 +84,15 @@ class Case(unittest.TestCase):
         self.assertEqual(got.exception.code, code, got.exception.line)
         return got.exception.line
 
+    @staticmethod
+    def waits_for_input(pid):
+        """Also that it has begun: the file is there, without a name."""
+        try:
+            files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            return False
+        return any("(deleted)" in name or "/.sbx-" in name for name in files)
+
     def peak(self, args, **streams):
         """KiB of memory that a run needed at most, as last seen while it ran."""
         peak = 0
