@@ -1,6 +1,7 @@
-/* Feeds bytes to the codec of the agent protocol, in each of its readings, and checks that what
- * it accepts is within the input and can be written again. */
-#include "sbx/core/agent_proto.h"
+/* Feeds bytes to the codec of the agent protocol, in each of its readings, and to the agent's
+ * reading of EXEC, and checks that what is accepted is within the input and can be written again.
+ */
+#include "launch.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,16 @@ static void read_entries(const unsigned char *data, size_t size)
     }
 }
 
+static void read_exec(const sbx_frame *f)
+{
+    agent_request r;
+    const char *why = NULL;
+
+    if (agent_request_parse(f, &r, &why) == 1)
+        must(why == NULL && r.argc > 0 && r.argc <= AGENT_MAX_ARGS && r.envc <= AGENT_MAX_ENV &&
+             r.exec_id.len <= SBX_LOG_ID_BYTES && r.cols >= 1 && r.rows <= AGENT_TERMINAL_MAX_SIDE);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     sbx_frame f;
@@ -53,6 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must((size_t)took <= size - at && f.payload + f.len == data + at + took);
         read_fields(f.payload, f.len);
         read_entries(f.payload, f.len);
+        read_exec(&f);
         at += (size_t)took;
     }
     read_fields(data, size);
