@@ -93,10 +93,10 @@ static void read_launch(const agent_child_fds *fds, command_line *c)
         give_up(fds, SBX_AF_SPAWN, ENOMEM);
 }
 
-/* This process leads a session of its own, so the terminal that it opens becomes its own, too. */
+/* This process leads a session of its own, whose terminal this becomes. */
 static void set_terminal(const agent_child_fds *fds, const char *name)
 {
-    int fd = open(name, O_RDWR | O_CLOEXEC);
+    int fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
 
     if (fd < 0 || ioctl(fd, TIOCSCTTY, 0) < 0 || dup2(fd, 0) < 0 || dup2(fd, 1) < 0 ||
         dup2(fd, 2) < 0)
