@@ -441,7 +441,10 @@ static void add_problem(sbx_buf *out, const cli_call *k, const sbx_json *problem
 
     if (!detail)
         detail = sbx_json_str(sbx_json_get(problem, "title"));
-    add_text(out, "", detail ? detail : "the server gives no reason");
+    if (detail)
+        add_text(out, "", detail);
+    else
+        sbx_buf_addf(out, "the server answered %ld and gives no reason", k->status);
     add_fields(out, problem, detail);
     add_text(out, "\n  the record that stays: sbx get ",
              sbx_json_str(sbx_json_get(problem, "sandboxId")));

@@ -92,7 +92,9 @@ static void take_end(exec_run *x, const char *text, size_t len, bool is_error)
         x->status = cli_fail(x->c, "the command was lost: %s", shown.data);
         return;
     }
-    x->status = (int)sbx_json_int(sbx_json_get(e, "exitCode"), CLI_FAILED) & 0xff;
+    int64_t code = sbx_json_int(sbx_json_get(e, "exitCode"), -1);
+
+    x->status = code < 0 ? cli_fail(x->c, "the server did not tell the exit status") : code & 0xff;
     if (shown.len)
         cli_warn(x->c, "%s", shown.data);
     else if (sbx_json_bool(sbx_json_get(e, "oomKilled"), false))

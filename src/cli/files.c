@@ -35,17 +35,16 @@ char *cli_join_path(const char *folder, const char *name)
     return sbx_asprintf("%s%s%s", folder, len && folder[len - 1] == '/' ? "" : "/", name);
 }
 
-static bool is_place(cli *c, const char *word, cli_remote *ret)
+/* @return the exit status if it is none. */
+static int read_place(cli *c, const char *word, cli_remote *ret)
 {
     SBX_CLEANUP(sbx_free_str) char *id = NULL;
 
-    if (!cli_place(word, &id, &ret->path)) {
-        cli_usage(c, "\"%.80s\" is not ID:PATH", word);
-        return false;
-    }
+    if (!cli_place(word, &id, &ret->path))
+        return cli_usage(c, "\"%.80s\" is not ID:PATH", word);
     if (!*ret->path)
         ret->path = "."; /* the home */
-    return cli_resolve(c, id, ret->id);
+    return cli_resolve(c, id, ret->id) ? CLI_OK : CLI_FAILED;
 }
 
 int cli_remote_is_folder(cli *c, const cli_remote *r, const char *path)
@@ -146,9 +145,9 @@ int cli_put(cli *c)
     int fd = strcmp(file, "-") == 0 ? 0 : open(file, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return cli_fail(c, "%s: %s", file, strerror(errno));
-    int status = is_place(c, c->args[0], &to)
-                     ? upload(c, fd, fd ? file : to.path, &to, to.path, mode)
-                     : CLI_FAILED;
+    int status = read_place(c, c->args[0], &to);
+    if (!status)
+        status = upload(c, fd, fd ? file : to.path, &to, to.path, mode);
     if (fd)
         close(fd);
     return status;
@@ -190,7 +189,8 @@ typedef struct sink {
     int fd;
     int64_t done;
     cli_call *call;
-    bool failed, sized;
+    bool failed;
+    bool begun; /* something has come of this call */
     cli_progress progress;
 } sink;
 
@@ -198,14 +198,15 @@ static bool write_sink(void *arg, const char *data, size_t len)
 {
     sink *s = arg;
 
-    if (s->done && s->call->status != 206) { /* it does not go on where it was cut */
-        if (lseek(s->fd, 0, SEEK_SET) || ftruncate(s->fd, 0))
-            return false;
-        s->done = s->progress.done = 0;
-    }
-    if (!s->sized && s->call->length >= 0) {
-        s->progress.total = s->done + s->call->length;
-        s->sized = true;
+    if (!s->begun) {
+        s->begun = true;
+        if (s->done && s->call->status != 206) { /* it does not go on where it was cut */
+            if (lseek(s->fd, 0, SEEK_SET) || ftruncate(s->fd, 0))
+                return false;
+            s->done = s->progress.done = 0;
+        }
+        if (s->call->length >= 0)
+            s->progress.total = s->done + s->call->length;
     }
     s->failed = !cli_write(s->fd, data, len);
     s->done += (int64_t)len;
@@ -229,6 +230,7 @@ static bool download_rest(cli *c, const cli_remote *from, sink *s, char etag[80]
     k.arg = s;
     k.once = s->done > 0;
     s->call = &k;
+    s->begun = false;
     if (s->done)
         sbx_buf_addf(&k.headers, "Range: bytes=%lld-\nIf-Match: %s", (long long)s->done, etag);
     if (cli_try(c, &k)) {
@@ -268,9 +270,9 @@ int cli_file_out(cli *c)
 {
     cli_remote from;
 
-    if (!is_place(c, c->args[0], &from))
-        return CLI_FAILED;
-    return download(c, &from, 1, from.path);
+    int status = read_place(c, c->args[0], &from);
+
+    return status ? status : download(c, &from, 1, from.path);
 }
 
 /* A file without a name, or with a hidden one where that cannot be. */
@@ -372,7 +374,8 @@ int cli_cp(cli *c)
     if (out == in)
         return cli_usage(c, "one of FROM and TO must be ID:PATH, the other a path here%s",
                          out ? "" : " (./NAME if it holds a colon)");
-    if (!is_place(c, c->args[out ? 0 : 1], &remote))
-        return CLI_FAILED;
+    int status = read_place(c, c->args[out ? 0 : 1], &remote);
+    if (status)
+        return status;
     return out ? copy_out(c, &remote, c->args[1]) : copy_in(c, c->args[0], &remote);
 }

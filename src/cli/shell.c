@@ -21,6 +21,7 @@
 #define OPEN_MS      30000
 #define REOPEN_MS    5000
 #define MAX_AWAY_MS  600000 /* as long as the server keeps a terminal that nobody looks at */
+#define END_MS       1000
 #define MIN_PAUSE_MS 200
 #define MAX_PAUSE_MS 5000
 
@@ -30,6 +31,7 @@ typedef struct terminal {
     char exec[24];
     cli_ws ws;
     bool raw, stdin_over, resized;
+    int64_t end_told_ms;
     struct termios before;
     int signal_fd;
     sbx_buf typed; /* not sent yet */
@@ -143,8 +145,18 @@ static void read_stdin(terminal *t)
     t->stdin_over = true;
     if (t->raw)
         leave(t, CLI_FAILED); /* the terminal is gone */
-    else
-        sbx_buf_addc(&t->typed, 4); /* as Ctrl-D */
+}
+
+/* The end of a pipe is told as Ctrl-D, again and again: it ends one reader, not the next, and is
+ * lost on one that changes the mode of the terminal in that moment. */
+static void tell_end(terminal *t)
+{
+    int64_t now = sbx_now_ms();
+
+    if (!t->stdin_over || t->typed.len || now < t->end_told_ms + END_MS)
+        return;
+    t->end_told_ms = now;
+    sbx_buf_addc(&t->typed, 4);
 }
 
 static void on_signals(terminal *t)
@@ -303,6 +315,7 @@ static void serve(terminal *t)
             return;
         if (t->resized)
             send_size(t);
+        tell_end(t);
         if (t->typed.len && !t->ws.out.len) {
             cli_ws_send(&t->ws, SBX_WS_BIN, t->typed.data, t->typed.len);
             sbx_buf_reset(&t->typed);

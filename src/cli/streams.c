@@ -284,16 +284,61 @@ int cli_watch(cli *c)
 
 /* --- stats --- */
 
+#define HEAD_EACH 30 /* rows of a terminal */
+
+/* A number of bytes, and what it may be at most; "-" for what is not known. */
+static void add_bytes(sbx_buf *out, const sbx_json *s, const char *name, const char *limit)
+{
+    const sbx_json *of = limit ? sbx_json_get(s, limit) : NULL;
+    double bytes = sbx_json_num(sbx_json_get(s, name), -1), most = sbx_json_num(of, -1);
+    char text[16] = "-", limit_text[16], both[40];
+
+    if (bytes >= 0)
+        cli_size_text(bytes, text);
+    cli_size_text(most, limit_text);
+    snprintf(both, sizeof(both), most >= 0 ? "%s / %s" : "%s", text, limit_text);
+    sbx_buf_addf(out, "  %*s", limit ? 17 : 8, both);
+}
+
+static void add_count(sbx_buf *out, const sbx_json *s, const char *name, int digits, int width)
+{
+    const sbx_json *v = sbx_json_get(s, name);
+    char text[32] = "-";
+
+    if (v && sbx_json_kind(v) == SBX_J_NUM)
+        snprintf(text, sizeof(text), "%.*f", digits, sbx_json_num(v, 0));
+    sbx_buf_addf(out, "  %*s", width, text);
+}
+
 static void print_sample(stream_view *v, sbx_json_span sample, sbx_buf *out)
 {
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    SBX_CLEANUP(sbx_json_free) sbx_json *s = NULL;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf time = SBX_BUF_INIT(KIB);
+    char up[16] = "-";
+    int64_t ms;
     sbx_err err;
 
-    if (sbx_json_parse(sample.at, sample.len, &root, &err))
+    if (sbx_json_parse(sample.at, sample.len, &s, &err))
         return;
-    if (v->rows++)
-        sbx_buf_addc(out, '\n');
-    cli_describe(v->c, root, out);
+    if (v->rows++ % (v->c->columns ? HEAD_EACH : INT32_MAX) == 0)
+        sbx_buf_addf(out, "%s%-8s  %6s  %17s  %8s  %6s  %17s  %8s  %8s  %4s  %6s%s\n",
+                     cli_paint(v->c, CLI_BOLD), "TIME", "CPU %", "MEMORY", "PEAK", "PIDS", "DISK",
+                     "NET IN", "NET OUT", "OOM", "UP", cli_paint(v->c, CLI_PLAIN));
+    const char *ts = cli_text_of(s, "ts");
+    cli_escape(&time, strlen(ts) > 19 ? ts + 11 : "-", strlen(ts) > 19 ? 8 : 1);
+    ms = sbx_json_int(sbx_json_get(s, "uptimeMs"), -1);
+    if (ms >= 0)
+        cli_span_text(ms, up);
+    sbx_buf_addf(out, "%-8s", time.data);
+    add_count(out, s, "cpuPercent", 1, 6);
+    add_bytes(out, s, "memoryBytes", "memoryLimitBytes");
+    add_bytes(out, s, "memoryPeakBytes", NULL);
+    add_count(out, s, "pids", 0, 6);
+    add_bytes(out, s, "diskBytes", "diskLimitBytes");
+    add_bytes(out, s, "networkRxBytes", NULL);
+    add_bytes(out, s, "networkTxBytes", NULL);
+    add_count(out, s, "oomKills", 0, 4);
+    sbx_buf_addf(out, "  %6s\n", up);
 }
 
 int cli_stats(cli *c)

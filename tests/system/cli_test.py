@@ -1,146 +1,25 @@
-"""sbx, the command line: the real program against a real server, in pipes and in terminals."""
-import fcntl
+"""sbx, the command line, against a real server: configuration, help, sandboxes, streams."""
+import http.server
 import json
 import os
-import pathlib
-import pty
 import re
-import select
 import shutil
-import struct
 import subprocess
-import tempfile
-import termios
 import threading
 import unittest
 
+import cli_harness
 import parts
 import sandboxd
-from sandboxd import SystemCase, wait_for
-
-SBX = sandboxd.BIN / "sbx"
+from cli_harness import SBX, CliCase, Follower, Terminal, environment, sbx
+from sandboxd import wait_for
 
 service = api = folder = None
 
 
 def setUpModule():
     global service, api, folder
-    service, api = sandboxd.module_service()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxcli-"))
-    unittest.addModuleCleanup(shutil.rmtree, folder)
-    (folder / "key").write_text(api.key + "\n")
-    (folder / "key").chmod(0o600)
-
-
-def environment(**more):
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith("SBX_") and name not in ("NO_COLOR", "TERM", "HOME")}
-    return {**kept, "HOME": str(folder), "TERM": "xterm", "XDG_CONFIG_HOME": str(folder / "xdg"),
-            "SBX_URL": f"http://127.0.0.1:{api.server.port}", "SBX_KEY_FILE": str(folder / "key"),
-            **{name: str(value) for name, value in more.items()}}
-
-
-def sbx(*words, send=None, env=None, timeout=60, cwd=None, **more):
-    """Runs it to its end; output is bytes, standard input empty unless `send` says otherwise."""
-    given = {"input": send} if send is not None else {"stdin": subprocess.DEVNULL}
-    return subprocess.run([SBX, *map(str, words)], capture_output=True, timeout=timeout, check=False,
-                          env=environment(**(env or {})), cwd=cwd, **given, **more)
-
-
-class Terminal:
-    """sbx in a pseudo terminal. What it shows is collected in `shown`."""
-
-    def __init__(self, *words, env=None, cols=100, rows=30):
-        self.pid, self.fd = pty.fork()
-        if not self.pid:
-            os.execve(SBX, [str(SBX), *map(str, words)], environment(**(env or {})))
-        self.resize(cols, rows)
-        self.shown, self.status = b"", None
-
-    def resize(self, cols, rows):
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    def read(self, timeout=0.05):
-        if select.select([self.fd], [], [], timeout)[0]:
-            try:
-                got = os.read(self.fd, 65536)
-            except OSError:
-                got = b""
-            self.shown += got
-            return bool(got)
-        return None
-
-    def expect(self, text, timeout=30):
-        """Waits until it shows a match of the pattern, behind what was matched before."""
-        found = None
-
-        def seen():
-            nonlocal found
-            self.read()
-            found = re.search(text, self.shown)
-            return found
-        try:
-            wait_for(seen, timeout, f"{text!r} on the terminal", 0)
-        except AssertionError:
-            raise AssertionError(f"{text!r} did not come: {self.shown[-2000:]!r}") from None
-        self.shown = self.shown[found.end():]
-        return found
-
-    def type(self, data):
-        os.write(self.fd, data)
-
-    def end(self, timeout=30):
-        """The exit status."""
-        def ended():
-            self.read()
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-            return pid
-        if self.status is None:
-            wait_for(ended, timeout, "its end")
-            while self.read(0):
-                pass
-            os.close(self.fd)
-        return self.status
-
-    def raw(self):
-        """Is the terminal in raw mode?"""
-        return not termios.tcgetattr(self.fd)[3] & termios.ICANON
-
-
-class Follower:
-    """sbx that goes on until it is stopped; its lines are collected as they come."""
-
-    def __init__(self, *words, **env):
-        self.process = subprocess.Popen([SBX, *words], env=environment(**env),
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        self.lines = []
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip(b"\n"))
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        self.process.stdout.close()
-
-
-class CliCase(SystemCase):
-    def ok(self, *words, **more):
-        got = sbx(*words, **more)
-        self.assertEqual(got.returncode, 0, (words, got.stderr[-2000:]))
-        return got.stdout.decode()
-
-    def fails(self, status, words, *command, **more):
-        got = sbx(*command, **more)
-        self.assertEqual(got.returncode, status, (command, got))
-        self.assertRegex(got.stderr.decode(), words)
-        return got
+    service, api, folder = cli_harness.begin()
 
 
 class ConfigTest(CliCase):
@@ -340,8 +219,7 @@ class TerminalTableTest(CliCase):
         box = api.create(name="a-name-that-is-rather-long-for-a-table-of-this-size")["id"]
         for cols in (40, 60, 100):
             with self.subTest(cols):
-                terminal = Terminal("ls", cols=cols, env={"COLUMNS": ""})
-                terminal.resize(cols, 30)
+                terminal = Terminal("ls", cols=cols)
                 self.assertEqual(terminal.end(), 0)
                 lines = terminal.shown.decode().split("\r\n")
                 self.assertIn("\x1b[32mrunning\x1b[0m", terminal.shown.decode())
@@ -423,72 +301,112 @@ class StreamTest(CliCase):
         self.fails(2, "--tail x: not a whole number", "logs", "--tail", "x", self.box)
 
 
-class ExecTest(CliCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.box = api.create(name="cli-exec")["id"]
+class Fake(http.server.BaseHTTPRequestHandler):
+    """A server that answers what it is told to: for what a real one cannot be made to do."""
 
-    @classmethod
-    def tearDownClass(cls):
-        api.delete(f"/sandboxes/{cls.box}")
+    answers, seen = [], []  # (status, headers, body), the last one for good; (method, path)
 
-    def exec(self, *words, **more):
-        return sbx("exec", *words, **more)
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.seen.append((self.command, self.path, self.headers))
+        status, headers, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body), "Connection": "close", **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
 
-    def test_output_goes_where_it_belongs_and_the_status_is_the_commands(self):
-        got = self.exec(self.box, "echo out; echo err >&2; exit 7")
-        self.assertEqual((got.returncode, got.stdout, got.stderr), (7, b"out\n", b"err\n"))
-        got = self.exec("cli-exec", "printf", "%s|", "a b", "$HOME", "-n")
-        self.assertEqual((got.returncode, got.stdout), (0, b"a b|$HOME|-n|"))
-        self.assertEqual(self.exec(self.box, "kill -9 $$").returncode, 137)
-        self.assertEqual(self.exec(self.box, "no-such-program-here", "x").returncode, 127)
+    do_POST = do_DELETE = do_PUT = do_GET
 
-    def test_bytes_come_as_they_were_written(self):
-        script = r"i=0; while [ $i -lt 256 ]; do printf \\$(printf %o $i); i=$((i+1)); done"
-        self.assertEqual(self.exec(self.box, script).stdout, bytes(range(256)))
-        self.assertEqual(self.exec(self.box, r"printf 'a\0b'; printf 'c\0' >&2").stdout, b"a\0b")
-        got = self.exec(self.box, "head -c 20000000 /dev/zero")
-        self.assertEqual((got.returncode, len(got.stdout), got.stdout.strip(b"\0")),
-                         (0, 20000000, b""))
+    def log_message(self, *_):
+        pass
 
-    def test_environment_directory_and_user(self):
-        got = self.exec("-e", "A=x=y", "-e", "FROM_HERE", "-w", "/tmp", "-u", "root", self.box,
-                        "echo $A $FROM_HERE; pwd; id -u", env={"FROM_HERE": "here"})
-        self.assertEqual(got.stdout, b"x=y here\n/tmp\n0\n")
-        self.fails(125, "cwd", "exec", "-w", "/nowhere", self.box, "true")
 
-    def test_a_time_limit_kills_and_tells(self):
-        got = self.fails(137, "time limit", "exec", "--timeout", "300ms", self.box, "sleep 60")
-        self.assertLess(len(got.stderr), 200)
-        self.fails(2, "not a time", "exec", "--timeout", "x", self.box, "true")
+class StrangeServerTest(CliCase):
+    def setUp(self):
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fake)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(self.server.shutdown)
+        self.env = {"SBX_URL": f"http://127.0.0.1:{self.server.server_port}"}
+        Fake.seen = []
 
-    def test_with_json_every_event_is_a_line(self):
-        got = self.exec("--json", self.box, "echo a; exit 3")
-        events = [json.loads(line) for line in got.stdout.splitlines()]
-        self.assertEqual([e["type"] for e in events], ["start", "stdout", "exit"])
-        self.assertEqual((got.returncode, events[-1]["exitCode"]), (3, 3))
+    def answer(self, *answers):
+        Fake.answers = list(answers)
 
-    def test_a_sandbox_that_is_stopped_is_told(self):
-        box = api.create()["id"]
-        api.move(box, "stop")
-        self.fails(125, "stopped", "exec", box, "true")
-        api.delete(f"/sandboxes/{box}")
+    def test_what_may_be_repeated_is_when_the_server_says_when(self):
+        busy, empty = (503, {"Retry-After": 0}, b"{}"), (200, {}, b'{"items":[],"nextCursor":null}')
+        self.answer(busy, busy, empty)
+        got = sbx("-v", "ls", "--json", env=self.env)
+        self.assertEqual((got.returncode, len(Fake.seen)), (0, 3))
+        self.assertEqual(got.stderr.count(b"the server says 503; again in"), 2)
+        Fake.seen = []
+        self.answer(busy)
+        self.fails(125, "503", "rm", "a" * 20, env=self.env)
+        self.assertEqual(len(Fake.seen), 4)
+        Fake.seen = []
+        self.fails(125, "503", "exec", "a" * 20, "true", env=self.env)
+        self.assertEqual(len(Fake.seen), 1, "a command is not started again")
+        Fake.seen = []
+        self.answer((503, {}, b"{}"))
+        self.fails(125, "503", "ls", env=self.env)
+        self.assertEqual(len(Fake.seen), 1)
 
-    def test_output_waits_for_a_slow_reader_with_a_bounded_memory(self):
-        process = subprocess.Popen([SBX, "exec", self.box, "yes"], env=environment(),
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        self.assertEqual(process.stdout.read(4), b"y\ny\n")
-        sizes = []
+    def test_a_create_is_repeated_with_one_key(self):
+        self.answer((503, {"Retry-After": 0}, b"{}"), (201, {}, b'{"id":"' + b"b" * 20 + b'"}'))
+        self.assertEqual(self.ok("create", env=self.env), "b" * 20 + "\n")
+        keys = [headers["Idempotency-Key"] for _, _, headers in Fake.seen]
+        self.assertEqual(len(keys), 2)
+        self.assertEqual(len(set(keys)), 1)
 
-        def steady():
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            sizes.append(int(re.search(r"VmRSS:\s+(\d+)", status).group(1)))
-            return len(sizes) > 40 and sizes[-1] == sizes[-20]
-        wait_for(steady, what="memory that does not grow")
-        self.assertLess(sizes[-1], 40000)
-        process.stdout.close()
-        process.kill()
-        process.wait()
+    def test_nonsense_is_told_as_such(self):
+        for answer, words in (((200, {}, b"<html>"), "no JSON"), ((200, {}, b'{"items":'), "no JSON"),
+                              ((200, {}, b"[]"), "no list"),
+                              ((404, {}, b"<html>not here"), "no answer of sandboxd"),
+                              ((302, {"Location": "/elsewhere"}, b""), "no answer of sandboxd")):
+            with self.subTest(answer):
+                Fake.seen = []
+                self.answer(answer)
+                self.fails(125, words, "ls", env=self.env)
+                self.assertEqual(len(Fake.seen), 1, "a redirect must not get the key")
+
+    def test_a_problem_cannot_steer_the_terminal(self):
+        self.answer((409, {}, json.dumps({"detail": "no\x1b]0;x\x07", "code": "conflict",
+                                          "errors": [{"field": "a\x1b[2J", "message": "b\r"}],
+                                          "requestId": "r\x1b"}).encode()))
+        got = self.fails(125, r"no\\x1b\]0;x\\a", "stop", "a" * 20, env=self.env)
+        self.assertIn(b"a\\x1b[2J: b\\r", got.stderr)
+        self.assertNotIn(b"\x1b", got.stderr)
+
+    def test_streams_that_are_malformed_end_with_125(self):
+        sse = {"Content-Type": "text/event-stream"}
+        for body, words in ((b"data: {\n\n", "malformed event"),
+                            (b'data: {"type":"exit"}\n\n', "did not tell the exit status"),
+                            (b'data: {"type":"start","execId":"x"}\n\n'
+                             b'data: {"type":"stdout","data":"?","encoding":"base64"}\n\n',
+                             "no base64"),
+                            (b'data: {"type":"error","code":"x","message":"it went away"}\n\n',
+                             "it went away")):
+            with self.subTest(body):
+                self.answer((200, sse, body))
+                self.fails(125, words, "exec", "a" * 20, "true", env=self.env)
+
+    def test_a_create_whose_answer_is_lost_makes_one_sandbox(self):
+        proxy = parts.TcpProxy(api.server.port)
+        self.addCleanup(proxy.close)
+        proxy.set("hold")
+        process = subprocess.Popen([SBX, "create", "-t", "box", "-n", "once"],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   env=environment(SBX_URL=f"http://127.0.0.1:{proxy.port}"))
+        wait_for(lambda: [s for s in api.pages("name=once") if s["state"] == "running"],
+                 what="the sandbox")
+        proxy.set("reset")
+        proxy.set("pass")
+        made = process.communicate(timeout=60)[0].decode().strip()
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual([s["id"] for s in api.pages("name=once")], [made])
+        self.ok("rm", "once")
+
 
 
 if __name__ == "__main__":

@@ -199,6 +199,7 @@ class Proxy:
         self.path = self.folder / name
         self.target = str(target)
         self.mode, self.delay_s, self.cut_answer = "pass", 0, None
+        self.passed = 0  # bytes of answers
         self.changed = threading.Condition()
         self.pairs = set()
         self.listener = self.listen()
@@ -282,6 +283,7 @@ class Proxy:
                     client.sendall(data[:40])
                     break
                 client.sendall(data)
+                self.passed += len(data)
         except OSError:
             pass
         self.cut(client, server)
