@@ -98,6 +98,7 @@ class Case(unittest.TestCase):
         peak = 0
         with self.start(*args, **streams) as child:
             while child.poll() is None:
+                time.sleep(0.001)
                 with contextlib.suppress(OSError, StopIteration), \
                         open(f"/proc/{child.pid}/status", encoding="ascii") as status:
                     told = next(line for line in status if line.startswith("VmHWM"))

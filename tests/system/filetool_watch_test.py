@@ -12,8 +12,6 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from filetool_harness import Case, plain, small_disk  # noqa: E402
 
-QUICK = True
-
 
 class Watch:
     """A running watch; collects what it tells."""
