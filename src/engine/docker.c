@@ -137,6 +137,7 @@ static const sbx_engine_ops docker_ops = {
     .facts = docker_facts,
     .create = docker_create,
     .attach = docker_attach,
+    .exec_attach = docker_exec_attach,
     .start = docker_start,
     .inspect = docker_inspect,
     .list = docker_list,

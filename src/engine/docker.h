@@ -159,6 +159,8 @@ int docker_list_label(sbx_docker *d, const char *cluster, const char *label,
 int docker_facts(sbx_engine *e, sbx_engine_facts *ret, sbx_err *err);
 int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err);
 int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err);
+int docker_exec_attach(sbx_engine *e, const char *id, const char *const *argv,
+                       sbx_engine_conn **ret, sbx_err *err);
 int docker_start(sbx_engine *e, const char *id, sbx_err *err);
 int docker_inspect(sbx_engine *e, const char *id, sbx_container_info *ret, sbx_err *err);
 int docker_list(sbx_engine *e, const char *cluster, sbx_container_info **ret, size_t *ret_count,

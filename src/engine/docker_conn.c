@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -293,25 +294,23 @@ static int read_answer(sbx_docker *d, sbx_engine_conn *c, const char *what, int6
     return 0;
 }
 
-static int attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err)
+/* POST a body to a path whose connection becomes the stream. */
+static int hijack(sbx_docker *d, const char *path, const char *body, const char *what,
+                  sbx_engine_conn **ret, sbx_err *err)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(1024);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(DOCKER_PATH_BYTES);
     SBX_CLEANUP(sbx_engine_conn_close) sbx_engine_conn *c = NULL;
-    sbx_docker *d = (sbx_docker *)e;
     int64_t end_ms = sbx_now_ms() + d->timeout_ms;
     int minor = 0;
-    char what[160];
 
-    if (docker_container_path(&path, id, "/attach?stream=1&stdin=1&stdout=1&stderr=1", err) ||
-        docker_version(d, false, &minor, err))
-        return sbx_wrap(err, "attaching");
-    docker_what(what, sizeof(what), "attaching to container", id);
+    if (docker_version(d, false, &minor, err))
+        return sbx_wrap(err, "%s", what);
     sbx_buf_addf(&out,
                  "POST /v1.%d%s HTTP/1.1\r\n"
                  "Host: %s\r\nUser-Agent: sandboxd/" SBX_VERSION "\r\n"
-                 "Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n",
-                 minor, path.data, strstr(d->base_url, "//") + 2);
+                 "Connection: Upgrade\r\nUpgrade: tcp\r\n%sContent-Length: %zu\r\n\r\n%s",
+                 minor, path, strstr(d->base_url, "//") + 2,
+                 *body ? "Content-Type: application/json\r\n" : "", strlen(body), body);
     if (sbx_buf_failed(&out))
         return sbx_fail(err, SBX_E_INVALID, "%s: the name is too long", what);
     c = sbx_alloc(sizeof(*c));
@@ -325,18 +324,80 @@ static int attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err 
     return 0;
 }
 
-int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err)
+/* The same, behind the breaker. */
+static int guarded(sbx_docker *d, const char *path, const char *body, const char *what,
+                   sbx_engine_conn **ret, sbx_err *err)
 {
-    sbx_docker *d = (sbx_docker *)e;
     int64_t from_ms = sbx_now_ms();
     sbx_err got = {0};
 
     if (docker_gate(d, err))
         return -1;
-    int rc = attach(e, id, ret, &got);
+    int rc = hijack(d, path, body, what, ret, &got);
 
     sbx_breaker_report(&d->breaker, from_ms, sbx_now_ms(), rc ? &got : NULL);
     if (rc && err)
         *err = got;
     return rc;
+}
+
+int docker_attach(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(1024);
+    char what[160];
+
+    if (docker_container_path(&path, id, "/attach?stream=1&stdin=1&stdout=1&stderr=1", err))
+        return sbx_wrap(err, "attaching");
+    docker_what(what, sizeof(what), "attaching to container", id);
+    return guarded((sbx_docker *)e, path.data, "", what, ret, err);
+}
+
+static int exec_create(sbx_docker *d, const char *id, const char *const *argv, const char *what,
+                       char ret_id[80], sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(1024);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(64 * KIB);
+    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
+    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    sbx_jw w = SBX_JW(&body);
+
+    if (docker_container_path(&path, id, "/exec", err))
+        return sbx_wrap(err, "%s", what);
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_arr(&w, "Cmd");
+    for (; *argv; argv++)
+        sbx_jw_str(&w, NULL, *argv);
+    sbx_jw_arr_end(&w);
+    sbx_jw_str(&w, "User", "0");
+    sbx_jw_bool(&w, "AttachStdin", true);
+    sbx_jw_bool(&w, "AttachStdout", true);
+    sbx_jw_bool(&w, "AttachStderr", true);
+    sbx_jw_obj_end(&w);
+    docker_req q = {.method = "POST",
+                    .path = path.data,
+                    .type = "application/json",
+                    .body = body.data,
+                    .body_len = body.len,
+                    .max_bytes = MIB};
+
+    if (docker_call(d, &q, what, &res, err) ||
+        docker_parse(res.body.data, res.body.len, &root, err))
+        return -1;
+    const char *made = docker_str(sbx_json_get(root, "Id"));
+
+    if (strspn(made, "0123456789abcdef") != strlen(made) || !*made || !sbx_copy(ret_id, 80, made))
+        return sbx_fail(err, SBX_E_ENGINE, "%s: the engine gave no id", what);
+    return 0;
+}
+
+int docker_exec_attach(sbx_engine *e, const char *id, const char *const *argv,
+                       sbx_engine_conn **ret, sbx_err *err)
+{
+    char what[160], exec_id[80], path[128];
+
+    docker_what(what, sizeof(what), "running a program in container", id);
+    if (exec_create((sbx_docker *)e, id, argv, what, exec_id, err))
+        return -1;
+    snprintf(path, sizeof(path), "/exec/%s/start", exec_id);
+    return guarded((sbx_docker *)e, path, "{\"Detach\":false,\"Tty\":false}", what, ret, err);
 }

@@ -67,6 +67,13 @@ channel *channel_find(sbx_channels *c, const char *id)
     return ch;
 }
 
+channel *channel_owned(sbx_channels *c, const char *id)
+{
+    channel *ch = channel_find(c, id);
+
+    return ch && ch->ready && !ch->bridge ? ch : NULL;
+}
+
 typedef enum told { TELL_NOBODY, TELL_LOST, TELL_BROKEN } told;
 
 static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
@@ -86,7 +93,7 @@ static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
     sbx_timer_free(ch->again);
     sbx_watch_free(ch->watch);
     sbx_engine_conn_close(ch->conn);
-    if (tell != TELL_NOBODY && was_ready && c->events.lost)
+    if (tell != TELL_NOBODY && was_ready && !ch->bridge && c->events.lost)
         c->events.lost(c->events.arg, ch->id, tell == TELL_BROKEN);
     sbx_pairs_done(&ch->env);
     sbx_buf_done(&ch->in);
@@ -214,11 +221,13 @@ static bool take_welcome(channel *ch, const sbx_frame *f)
     ch->ready = true;
     pthread_mutex_unlock(&ch->set->mu);
     sbx_timer_free(sbx_steal(ch->late));
-    if (ch->version >= 2)
+    if (!ch->bridge && ch->version >= 2)
         listing_begin_news(ch);
-    else if (!adopt_commands(ch, f))
+    else if (!ch->bridge && !adopt_commands(ch, f))
         return false;
     greeting_answer(ch, true, "");
+    if (ch->bridge)
+        return true;
     if (ch->adopted && !n[SBX_T_MAIN] && ch->set->events.no_main)
         ch->set->events.no_main(ch->set->events.arg, ch->id);
     return true;
@@ -251,7 +260,7 @@ static bool take_frame(channel *ch, const sbx_frame *f)
     case SBX_F_WELCOME:
         return take_welcome(ch, f);
     case SBX_F_LOG:
-        return take_log(ch, f);
+        return !ch->bridge && take_log(ch, f);
     case SBX_F_PONG:
         if (f->req)
             channel_drains_over(ch, f->req);
@@ -389,12 +398,28 @@ typedef struct opening {
     char *image_user;
 } opening;
 
+static void drop_unopened(opening *o)
+{
+    channel *ch = o->ch;
+
+    greeting_answer(ch, false, "there is a channel already");
+    sbx_engine_conn_close(ch->conn);
+    sbx_pairs_done(&ch->env);
+    free(ch);
+    free(o->image_user);
+    free(o);
+}
+
 static void open_on_stream(void *arg)
 {
     opening *o = arg;
     channel *ch = o->ch, *old = channel_find(o->set, ch->id);
     sbx_channels *c = o->set;
 
+    if (old && ch->bridge) { /* whoever else wanted one was faster */
+        drop_unopened(o);
+        return;
+    }
     if (old)
         channel_end(old, SBX_E_ENGINE, "the channel was opened anew", TELL_NOBODY);
     pthread_mutex_lock(&c->mu);
@@ -432,6 +457,7 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
     sbx_buf_init(&ch->out, MAX_OUT_BYTES + KIB);
     ch->env_version = hello->env_version;
     ch->adopted = hello->adopted;
+    ch->bridge = ch->used = hello->bridge;
     ch->env.names = sbx_alloc((env->count + 1) * sizeof(char *));
     ch->env.values = sbx_alloc((env->count + 1) * sizeof(char *));
     for (; ch->env.count < env->count; ch->env.count++) {
@@ -525,9 +551,9 @@ void sbx_greeting_forget(sbx_greeting *g)
 
 void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq)
 {
-    channel *ch = channel_find(c, sandbox);
+    channel *ch = channel_owned(c, sandbox);
 
-    if (ch && ch->ready)
+    if (ch)
         channel_send_num(ch, SBX_F_LOG_ACK, 0, SBX_T_SEQ, seq);
 }
 
@@ -540,6 +566,17 @@ bool sbx_channels_has(sbx_channels *c, const char *sandbox)
     bool ready = ch && ch->ready;
     pthread_mutex_unlock(&c->mu);
     return ready;
+}
+
+bool sbx_channels_owns(sbx_channels *c, const char *sandbox)
+{
+    channel *ch;
+
+    pthread_mutex_lock(&c->mu);
+    HASH_FIND_STR(c->all, sandbox, ch);
+    bool owned = ch && ch->ready && !ch->bridge;
+    pthread_mutex_unlock(&c->mu);
+    return owned;
 }
 
 int sbx_channels_version(sbx_channels *c, const char *sandbox)
@@ -559,8 +596,9 @@ bool sbx_channels_holds(sbx_channels *c, const char *sandbox)
 
     pthread_mutex_lock(&c->mu);
     HASH_FIND_STR(c->all, sandbox, ch);
+    bool held = ch && !ch->bridge;
     pthread_mutex_unlock(&c->mu);
-    return ch != NULL;
+    return held;
 }
 
 size_t sbx_channels_count(sbx_channels *c)
@@ -580,7 +618,10 @@ static void ping_all(void *arg)
 
     for (channel *ch = c->all, *next; ch; ch = next) {
         next = ch->hh.next;
-        if (ch->ready) {
+        if (ch->bridge && !ch->used && !ch->commands && !ch->listings) {
+            channel_end(ch, SBX_E_ENGINE, "nobody uses the bridge", TELL_NOBODY);
+        } else if (ch->ready) {
+            ch->used = false;
             channel_send(ch, SBX_F_PING, 0, NULL, 0);
             channel_flush(ch);
         }

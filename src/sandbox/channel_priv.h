@@ -77,7 +77,8 @@ struct channel {
     unsigned char token[SBX_PROTO_TOKEN_BYTES];
     sbx_pairs env;
     uint64_t env_version;
-    bool adopted;
+    bool adopted, bridge;
+    bool used; /* a bridge: since the last look for idle ones */
     drain *drains;
     listing *listings;
     alive *alive; /* hash by id */
@@ -104,6 +105,8 @@ struct sbx_channels {
 };
 
 channel *channel_find(sbx_channels *c, const char *id); /* STREAM */
+/* The answered one of its holder; NULL if there is none, or it is a bridge. */
+channel *channel_owned(sbx_channels *c, const char *id);
 /* Queue a frame. False if the channel's unsent bytes are at their limit. */
 bool channel_send(channel *ch, uint8_t type, uint32_t req, const void *payload, size_t len);
 void channel_send_num(channel *ch, uint8_t type, uint32_t req, uint16_t tag, uint64_t value);

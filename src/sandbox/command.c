@@ -166,6 +166,7 @@ static sbx_command *command_new(channel *ch, const start *s)
                        .flags = s->spec.flags,
                        .detached = s->spec.flags & SBX_EXEC_DETACHED};
     HASH_ADD_INT(ch->commands, req, c);
+    ch->used = true;
     return c;
 }
 

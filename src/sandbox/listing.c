@@ -189,6 +189,7 @@ static void begin(channel *ch, const char *exec_id, const sbx_list_events *event
     if (events)
         l->late = sbx_timer_new(ch->set->stream, SBX_AGENT_ANSWER_MS, on_late, l);
     LL_PREPEND(ch->listings, l);
+    ch->used = true;
     frame_add_num(&b, SBX_T_COUNT, 0);
     if (exec_id)
         frame_add(&b, SBX_T_EXEC_ID, exec_id, strlen(exec_id));

@@ -97,7 +97,7 @@ static void ensure_channel(sbx_sandboxes *s, sbx_sandbox_row *row)
     sbx_greeting *g;
     sbx_err err;
 
-    if (sbx_channels_has(s->c.channels, row->id))
+    if (sbx_channels_owns(s->c.channels, row->id))
         return;
     if (sandbox_connect_again(s, row, true, &g, &err) ||
         sbx_greeting_wait(g, SBX_MIN(sbx_job_left_ms(SBX_GREETING_MS), SBX_GREETING_MS), &err))
@@ -243,7 +243,7 @@ static int do_stop(sbx_sandboxes *s, sbx_sandbox_row *row, bool frozen, int grac
         if (sandbox_engine(s, s->c.engine->ops->unpause, row->id, &ignored) == 0)
             ensure_channel(s, row);
     }
-    if (!sbx_channels_has(s->c.channels, row->id))
+    if (!sbx_channels_owns(s->c.channels, row->id))
         return settle_stopping(s, row, true, err);
     sbx_channels_stop(s->c.channels, row->id, (int64_t)grace_s * 1000);
     return 1;

@@ -60,9 +60,9 @@ void channel_drains_over(channel *ch, uint32_t req)
 static void note_on_stream(void *arg)
 {
     order *o = arg;
-    channel *ch = channel_find(o->set, o->sandbox);
+    channel *ch = channel_owned(o->set, o->sandbox);
 
-    if (ch && ch->ready) {
+    if (ch) {
         channel_send(ch, SBX_F_SYSLOG, 0, o->text, SBX_MIN(strlen(o->text), (size_t)KIB));
         channel_flush(ch);
     }
@@ -81,9 +81,9 @@ void sbx_channels_note(sbx_channels *c, const char *sandbox, const char *text)
 static void drain_on_stream(void *arg)
 {
     order *o = arg;
-    channel *ch = channel_find(o->set, o->sandbox);
+    channel *ch = channel_owned(o->set, o->sandbox);
 
-    if (ch && ch->ready) {
+    if (ch) {
         o->d->req = command_free_req(ch);
         o->d->next = ch->drains;
         ch->drains = o->d;
@@ -119,9 +119,9 @@ void sbx_channels_note_wait(sbx_channels *c, const char *sandbox, const char *te
 static void stop_on_stream(void *arg)
 {
     order *o = arg;
-    channel *ch = channel_find(o->set, o->sandbox);
+    channel *ch = channel_owned(o->set, o->sandbox);
 
-    if (ch && ch->ready)
+    if (ch)
         channel_send_num(ch, SBX_F_STOP, 0, SBX_T_TIMEOUT_MS, o->number);
     free(o);
 }

@@ -2,6 +2,7 @@
 #include "sbx/sandbox/use.h"
 
 #include "sbx/core/clock.h"
+#include "sbx/core/log.h"
 
 #define RETRY_MS       50 /* at first; then an eighth of what was waited already */
 #define MAX_RETRY_MS   1000
@@ -98,6 +99,18 @@ static void run_resume(void *arg)
         u->failed(u->arg, &err);
 }
 
+/* Once for a request: if it comes to nothing, the holder may be dying, and this worker will adopt
+ * the sandbox. */
+static void run_bridge(void *arg)
+{
+    sbx_use *u = arg;
+    sbx_err err;
+
+    if (sbx_sandbox_bridge(u->parts->sandboxes, u->owner, u->sandbox, &err))
+        sbx_log_err(SBX_DEBUG, "no bridge to a sandbox", &err, "sandbox", u->sandbox, NULL);
+    submit_attempt(u);
+}
+
 /* @return 1 ready, 0 it was passed on, -1. */
 static int attempt(sbx_use *u, sbx_err *err)
 {
@@ -109,12 +122,16 @@ static int attempt(sbx_use *u, sbx_err *err)
         return -1;
     int go = may_use(u, &row, err);
     bool frozen = strcmp(row.state, "paused") == 0;
+    bool bridge = !u->bridged && strcmp(row.state, "running") == 0;
     if (go > 0 && renew_env(u, &row, err))
         go = -1;
     sbx_sandbox_row_done(&row);
     if (go == 0 && frozen)
         submit(u, SBX_LANE_SLOW, run_resume);
-    else if (go == 0)
+    else if (go == 0 && bridge) {
+        u->bridged = true;
+        submit(u, SBX_LANE_SLOW, run_bridge);
+    } else if (go == 0)
         sbx_stream_post(u->parts->stream, wait_on_stream, u);
     return go;
 }
@@ -135,5 +152,6 @@ void sbx_sandbox_use(sbx_use *u)
 {
     u->from_ms = sbx_now_ms();
     u->until_ms = 0;
+    u->bridged = false;
     run_attempt(u);
 }

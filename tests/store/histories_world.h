@@ -405,6 +405,11 @@ bool sbx_channels_has(sbx_channels *c, const char *sandbox)
     return server_of(c)->answered;
 }
 
+bool sbx_channels_owns(sbx_channels *c, const char *id)
+{
+    return sbx_channels_has(c, id);
+}
+
 bool sbx_channels_holds(sbx_channels *c, const char *sandbox)
 {
     (void)sandbox;

@@ -400,5 +400,57 @@ class RestartTest(SystemCase):
         wait_for(lambda: self.client.state(self.box) == "stopped", 20, "idleness")
 
 
+class TwoWorkersTest(SystemCase):
+    """A worker that does not hold the sandbox reaches its agent through the engine."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not sandboxd.REDIS_URL:
+            raise AssertionError("SBX_TEST_REDIS_URL is not set: run tests/run")
+        cls.service = sandboxd.Service(env={"REDIS_URL": sandboxd.REDIS_URL})
+        cls.addClassCleanup(cls.service.close)
+        cls.a = Client(cls.service.start(), cls.service.key())
+        cls.b = Client(cls.service.start(), cls.a.key)
+        cls.box = cls.a.create(env={"COLOUR": "blue"})["id"]
+
+    def test_everything_can_be_done_through_the_other_worker(self):
+        self.assertEqual(self.b.exec(self.box, "echo $COLOUR")["stdout"], "blue\n")
+        one = begin(["cat"], self.box, self.b, stdinOpen=True)["execId"]
+        two = begin("echo first; sleep 1; echo second; exit 4", self.box, self.a)["execId"]
+        seen = []
+        reader = threading.Thread(target=lambda: seen.append(follow(two, sandbox=self.box,
+                                                                    client=self.b)))
+        reader.start()
+        self.assertEqual(follow(two, sandbox=self.box, client=self.a)[-1][1]["exitCode"], 4)
+        reader.join()
+        self.assertEqual(seen[0], follow(two, sandbox=self.box, client=self.a))
+        lists = [c.get(f"/sandboxes/{self.box}/execs").json["items"] for c in (self.a, self.b)]
+        self.assertEqual([x["execId"] for x in lists[0]], [x["execId"] for x in lists[1]])
+        for client in (self.a, self.b):
+            got = client.call("POST", path(one, "/stdin", self.box), b"x\n",
+                              {"Content-Type": "application/octet-stream"})
+            self.assertEqual(got.status, 204, got)
+        self.assertEqual(self.b.delete(path(one, sandbox=self.box)).status, 204)
+        self.assertEqual(over(one, self.box, self.a)["signal"], "KILL")
+        wait_for(lambda: self.service.psql("SELECT count(*) FROM sandbox_executions WHERE sandbox ="
+                                           f" '{self.box}'") == "3",
+                 what="one record of each")
+
+    def test_a_follower_here_outlives_the_holder_there(self):
+        third = Client(self.service.start(), self.a.key)
+        mine = third.create()["id"]
+        one = begin("i=0; while [ $i -lt 80 ]; do i=$((i+1)); echo line$i; sleep 0.1; done", mine,
+                    third)["execId"]
+        with self.a.stream("GET", path(one, "/output", mine), timeout=60) as stream:
+            events = stream.events()
+            seen = [next(events) for _ in range(5)]
+            third.server.kill()
+            seen += list(events)
+        self.assertEqual(output(seen).decode().split(), [f"line{i}" for i in range(1, 81)])
+        self.assertEqual([int(n) for n, _ in seen], list(range(1, len(seen) + 1)))
+        wait_for(lambda: self.service.psql(
+            f"SELECT count(*) FROM sandbox_executions WHERE id = '{one}'") == "1", 30, "its record")
+
+
 if __name__ == "__main__":
     unittest.main()

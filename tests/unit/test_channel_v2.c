@@ -420,3 +420,67 @@ Test(channel_v2, an_old_agent_is_told_so, .timeout = 60)
     cr_expect(sbx_channels_has(set, BOX));
     unmake();
 }
+
+/* --- bridges --- */
+
+static sbx_greeting *open_bridge(agent *a)
+{
+    sbx_channel_hello hello = {.epoch = 1, .image_user = "", .bridge = true};
+    sbx_pairs env = {0};
+
+    sbx_copy(hello.sandbox, sizeof(hello.sandbox), ID_A);
+    memset(hello.token, 7, sizeof(hello.token));
+    return sbx_channels_open(set, &hello, &env, conn_pair(&a->fd));
+}
+
+Test(channel_v2, a_bridge_runs_commands_and_holds_nothing, .init = make, .fini = unmake,
+     .timeout = 60)
+{
+    static agent bridge, second;
+    listed l = {0};
+    sbx_err err = {0};
+    sbx_greeting *g = open_bridge(&bridge);
+
+    cr_assert(agent_hello(&bridge));
+    agent_welcome_2(&bridge, 1);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0, "%s", err.msg);
+    cr_expect(sbx_channels_has(set, ID_A));
+    cr_expect_not(sbx_channels_owns(set, ID_A));
+    cr_expect_not(sbx_channels_holds(set, ID_A));
+    sbx_channels_note(set, ID_A, "not for a bridge");
+    sbx_channels_stop(set, ID_A, 1);
+    sbx_channels_list(set, ID_A, NULL, &list_events, &l);
+    cr_expect_eq(agent_read(&bridge), SBX_F_LIST, "and nothing before it");
+    g = open_bridge(&second); /* one is enough */
+    cr_expect_eq(sbx_greeting_wait(g, WAIT_MS, &err), -1);
+    cr_expect(sbx_channels_has(set, ID_A));
+    agent_frame(&bridge, SBX_F_LOG, 0, NULL, 0); /* a bridge gets no log */
+    cr_expect(EVENTUALLY(!sbx_channels_has(set, ID_A)));
+    cr_expect_eq(l.over, 1);
+    cr_expect_eq(l.err.code, SBX_E_ENGINE);
+    cr_expect_eq(lost_channels, 0, "no channel of a holder was lost");
+    close(bridge.fd);
+    close(second.fd);
+}
+
+Test(channel_v2, a_channel_takes_the_place_of_a_bridge, .init = make, .fini = unmake, .timeout = 60)
+{
+    static agent bridge, owner;
+    sbx_err err = {0};
+    seen s = {0};
+    sbx_greeting *g = open_bridge(&bridge);
+
+    cr_assert(agent_hello(&bridge));
+    agent_welcome_2(&bridge, 1);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
+    sbx_channels_attach(set, ID_A, ID_B, 0, 10, false, &events, &s);
+    cr_assert(agent_read_until(&bridge, SBX_F_ATTACH));
+    g = channel_open(set, ID_A, 2, &owner);
+    cr_assert(agent_hello(&owner));
+    agent_welcome_2(&owner, 2);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
+    cr_expect(sbx_channels_owns(set, ID_A));
+    cr_expect_eq(s.lost, 1, "who followed through the bridge attaches again");
+    close(bridge.fd);
+    close(owner.fd);
+}

@@ -129,6 +129,12 @@ int sbx_sandbox_move(sbx_sandboxes *s, const char *owner, const char *id, sbx_mo
     return sbx_fail(err, SBX_E_INTERNAL, "nothing was paused");
 }
 
+int sbx_sandbox_bridge(sbx_sandboxes *s, const char *owner, const char *id, sbx_err *err)
+{
+    (void)s, (void)owner, (void)id;
+    return sbx_fail(err, SBX_E_CONFLICT, "there is no other worker");
+}
+
 void sbx_sandbox_row_done(sbx_sandbox_row *r)
 {
     *r = (sbx_sandbox_row){0};

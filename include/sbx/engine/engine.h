@@ -101,6 +101,11 @@ typedef struct sbx_engine_ops {
     int (*create)(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err);
     /* Attach stdin, stdout, stderr; before start nothing is missed. */
     int (*attach)(sbx_engine *e, const char *id, sbx_engine_conn **ret, sbx_err *err);
+    /* Run a program in a running container as root, and attach to its stdin and output. It ends by
+     * itself when the stream is closed, if it reads its stdin.
+     * @param argv  NULL-terminated. */
+    int (*exec_attach)(sbx_engine *e, const char *id_or_name, const char *const *argv,
+                       sbx_engine_conn **ret, sbx_err *err);
     int (*start)(sbx_engine *e, const char *id, sbx_err *err);
     int (*inspect)(sbx_engine *e, const char *id_or_name, sbx_container_info *ret, sbx_err *err);
     /* All containers (running or not) with the label sandboxd.cluster=cluster and a label

@@ -57,6 +57,7 @@ typedef struct sbx_channel_hello {
     const char *image_user; /* borrowed during the call */
     uint64_t env_version;   /* of `env` */
     bool adopted;           /* the container runs already: see no_main */
+    bool bridge;            /* another worker holds the sandbox; the connection leads to a bridge */
     int64_t lifetime_s, pids;
     uint64_t log_from; /* 0: all that the agent has */
 } sbx_channel_hello;
@@ -77,11 +78,13 @@ void sbx_greeting_forget(sbx_greeting *g);
 /** End a channel; its commands are told `why`. Any thread. */
 void sbx_channels_close(sbx_channels *c, const char *sandbox, sbx_code why);
 
-/** Is there an answered channel? Any thread. */
+/** Is there an answered channel, or a bridge? Any thread. */
 bool sbx_channels_has(sbx_channels *c, const char *sandbox);
-/** Is there a channel, answered or not yet? Any thread. */
+/** The same without bridges. Any thread. */
+bool sbx_channels_owns(sbx_channels *c, const char *sandbox);
+/** Is there a channel, answered or not yet, that is no bridge? Any thread. */
 bool sbx_channels_holds(sbx_channels *c, const char *sandbox);
-size_t sbx_channels_count(sbx_channels *c);
+size_t sbx_channels_count(sbx_channels *c); /* bridges count */
 /** The version of the agent behind an answered channel; 0: there is none. Any thread. */
 int sbx_channels_version(sbx_channels *c, const char *sandbox);
 

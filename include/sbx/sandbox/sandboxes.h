@@ -141,6 +141,11 @@ int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX
  * failed. Does not wait for the agent's answer. CONFLICT if another live worker holds it. */
 int sbx_sandbox_adopt(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 
+/** Open a bridge to a running sandbox that another worker holds, and wait for its answer. CONFLICT
+ * if this worker holds it, or should. */
+int sbx_sandbox_bridge(sbx_sandboxes *s, const char *owner, const char *id,
+                       sbx_err *err) SBX_MUST_CHECK;
+
 /** The channel broke or the engine reported an end: adopt again or fail. By id. */
 int sbx_sandbox_check(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 

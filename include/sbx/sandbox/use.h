@@ -1,6 +1,7 @@
 /* Use of a sandbox by a request: the wait until its agent can be told something.
  *
- * Use resumes a paused sandbox, waits for one that is being created, started or adopted, and gives
+ * Use resumes a paused sandbox, waits for one that is being created, started or adopted, opens a
+ * bridge to one that another worker holds, and gives
  * the channel the environment that the row has by now. A wait costs memory, not a thread. */
 #ifndef SBX_SANDBOX_USE_H
 #define SBX_SANDBOX_USE_H
@@ -29,7 +30,8 @@ typedef struct sbx_use {
     void (*ready)(void *arg);
     void (*failed)(void *arg, const sbx_err *err);
     void *arg;
-    int64_t from_ms, until_ms; /* not the user's */
+    int64_t from_ms, until_ms; /* not the user's, as the next */
+    bool bridged;
 } sbx_use;
 
 /** Begin. On a WORKER: the first look is taken at once, so a sandbox that runs here costs one
