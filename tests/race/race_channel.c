@@ -10,7 +10,7 @@
 #define BOXES   3 /* fewer than workers: they replace each other's channels */
 
 static sbx_channels *set;
-static atomic_int begun, ended, opened, answered, lost;
+static atomic_int begun, ended, opened, answered, lost, asked, listed;
 
 static void on_log(void *arg, const char *id, const sbx_log_entry *entries, size_t count)
 {
@@ -53,6 +53,33 @@ static void on_failed(void *arg, const sbx_err *err)
 
 static const sbx_command_events events = {on_started, on_output, on_exit_told, on_failed};
 
+static void on_entry(void *arg, const sbx_command_entry *e)
+{
+    (void)arg, (void)e;
+}
+
+static void on_listed(void *arg, const sbx_err *err)
+{
+    (void)arg, (void)err;
+    listed++;
+}
+
+static const sbx_list_events list_events = {on_entry, on_listed};
+
+static void on_news(void *arg, const char *id, const sbx_command_entry *e)
+{
+    (void)arg, (void)id, (void)e;
+}
+
+static void tell_entry(agent *a, const char *id)
+{
+    fields f = {.len = 0};
+
+    add_text(&f, SBX_T_EXEC_ID, id);
+    add_text(&f, SBX_T_ARG, "true");
+    agent_frame(a, SBX_F_ENTRY, 0, f.data, f.len);
+}
+
 /* An agent as a thread: answers the greeting and some commands, then goes in one way or another. */
 typedef struct actor {
     agent a;
@@ -67,13 +94,23 @@ static void *act(void *arg)
     sbx_log_entry e = {.seq = 1, .len = 2, .data = "hi"};
 
     if (agent_hello(&x->a) && x->way != 3) {
-        agent_welcome(&x->a, x->epoch);
+        bool newer = x->epoch % 2;
+
+        if (newer)
+            agent_welcome_2(&x->a, x->epoch);
+        else
+            agent_welcome(&x->a, x->epoch);
         agent_frame(&x->a, SBX_F_LOG, 0, log, sbx_log_entry_put(log, sizeof(log), &e));
         for (int i = 0; i < 4 && agent_read_until(&x->a, SBX_F_EXEC); i++) {
             uint32_t req = x->a.frame.req;
 
             agent_num(&x->a, SBX_F_STARTED, req, SBX_T_PID, 7);
-            agent_output(&x->a, req, "out", 3);
+            if (newer) {
+                agent_chunk(&x->a, req, 1, "out", 3);
+                tell_entry(&x->a, "bbbbbbbbbbbbbbbbbbbb");
+            } else {
+                agent_output(&x->a, req, "out", 3);
+            }
             if (x->way != 1)
                 agent_num(&x->a, SBX_F_EXIT, req, SBX_T_EXIT_CODE, 0);
         }
@@ -121,6 +158,13 @@ static void round_of(int worker, int n)
     }
     for (int i = 0; i < 5; i++)
         run_command(id, i);
+    for (int i = 0; i < 2; i++) {
+        asked++;
+        sbx_channels_list(set, id, NULL, &list_events, NULL);
+        begun++;
+        sbx_channels_attach(set, id, "bbbbbbbbbbbbbbbbbbbb", 1, 100, i, &events, (void *)2);
+    }
+    (void)sbx_channels_version(set, id);
     sbx_channels_note(set, id, "a note");
     (void)sbx_channels_has(set, id);
     (void)sbx_channels_holds(set, id);
@@ -139,7 +183,7 @@ static void *work(void *arg)
 
 int main(void)
 {
-    static const sbx_channel_events watch = {.log = on_log, .lost = on_lost};
+    static const sbx_channel_events watch = {.log = on_log, .lost = on_lost, .news = on_news};
     pthread_t threads[WORKERS];
     sbx_err err = {0};
     sbx_stream *stream = sbx_stream_new(&err);
@@ -158,5 +202,5 @@ int main(void)
     sbx_channels_free(set);
     printf("race_channel: %d channels, %d answered, %d commands, %d ended, %d lost, %d open\n",
            opened, answered, begun, ended, lost, conns_open);
-    return opened == answered && begun == ended && conns_open == 0 ? 0 : 1;
+    return opened == answered && begun == ended && asked == listed && conns_open == 0 ? 0 : 1;
 }
