@@ -91,7 +91,9 @@ static void kill_tree(supervisor *s)
     s->killing = false;
 }
 
-/* Kills a tree that has used up its CPU time, of which children that were reaped are a part.
+/* Kills a tree that has used up its CPU time, of which children that were reaped are a part. What a
+ * parent that ignores SIGCHLD lets go unreaped is in nobody's books once it has ended: who forks to
+ * hide from this limit is still held by the sandbox's share of the CPU.
  * @return how long to wait until the next look, -1 for ever. */
 static int look_at_cpu(supervisor *s)
 {
