@@ -18,6 +18,7 @@
 #include "sbx/run/keeper.h"
 #include "sbx/run/stream.h"
 #include "sbx/sandbox/sandboxes.h"
+#include "sbx/stats/stats.h"
 #include "sbx/store/store.h"
 #include <pthread.h>
 
@@ -52,6 +53,7 @@ typedef struct sbx_app {
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;
     sbx_moves *moves;
+    sbx_stats *stats;
     sbx_logs *logs;
     sbx_events *events;
     sbx_reaper *reaper;

@@ -272,6 +272,8 @@ static int make_services(sbx_app *app, sbx_err *err)
                               .sandboxes = app->sandboxes};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
+    app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
+                                                   app->channels, app->sandboxes, app->worker.s});
     make_reaper(app);
     return 0;
 }
@@ -372,6 +374,8 @@ static void stop_all(sbx_app *app)
         renew_tickets(app); /* for the streams that go on elsewhere */
     if (app->channels) {
         sbx_checks_shutdown(app->checks);
+        if (app->stats)
+            sbx_stats_shutdown(app->stats);
         sbx_channels_shutdown(app->channels);
         sbx_stream_sync(app->stream);
     }
@@ -397,6 +401,7 @@ static void close_all(sbx_app *app)
     sbx_reaper_free(app->reaper);
     sbx_moves_free(app->moves);
     sbx_execs_free(app->execs);
+    sbx_stats_free(app->stats);
     sbx_sandboxes_free(app->sandboxes);
     sbx_checks_free(app->checks);
     sbx_channels_free(app->channels);

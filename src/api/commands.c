@@ -30,6 +30,11 @@ OF_ONE(api_exec_output, sbx_exec_output)
 OF_ONE(api_exec_signal, sbx_exec_signal)
 OF_ONE(api_exec_stdin, sbx_exec_stdin)
 
+HANDLER(api_stats)
+{
+    return sbx_stats_start(app->stats, who->user, sbx_request_path(r, "id"), r, err);
+}
+
 HANDLER(api_logs)
 {
     const char *id = sbx_request_path(r, "id");

@@ -4,6 +4,7 @@
 #include "sbx/auth/tickets.h"
 #include "sbx/logs/logs.h"
 #include "sbx/sandbox/spec.h"
+#include "sbx/stats/stats.h"
 
 #define TEXT(macro)  TEXT_(macro)
 #define TEXT_(value) #value
@@ -63,7 +64,7 @@ static const api_field state_reason[] = {
      "For programs. Of `failed`: container_ended (with exitCode or signal), out_of_memory, "
      "container_lost (it is gone from the engine), host_lost (the engine or its host went down), "
      "image_missing, interrupted, or the code of the problem that its start answered, such as "
-     "engine_error.",
+     "engine_error. Of `stopped`: disk_full, expired, idle, or none.",
      .example = "\"expired\""},
     {"message", T_STR, 0, NULL, "For people."},
     {"exitCode", T_INT, OPTIONAL, NULL, "Of process 1."},
@@ -303,11 +304,36 @@ static const api_field log_page[] = {
     {0},
 };
 
+static const api_field stats[] = {
+    {"sandboxId", T_ID, 0, NULL, "The sandbox."},
+    {"ts", T_TIME, 0, NULL, "When it was measured."},
+    {"source", T_ENUM, 0, "agent,engine", "Who told it."},
+    {"cpuTimeMs", T_INT, NULLABLE, NULL, "Processor time since its start.", 0, INT64_MAX},
+    {"cpuPercent", T_NUM, NULLABLE, NULL,
+     "Use of the processor since the sample before, 100 for one whole core; null: there is none of "
+     "the last minute."},
+    {"cpus", T_NUM, 0, NULL, "The limit, in cores."},
+    {"memoryBytes", T_INT, NULLABLE, NULL, "Memory, without cached files.", 0, INT64_MAX},
+    {"memoryPeakBytes", T_INT, NULLABLE, NULL, "The most so far, with cached files.", 0, INT64_MAX},
+    {"memoryLimitBytes", T_INT, NULLABLE, NULL, "The limit.", 0, INT64_MAX},
+    {"pids", T_INT, NULLABLE, NULL, "Processes and threads.", 0, INT64_MAX},
+    {"pidsLimit", T_INT, NULLABLE, NULL, "The limit.", 0, INT64_MAX},
+    {"oomKills", T_INT, NULLABLE, NULL, "Processes killed for lack of memory.", 0, INT64_MAX},
+    {"diskBytes", T_INT, NULLABLE, NULL, "Bytes of files written in it.", 0, INT64_MAX},
+    {"diskLimitBytes", T_INT, NULLABLE, NULL, "The limit; null: none.", 0, INT64_MAX},
+    {"networkRxBytes", T_INT, NULLABLE, NULL, "Received.", 0, INT64_MAX},
+    {"networkTxBytes", T_INT, NULLABLE, NULL, "Sent.", 0, INT64_MAX},
+    {"uptimeMs", T_INT, NULLABLE, NULL, "Since its start.", 0, INT64_MAX},
+    {0},
+};
+
 static const api_field event[] = {
     {"seq", T_INT, 0, NULL, "One counter per user, from 1, without gaps.", 1, INT64_MAX},
     {"ts", T_TIME, 0, NULL,
      "When it happened (a change of state: `stateChangedAt`). The order is that of `seq`."},
-    {"type", T_STR, 0, NULL, "`sandbox.` and the new state, or status of health.",
+    {"type", T_STR, 0, NULL,
+     "`sandbox.` and the new state, status of health, or `alert`: it came near a limit, which the "
+     "code of the reason names (memory_80, memory_90, processes_80, processes_90).",
      .example = "\"sandbox.running\""},
     {"sandboxId", T_ID, 0, NULL, "Whose state changed."},
     {"data", T_REF, 0, "EventData", "The change."},
@@ -408,6 +434,7 @@ const api_schema api_schemas[] = {
     {"SandboxList", "A page of sandboxes.", sandbox_list},
     {"StateFrame", "A change of the sandbox.", state_frame},
     {"StateReason", "Why a sandbox is in its state.", state_reason},
+    {"Stats", "What a sandbox uses; null: not known.", stats},
     {"TerminalError", "Something was wrong.", terminal_error},
     {"TerminalExit", "The last frame.", terminal_exit},
     {"TerminalGap", "Output was skipped.", terminal_gap},
@@ -447,6 +474,8 @@ static const api_field params[] = {
      SBX_MAX_LIST_ITEMS, .route = "events"},
     {"sandboxId", T_ID, 0, NULL, "Only those of this sandbox, which may be deleted."},
     {"type", T_STR, 0, NULL, "Only those of this type.", .example = "\"sandbox.failed\""},
+    {"intervalMs", T_INT, 0, NULL, "From one sample to the next.", SBX_STATS_MIN_MS,
+     SBX_STATS_MAX_MS, .dflt = TEXT(SBX_STATS_DEFAULT_MS)},
     {"since", T_INT, 0, NULL, "Only numbers above this one: where to resume.", 0, INT64_MAX},
     {"until", T_INT, 0, NULL, "Only numbers up to this one; pages only.", 0, INT64_MAX},
     {"source", T_ENUM, 0, "main,exec,run,system", "Only lines of this kind of process."},

@@ -41,6 +41,7 @@ HANDLER(api_exec_signal);
 HANDLER(api_exec_stdin);
 HANDLER(api_terminal);
 HANDLER(api_logs);
+HANDLER(api_stats);
 
 /* idempotency.c */
 /** Run the handler of a request with an Idempotency-Key, or answer it as the first time, or keep

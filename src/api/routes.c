@@ -141,6 +141,14 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "From `stopped`, with its files, and from `failed`, in a new container. A stopped "
             "sandbox whose container was lost gets a new one, too. The main process runs, and the "
             "lifetime begins anew."},
+    {"GET", "/sandboxes/{id}/stats", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE, QUICK_MS,
+     api_stats, "stats", "What a sandbox uses: now, or as a stream", .tag = "Sandboxes",
+     .query = "intervalMs", .success = "200", .response = "Stats", .sse = "Stats,end:End",
+     .failures = "409,410,502",
+     .doc =
+         "One sample; with `Accept: text/event-stream` one every `intervalMs`, until nothing runs "
+         "in the sandbox any more. While it is paused the engine is asked, which takes longer "
+         "and knows less. Reading is no use."},
     {"POST", "/sandboxes/{id}/stop", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
      ENGINE_MS, api_sandbox_stop, "sandbox_stop", "End all processes, keep the files",
      sbx_stop_fields, .tag = "Sandboxes", .success = "200", .response = "Sandbox",

@@ -14,6 +14,7 @@
 #include "sbx/engine/engine.h"
 #include <curl/curl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define DOCKER_API_MIN       41 /* 1.41 is Engine 20.10 */
 #define DOCKER_API_MAX       51
@@ -42,6 +43,7 @@ typedef struct sbx_docker {
     int64_t timeout_ms, pull_timeout_ms;
 
     sbx_breaker breaker;
+    atomic_bool no_quota; /* the storage driver refused a limit of the disk */
     pthread_mutex_t mu;
     pthread_cond_t seeded;            /* with mu: a volume was finished or given up */
     docker_handle *idle[DOCKER_POOL]; /* guarded by mu; the warmest last */
@@ -173,6 +175,8 @@ int docker_thaw(sbx_engine *e, const char *id, sbx_err *err);
 void docker_write_limits(sbx_jw *w, int64_t cpu_milli, int64_t memory_bytes, int64_t pids);
 int docker_update(sbx_engine *e, const char *id, int64_t cpu_milli, int64_t memory_bytes,
                   int64_t pids, sbx_err *err);
+int docker_usage(sbx_engine *e, const char *id, sbx_usage *ret, sbx_err *err);
+int docker_disk(sbx_engine *e, const char *id, int64_t *ret_bytes, sbx_err *err);
 int docker_image_inspect(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
 int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err *err);
 int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster, const char *file,

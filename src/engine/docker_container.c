@@ -157,37 +157,19 @@ int docker_inspect(sbx_engine *e, const char *id, sbx_container_info *ret, sbx_e
 
 /* --- limits --- */
 
-/* What the container uses and the kernel cannot just drop. 0 if it does not run. */
-static int memory_in_use(sbx_engine *e, const char *id, int64_t *ret, sbx_err *err)
-{
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
-    SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
-    SBX_CLEANUP(sbx_json_free) sbx_json *json = NULL;
-    char what[160];
-
-    if (docker_container_path(&path, id, "/stats?stream=false&one-shot=true", err))
-        return -1;
-    docker_what(what, sizeof(what), "reading the memory of container", id);
-    docker_req q = {.method = "GET", .path = path.data, .max_bytes = MIB};
-
-    if (docker_call((sbx_docker *)e, &q, what, &res, err) ||
-        docker_parse(res.body.data, res.body.len, &json, err))
-        return -1;
-    const sbx_json *memory = sbx_json_get(json, "memory_stats");
-    const sbx_json *stats = sbx_json_get(memory, "stats");
-    const sbx_json *files = sbx_json_get(stats, "total_inactive_file"); /* cgroup v1 */
-
-    files = files ? files : sbx_json_get(stats, "inactive_file");
-    *ret = sbx_json_int(sbx_json_get(memory, "usage"), 0) - sbx_json_int(files, 0);
-    return 0;
-}
-
 static int enough_memory(sbx_engine *e, const char *id, int64_t wanted, sbx_err *err)
 {
-    int64_t used;
+    sbx_usage u;
+    sbx_err got = {0};
 
-    if (memory_in_use(e, id, &used, err))
+    if (docker_usage(e, id, &u, &got)) {
+        if (got.code == SBX_E_CONFLICT) /* it does not run */
+            return 0;
+        if (err)
+            *err = got;
         return -1;
+    }
+    int64_t used = SBX_MAX(u.memory_bytes, 0);
     if (used < wanted)
         return 0;
     return sbx_fail(err, SBX_E_CONFLICT,

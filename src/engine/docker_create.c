@@ -4,6 +4,7 @@
  * no CMD from the image either), USER, WORKDIR, STOPSIGNAL and HEALTHCHECK by explicit values; its
  * VOLUMEs cannot be taken back, so they become anonymous volumes that go with the container. */
 #include "docker.h"
+#include <stdio.h>
 
 #define CREATE_BODY_BYTES (4 * MIB)
 #define SHM_BYTES         (64 * MIB)
@@ -91,7 +92,17 @@ static void write_volume(sbx_jw *w, const sbx_container_spec *s)
     sbx_jw_arr_end(w);
 }
 
-static void write_host(sbx_jw *w, const sbx_container_spec *s)
+static void write_quota(sbx_jw *w, int64_t bytes)
+{
+    char text[32];
+
+    snprintf(text, sizeof(text), "%lld", (long long)bytes);
+    sbx_jw_obj(w, "StorageOpt");
+    sbx_jw_str(w, "size", text);
+    sbx_jw_obj_end(w);
+}
+
+static void write_host(sbx_jw *w, const sbx_container_spec *s, bool quota)
 {
     static const char *const all[] = {"ALL", NULL};
     static const char *const secure[] = {"no-new-privileges", NULL};
@@ -103,6 +114,8 @@ static void write_host(sbx_jw *w, const sbx_container_spec *s)
     write_list(w, "SecurityOpt", secure); /* the default seccomp profile stays */
     sbx_jw_bool(w, "Privileged", false);
     write_limits(w, s);
+    if (quota)
+        write_quota(w, s->disk_bytes);
     sbx_jw_obj(w, "LogConfig");
     sbx_jw_str(w, "Type", "none");
     sbx_jw_obj_end(w);
@@ -134,7 +147,8 @@ static bool id_valid(const char *s)
     return s && strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64;
 }
 
-int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err)
+static int create(sbx_docker *d, const sbx_container_spec *spec, bool quota, char ret_id[65],
+                  sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(CREATE_BODY_BYTES);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
@@ -143,12 +157,9 @@ int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65]
     sbx_jw w = SBX_JW(&body);
     char what[160];
 
-    if (!spec->name || !spec->image || !spec->entrypoint || !spec->entrypoint[0] ||
-        (spec->volume && !spec->volume_target))
-        return sbx_fail(err, SBX_E_INVALID, "a container needs a name, an image and an entrypoint");
     sbx_jw_obj(&w, NULL);
     write_config(&w, spec);
-    write_host(&w, spec);
+    write_host(&w, spec, quota);
     sbx_jw_obj_end(&w);
     sbx_buf_adds(&path, "/containers/create?name=");
     docker_escape(&path, spec->name);
@@ -162,7 +173,7 @@ int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65]
                     .body_len = body.len,
                     .max_bytes = MIB};
 
-    if (docker_call((sbx_docker *)e, &q, what, &res, err) ||
+    if (docker_call(d, &q, what, &res, err) ||
         docker_parse(res.body.data, res.body.len, &json, err))
         return -1;
     const char *id = sbx_json_str(sbx_json_get(json, "Id"));
@@ -171,4 +182,29 @@ int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65]
         return sbx_fail(err, SBX_E_ENGINE, "%s: the engine gave no valid id", what);
     sbx_copy(ret_id, 65, id);
     return 0;
+}
+
+/* Only a create tells whether the storage driver, on the file system that it stands on, knows
+ * quotas. */
+int docker_create(sbx_engine *e, const sbx_container_spec *spec, char ret_id[65], sbx_err *err)
+{
+    sbx_docker *d = (sbx_docker *)e;
+    bool quota = spec->disk_bytes > 0 && !atomic_load(&d->no_quota);
+    sbx_err got = {0};
+
+    if (!spec->name || !spec->image || !spec->entrypoint || !spec->entrypoint[0] ||
+        (spec->volume && !spec->volume_target))
+        return sbx_fail(err, SBX_E_INVALID, "a container needs a name, an image and an entrypoint");
+    int rc = create(d, spec, quota, ret_id, &got);
+
+    if (rc && quota && strstr(got.msg, "storage-opt")) {
+        atomic_store(&d->no_quota, true);
+        quota = false;
+        rc = create(d, spec, quota, ret_id, &got);
+    }
+    if (spec->ret_disk_enforced)
+        *spec->ret_disk_enforced = quota;
+    if (rc && err)
+        *err = got;
+    return rc;
 }

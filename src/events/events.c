@@ -28,12 +28,11 @@ void event_json(sbx_buf *out, const sbx_event *e)
 static bool type_exists(const char *type)
 {
     static const char prefix[] = "sandbox.";
-
     const char *to = type + sizeof prefix - 1;
 
     return strncmp(type, prefix, sizeof prefix - 1) == 0 &&
            (sbx_state_parse(to) != SBX_S_COUNT || sbx_streq(to, sbx_health_wire(SBX_H_HEALTHY)) ||
-            sbx_streq(to, sbx_health_wire(SBX_H_UNHEALTHY)));
+            sbx_streq(to, sbx_health_wire(SBX_H_UNHEALTHY)) || sbx_streq(to, "alert"));
 }
 
 int sbx_events_query_read(const sbx_request *r, sbx_events_query *ret, sbx_err *err)
@@ -46,9 +45,10 @@ int sbx_events_query_read(const sbx_request *r, sbx_events_query *ret, sbx_err *
     if (q.sandbox && !sbx_id_valid(q.sandbox))
         return sbx_fail_field(err, "sandboxId", "sandboxId must be the id of a sandbox");
     if (q.type && !type_exists(q.type))
-        return sbx_fail_field(err, "type",
-                              "type must be \"sandbox.\" and a state or status of health, such as "
-                              "sandbox.running");
+        return sbx_fail_field(
+            err, "type",
+            "type must be \"sandbox.\" and a state, status of health or \"alert\", such "
+            "as sandbox.running");
     *ret = q;
     return 0;
 }

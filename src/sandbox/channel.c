@@ -88,6 +88,7 @@ static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
     greeting_answer(ch, false, text);
     commands_fail(ch, why, text);
     listings_fail(ch, why, text);
+    samples_fail(ch, why, text);
     channel_drains_over(ch, 0);
     sbx_timer_free(ch->late);
     sbx_timer_free(ch->again);
@@ -270,6 +271,8 @@ static bool take_frame(channel *ch, const sbx_frame *f)
         return ch->version >= 2 && listing_frame(ch, f);
     case SBX_F_FAIL:
         return listing_refused(ch, f->req) || command_frame(ch, f);
+    case SBX_F_SAMPLE:
+        return ch->version >= 2 && sample_frame(ch, f);
     default:
         return command_frame(ch, f);
     }
@@ -458,6 +461,7 @@ sbx_greeting *sbx_channels_open(sbx_channels *c, const sbx_channel_hello *hello,
     ch->env_version = hello->env_version;
     ch->adopted = hello->adopted;
     ch->bridge = ch->used = hello->bridge;
+    ch->pids = hello->pids;
     ch->env.names = sbx_alloc((env->count + 1) * sizeof(char *));
     ch->env.values = sbx_alloc((env->count + 1) * sizeof(char *));
     for (; ch->env.count < env->count; ch->env.count++) {

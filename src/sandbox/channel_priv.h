@@ -54,6 +54,15 @@ typedef struct listing {
     void *arg;
     sbx_timer *late;
 } listing;
+/* A question for what the sandbox uses, under way. */
+typedef struct sample {
+    struct sample *next;
+    channel *ch;
+    uint32_t req;
+    sbx_sample_fn fn;
+    void *arg;
+    sbx_timer *late;
+} sample;
 
 /* Somebody on a WORKER waits for a PONG. Freed by whoever lets go last. */
 typedef struct drain {
@@ -82,6 +91,8 @@ struct channel {
     drain *drains;
     listing *listings;
     alive *alive; /* hash by id */
+    sample *samples;
+    int64_t pids; /* the sandbox's limit */
     int version;  /* of the agent, once `ready` */
     bool marked;  /* the answer's marker has come */
     bool ready;   /* the greeting was answered */
@@ -139,6 +150,9 @@ void listings_fail(channel *ch, sbx_code why, const char *text); /* and no activ
 /* Output of an agent of version 1, told in whole characters. */
 void old_output_take(sbx_command *c, bool is_stderr, const char *data, size_t len);
 void old_output_end(sbx_command *c);
+/* SAMPLE. False: malformed. */
+bool sample_frame(channel *ch, const sbx_frame *f);
+void samples_fail(channel *ch, sbx_code why, const char *text);
 
 /* Bind a command that an earlier owner started, so that its output goes on into the log. */
 sbx_command *command_adopt(channel *ch, const char *exec_id, size_t len);

@@ -89,6 +89,7 @@ static int fill_row(sbx_sandboxes *s, const char *owner, const char *id, const s
     r->cpu_milli = spec->limits.cpu_milli;
     r->memory_mb = spec->limits.memory_mb;
     r->pids = spec->limits.pids;
+    r->disk_mb = spec->limits.disk_mb;
     sbx_copy(r->network, sizeof(r->network),
              spec->network.mode ? spec->network.mode : s->c.network);
     pairs_json(&spec->metadata, &b);
@@ -138,6 +139,7 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
     char *names[] = {(char *)"sandboxd.id", (char *)"sandboxd.cluster"};
     char *values[] = {(char *)r->id, (char *)s->c.cluster};
     sbx_pairs labels = {.names = names, .values = values, .count = 2};
+    bool enforced = false;
     sbx_container_spec spec = {.name = name,
                                .image = r->image,
                                .hostname = r->id,
@@ -153,6 +155,8 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
                                .volume = s->volume,
                                .volume_target = SBX_AGENT_DIR,
                                .runtime = r->runtime,
+                               .disk_bytes = r->disk_mb * (int64_t)MIB,
+                               .ret_disk_enforced = &enforced,
                                .cap_add = caps};
 
     for (size_t i = 0; i < access->dns_count; i++)
@@ -168,6 +172,8 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
                     "the connection to the engine broke while it made the container; try again");
     sbx_wipe(token, sizeof(token));
     sbx_wipe(hex, sizeof(hex));
+    if (!rc && r->disk_mb)
+        rc = sbx_store_sandbox_disk(s->c.store, r->id, enforced ? "enforced" : "watched", err);
     return rc;
 }
 

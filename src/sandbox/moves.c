@@ -334,7 +334,7 @@ static int refuse(const sbx_move *m, const sbx_sandbox_row *row, sbx_err *err)
 static int begin(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_move *v, move *m, sbx_err *err)
 {
     m->worker = s->c.worker;
-    m->why.exit_code = -1;
+    m->why = (reason){v->why_code, v->why_message, -1, false};
     if (sandbox_set_state(s, row, m, err)) /* somebody was faster: look again */
         return err->code == SBX_E_CONFLICT ? 1 : -1;
     v->begun = true;

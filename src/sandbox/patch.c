@@ -213,8 +213,10 @@ static int patch_limits(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_patch 
             sbx_log_err(SBX_WARN, "limits will be compared", &later, "sandbox", id, NULL);
         return -1;
     }
-    if (write_merged(s, row, p, state, err) == 0)
+    if (write_merged(s, row, p, state, err) == 0) {
+        sbx_channels_pids(s->c.channels, id, row->pids);
         return 0;
+    }
     sbx_sandbox_row now = {0};
     if (sbx_store_sandbox_get(s->c.store, NULL, id, &now, &later) ||
         sbx_sandbox_settle(s, &now, &later))

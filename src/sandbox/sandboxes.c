@@ -200,6 +200,23 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
     return 0;
 }
 
+int sbx_sandbox_alert(sbx_sandboxes *s, const char *id, const char *code, const char *message,
+                      sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf why = SBX_BUF_INIT(KIB);
+    SBX_CLEANUP_VAL(sbx_sandbox_row_done) sbx_sandbox_row row = {0};
+    reason r = {code, message, -1, false};
+
+    reason_json(&r, &why);
+    int rc = sbx_store_sandbox_alert(s->c.store, id, s->c.worker, why.data, &row, err);
+
+    if (rc <= 0)
+        return rc;
+    sbx_log(SBX_INFO, "sandbox is near a limit", "sandbox", id, "alert", code, NULL);
+    sandbox_publish(s, &row);
+    return 0;
+}
+
 /* --- the view --- */
 
 static void limits_json(sbx_jw *w, const sbx_sandbox_row *r)
@@ -287,7 +304,7 @@ void sbx_sandbox_json(const sbx_sandbox_row *r, sbx_buf *out)
     sbx_jw_bool(&w, "warm", false);
     sbx_jw_str(&w, "runtime", *r->runtime ? r->runtime : NULL);
     sbx_jw_str(&w, "host", *r->host ? r->host : NULL);
-    sbx_jw_str(&w, "diskLimit", "none");
+    sbx_jw_str(&w, "diskLimit", *r->disk_limit ? r->disk_limit : "none");
     checks_json(&w, r);
     sbx_jw_obj_end(&w);
 }

@@ -42,7 +42,8 @@ static const sbx_json_field limit_fields[] = {
      .max = SBX_MAX_MEMORY_MB, .doc = "memory, without swap; default: the size's"},
     {"pids", SBX_JF_I64, AT_LIMIT(pids), .min = SBX_MIN_PIDS, .max = SBX_MAX_PIDS,
      .dflt = SBX_DEFAULT_PIDS, .doc = "processes and threads at once"},
-    {"diskMb", SBX_JF_REFUSED, .nullable = true, .doc = "disk limits are not available"},
+    {"diskMb", SBX_JF_I64, AT_LIMIT(disk_mb), .nullable = true, .min = SBX_MIN_DISK_MB,
+     .max = SBX_MAX_DISK_MB, .doc = "files written outside of volumes; null: no limit"},
     END_OF_FIELDS,
 };
 
@@ -101,7 +102,7 @@ static const sbx_json_field patch_limit_fields[] = {
      .max = SBX_MAX_MEMORY_MB, .doc = "memory, without swap; not below what is in use"},
     {"pids", SBX_JF_I64, IN_PATCH_LIMIT(pids), .min = SBX_MIN_PIDS, .max = SBX_MAX_PIDS,
      .doc = "processes and threads at once"},
-    {"diskMb", SBX_JF_REFUSED, .nullable = true, .doc = "disk limits are not available"},
+    {"diskMb", SBX_JF_REFUSED, .nullable = true, .doc = "it is set when a sandbox is created"},
     END_OF_FIELDS,
 };
 

@@ -13,7 +13,7 @@
     "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
     "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
     "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "     \
-    "goal, log_seq, version, env_version, change"
+    "goal, log_seq, version, env_version, change, disk_limit"
 
 /* The columns of sbx_exec_record, in the order in which records.c reads them. */
 #define EXEC_COLS                                                                                  \
@@ -156,6 +156,16 @@
       " health_state->>'status', 'reason', json_build_object('code', 'health', 'message',"         \
       " coalesce(health_state->>'message', '')))", "true")                                         \
       " SELECT " SANDBOX_COLS ", e.seq FROM u, e")                                                 \
+    X(SANDBOX_DISK, 2, SYSTEM, "UPDATE public.sandboxes SET disk_limit = $2 WHERE id = $1")        \
+    X(SANDBOX_WATCHED, 2, SYSTEM,                                                                  \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE worker = $1 AND state = 'running'"      \
+      " AND disk_limit = 'watched' ORDER BY random() LIMIT $2::bigint")                            \
+    /* $2 worker, $3 the reason: of a sandbox that runs here. */                                    \
+    X(SANDBOX_ALERT, 3, SYSTEM,                                                                    \
+      "WITH u AS (SELECT * FROM public.sandboxes WHERE id = $1 AND worker = $2"                    \
+      " AND state = 'running' FOR KEY SHARE),"                                                     \
+      EVENTS_OF("'alert'", "json_build_object('from', state, 'to', state, 'reason', $3::json)",    \
+      "true") " SELECT " SANDBOX_COLS ", e.seq FROM u, e")                                         \
     /* $1 worker, $2 an array of {"id", "state"}: of unchanged status */                           \
     X(SANDBOX_HEALTH_REFRESH, 2, SYSTEM,                                                           \
       "UPDATE public.sandboxes s SET health_state = r.state"                                       \

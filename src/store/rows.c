@@ -107,6 +107,7 @@ void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *o)
     o->version = store_int(r, row, c++);
     o->env_version = (uint64_t)store_int(r, row, c++);
     o->change = store_int(r, row, c++);
+    store_copy(r, row, c++, o->disk_limit, sizeof o->disk_limit);
     if (PQnfields(r) > STORE_SANDBOX_COLS)
         o->event_seq = (uint64_t)store_int(r, row, STORE_SANDBOX_COLS);
 }

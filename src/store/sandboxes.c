@@ -260,21 +260,34 @@ int sbx_store_sandbox_set_state(sbx_store *s, const sbx_state_change *c, sbx_san
 }
 
 /* Twice finds nothing left to change; the event is then in the table already. */
-int sbx_store_sandbox_health(sbx_store *s, const char *id, const char *worker, const char *state,
-                             sbx_sandbox_row *ret, sbx_err *err)
+/* A statement with an id, this worker and a JSON, which gives the row if it found one. */
+static int run_for_holder(sbx_store *s, store_query q, const char *id, const char *worker,
+                          const char *json, sbx_sandbox_row *ret, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     store_params p = {0};
 
     store_p_str(&p, id);
     store_p_str(&p, worker);
-    store_p_str(&p, state);
-    if (store_exec(s, Q_SANDBOX_HEALTH, &p, STORE_AGAIN, &r, err) != 0)
+    store_p_str(&p, json);
+    if (store_exec(s, q, &p, q == Q_SANDBOX_HEALTH ? STORE_AGAIN : STORE_ONCE, &r, err) != 0)
         return -1;
     if (PQntuples(r) == 0)
         return 0;
     store_read_sandbox(r, 0, ret);
     return 1;
+}
+
+int sbx_store_sandbox_health(sbx_store *s, const char *id, const char *worker, const char *state,
+                             sbx_sandbox_row *ret, sbx_err *err)
+{
+    return run_for_holder(s, Q_SANDBOX_HEALTH, id, worker, state, ret, err);
+}
+
+int sbx_store_sandbox_alert(sbx_store *s, const char *id, const char *worker, const char *reason,
+                            sbx_sandbox_row *ret, sbx_err *err)
+{
+    return run_for_holder(s, Q_SANDBOX_ALERT, id, worker, reason, ret, err);
 }
 
 int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const char *states,
@@ -472,6 +485,29 @@ int sbx_store_sandbox_overdue(sbx_store *s, const char *worker, int max, sbx_san
     store_p_int(&p, max);
     store_p_int(&p, random_number());
     if (store_exec(s, Q_SANDBOX_OVERDUE, &p, STORE_ONCE, &r, err) != 0)
+        return -1;
+    return store_read_list(r, ret, err);
+}
+
+int sbx_store_sandbox_disk(sbx_store *s, const char *id, const char *limit, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, id);
+    store_p_str(&p, limit);
+    return store_exec(s, Q_SANDBOX_DISK, &p, STORE_AGAIN, &r, err);
+}
+
+int sbx_store_sandbox_watched(sbx_store *s, const char *worker, int limit, sbx_sandbox_list *ret,
+                              sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, worker);
+    store_p_int(&p, limit);
+    if (store_exec(s, Q_SANDBOX_WATCHED, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     return store_read_list(r, ret, err);
 }

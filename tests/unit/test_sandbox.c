@@ -131,7 +131,7 @@ Test(sandbox_spec, refusals_name_the_field)
         {"{\"limits\":{\"cpus\":8}}", "limits.cpus"},
         {"{\"limits\":{\"memoryMb\":128}}", "limits.memoryMb"},
         {"{\"limits\":{\"pids\":1}}", "limits.pids"},
-        {"{\"limits\":{\"diskMb\":100}}", "limits.diskMb"},
+        {"{\"limits\":{\"diskMb\":15}}", "limits.diskMb"},
         {"{\"limits\":{\"gpus\":1}}", "limits.gpus"},
         {"{\"network\":{\"mode\":\"allowlist\"}}", "network.mode"},
         {"{\"network\":{\"allow\":[]}}", "network.allow"},

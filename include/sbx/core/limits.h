@@ -36,6 +36,8 @@
 #define SBX_MAX_CPU_MILLI       4000
 #define SBX_MIN_MEMORY_MB       256
 #define SBX_MAX_MEMORY_MB       4096
+#define SBX_MIN_DISK_MB         16
+#define SBX_MAX_DISK_MB         (1024 * 1024)
 #define SBX_MIN_PIDS            10
 #define SBX_MAX_PIDS            4096
 #define SBX_DEFAULT_PIDS        100

@@ -32,7 +32,9 @@ typedef struct sbx_container_spec {
     const char *volume;                            /* named volume, or NULL */
     const char *volume_target;                     /* where, read-only */
     const char *runtime;                           /* NULL or "": the engine's default */
-    const char *const *cap_add;                    /* after dropping ALL; NULL-terminated */
+    int64_t disk_bytes;                            /* that it may write; 0: no limit */
+    bool *ret_disk_enforced;    /* set if disk_bytes is: does the storage driver keep the limit? */
+    const char *const *cap_add; /* after dropping ALL; NULL-terminated */
     /* A part of the installation, not a sandbox: the host's user ids, a read-only root, restarted
      * by the engine, and not the first victim when the host's memory is out. */
     bool helper;
@@ -90,6 +92,22 @@ typedef struct sbx_engine_facts {
     int64_t cpus, memory_bytes;
 } sbx_engine_facts;
 
+/* What a container uses. -1: not known. */
+typedef struct sbx_usage {
+    int64_t cpu_us;       /* since its start */
+    int64_t memory_bytes; /* without the page cache that the kernel can drop at once */
+    int64_t memory_peak_bytes, memory_limit_bytes;
+    int64_t processes; /* and threads */
+    int64_t oom_kills;
+    int64_t disk_bytes;                         /* that it has written */
+    int64_t network_rx_bytes, network_tx_bytes; /* loopback apart */
+    int64_t uptime_ms;
+} sbx_usage;
+#define SBX_USAGE_UNKNOWN                                                                          \
+    {                                                                                              \
+        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1                                                     \
+    }
+
 /* Codes of failures: NOT_FOUND (no such container, image), CONFLICT (name in use, not running),
  * INVALID (the engine refused the request's content), ENGINE (any other answer of the engine),
  * ENGINE_UNAVAILABLE (no connection, broken connection, 5xx while it starts), TIMEOUT, CANCELLED.
@@ -123,6 +141,10 @@ typedef struct sbx_engine_ops {
      * than it is to have. Also for a container that does not run. */
     int (*update)(sbx_engine *e, const char *id_or_name, int64_t cpu_milli, int64_t memory_bytes,
                   int64_t pids, sbx_err *err);
+    /* What it uses, also while it is paused. Takes up to 400 ms. CONFLICT: it does not run. */
+    int (*usage)(sbx_engine *e, const char *id_or_name, sbx_usage *ret, sbx_err *err);
+    /* How much it has written to files outside of volumes. Takes as long as it has files. */
+    int (*disk)(sbx_engine *e, const char *id_or_name, int64_t *ret_bytes, sbx_err *err);
     int (*image_inspect)(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
     /* Begin to fetch an image from its registry; see sbx_engine_pull_step(). Any thread; never
      * blocks, so the engine's version must be known: ENGINE_UNAVAILABLE until any other call has

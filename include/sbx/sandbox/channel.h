@@ -107,6 +107,23 @@ void sbx_channels_env(sbx_channels *c, const char *sandbox, uint64_t version, sb
 /** Everything up to `seq` is safe: the agent may forget it. STREAM. */
 void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq);
 
+/* --- use --- */
+
+#define SBX_SAMPLE_MS 1000 /* for the agent's answer */
+
+/* On STREAM: what the sandbox uses, or NULL and why not: CONFLICT (no channel here, or an agent too
+ * old), TIMEOUT, ENGINE (channel lost), GONE. */
+typedef void (*sbx_sample_fn)(void *arg, const sbx_usage *u, const sbx_err *err);
+
+/** Ask the agent what its sandbox uses; fn is called once. Any thread. */
+void sbx_channels_sample(sbx_channels *c, const char *sandbox, sbx_sample_fn fn, void *arg);
+/** Call fn for every sandbox that is held here and whose agent can be asked, with its limit of
+ * processes. STREAM. */
+void sbx_channels_each(sbx_channels *c, void (*fn)(void *arg, const char *sandbox, int64_t pids),
+                       void *arg);
+/** The limit of processes was changed. Any thread. */
+void sbx_channels_pids(sbx_channels *c, const char *sandbox, int64_t pids);
+
 /* --- commands --- */
 
 typedef struct sbx_command_exit {

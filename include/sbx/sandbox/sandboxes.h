@@ -109,11 +109,12 @@ typedef enum sbx_verb {
 
 typedef struct sbx_move {
     sbx_verb verb;
-    int grace_s;               /* stop, restart: from SIGTERM to SIGKILL */
-    bool fresh;                /* restart, reset: in a new container, files are lost */
-    const char *template_name; /* restart: of the new container; NULL keeps */
-    sbx_pairs env;             /* restart: changes; a value of NULL removes */
-    bool begun;                /* kept between the calls for one request */
+    int grace_s;                        /* stop, restart: from SIGTERM to SIGKILL */
+    bool fresh;                         /* restart, reset: in a new container, files are lost */
+    const char *template_name;          /* restart: of the new container; NULL keeps */
+    sbx_pairs env;                      /* restart: changes; a value of NULL removes */
+    const char *why_code, *why_message; /* stop: the reason; NULL: none */
+    bool begun;                         /* kept between the calls for one request */
 } sbx_move;
 
 /** Bring a sandbox nearer to where its owner wants it: begins the move if the state allows it, and
@@ -156,6 +157,11 @@ int sbx_sandbox_disagrees(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MU
 
 /** Write what the checks found out. On failure the changes stay for the next time. */
 int sbx_sandboxes_flush_health(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
+
+/** Record that a sandbox held here is near one of its limits: an event. Nothing if it does not run
+ * any more. @param code  "memory_80". */
+int sbx_sandbox_alert(sbx_sandboxes *s, const char *id, const char *code, const char *message,
+                      sbx_err *err) SBX_MUST_CHECK;
 
 /** The sandbox as the API shows it. Any thread. */
 void sbx_sandbox_json(const sbx_sandbox_row *row, sbx_buf *out);

@@ -10,7 +10,7 @@ typedef struct sbx_spec {
     sbx_pairs metadata, env;
     const char *size;
     struct {
-        int64_t cpu_milli, memory_mb, pids;
+        int64_t cpu_milli, memory_mb, pids, disk_mb; /* disk_mb 0: none */
         bool cpu_given, memory_given;
     } limits;
     int64_t timeout_s, idle_timeout_s;

@@ -34,6 +34,7 @@ typedef struct sbx_sandbox_row {
     int64_t version;          /* counts changes by the owner */
     uint64_t env_version;     /* counts changes of env */
     int64_t change;           /* random number of the last change of state, or of its taking over */
+    char disk_limit[12];      /* none, enforced, watched */
     uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
@@ -111,6 +112,18 @@ int sbx_store_sandbox_health(sbx_store *s, const char *id, const char *worker, c
  * @param states  JSON array text of {"id", "state"}. */
 int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const char *states,
                                      sbx_err *err) SBX_MUST_CHECK;
+
+/** Write an event "sandbox.alert" of a sandbox that is running and held by `worker`: 1 and the row;
+ * else 0. @param reason  JSON text. */
+int sbx_store_sandbox_alert(sbx_store *s, const char *id, const char *worker, const char *reason,
+                            sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
+
+/** How the limit of its disk is kept: "enforced" or "watched". */
+int sbx_store_sandbox_disk(sbx_store *s, const char *id, const char *limit,
+                           sbx_err *err) SBX_MUST_CHECK;
+/** Some of the running sandboxes that `worker` holds and whose disks are watched; in any order. */
+int sbx_store_sandbox_watched(sbx_store *s, const char *worker, int limit, sbx_sandbox_list *ret,
+                              sbx_err *err) SBX_MUST_CHECK;
 
 /** Take the channel of a sandbox: worker = `worker`, epoch + 1, if nobody alive (heartbeat within
  * 10 s) other than `worker` holds it. CONFLICT otherwise. */

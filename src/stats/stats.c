@@ -1,0 +1,323 @@
+/* Samples over HTTP. A request is owned by one thread at a time: by the worker that looks at the
+ * row or asks the engine, otherwise by STREAM. */
+#include "internal.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/core/thread.h"
+#include "sbx/http/feed.h"
+#include "sbx/sandbox/state.h"
+
+typedef struct viewer {
+    sbx_stats *s;
+    sbx_reply *reply;
+    bool streaming;
+    int64_t every_ms, due_ms;
+    uint64_t number; /* of the last sample sent */
+    char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1], container[SBX_ID_LEN + 8];
+    int64_t cpu_milli_limit, pids, disk_mb;
+} viewer;
+
+seen *stats_seen(sbx_stats *s, const char *id)
+{
+    seen *one;
+
+    SBX_ASSERT_THREAD(SBX_T_STREAM);
+    HASH_FIND_STR(s->seen, id, one);
+    if (!one && !s->closed && HASH_COUNT(s->seen) < MAX_SEEN) {
+        one = sbx_alloc(sizeof(*one));
+        sbx_copy(one->id, sizeof(one->id), id);
+        one->cpu_us = -1;
+        one->disk_bytes = -1;
+        one->at_ms = sbx_now_ms();
+        HASH_ADD_STR(s->seen, id, one);
+    }
+    if (one)
+        one->heard_ms = sbx_now_ms();
+    return one;
+}
+
+int64_t stats_cpu_milli(sbx_stats *s, const char *id, const sbx_usage *u)
+{
+    seen *one = stats_seen(s, id);
+    int64_t now = sbx_now_ms(), milli = -1;
+
+    if (!one || u->cpu_us < 0)
+        return -1;
+    int64_t passed = now - one->at_ms;
+    if (one->cpu_us >= 0 && one->cpu_us <= u->cpu_us && passed <= SEEN_FOR_MS) {
+        if (passed < CPU_AT_LEAST_MS)
+            return -1;
+        milli = (u->cpu_us - one->cpu_us) * 100 / passed;
+    }
+    one->at_ms = now;
+    one->cpu_us = u->cpu_us;
+    return milli;
+}
+
+static void viewer_free(viewer *v)
+{
+    sbx_reply_unref(v->reply);
+    free(v);
+}
+
+/* --- what is answered --- */
+
+static void known(sbx_jw *w, const char *name, int64_t value)
+{
+    if (value < 0)
+        sbx_jw_null(w, name);
+    else
+        sbx_jw_int(w, name, value);
+}
+
+static void sample_json(const viewer *v, const sbx_usage *u, bool by_agent, int64_t cpu_milli,
+                        sbx_buf *b)
+{
+    sbx_jw w = SBX_JW(b);
+
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_str(&w, "sandboxId", v->sandbox);
+    sbx_jw_time(&w, "ts", sbx_wall_ms());
+    sbx_jw_str(&w, "source", by_agent ? "agent" : "engine");
+    known(&w, "cpuTimeMs", u->cpu_us < 0 ? -1 : u->cpu_us / 1000);
+    if (cpu_milli < 0)
+        sbx_jw_null(&w, "cpuPercent");
+    else
+        sbx_jw_milli(&w, "cpuPercent", cpu_milli);
+    sbx_jw_milli(&w, "cpus", v->cpu_milli_limit);
+    known(&w, "memoryBytes", u->memory_bytes);
+    known(&w, "memoryPeakBytes", u->memory_peak_bytes);
+    known(&w, "memoryLimitBytes", u->memory_limit_bytes);
+    known(&w, "pids", u->processes);
+    known(&w, "pidsLimit", v->pids);
+    known(&w, "oomKills", u->oom_kills);
+    known(&w, "diskBytes", u->disk_bytes);
+    known(&w, "diskLimitBytes", v->disk_mb ? v->disk_mb * (int64_t)MIB : -1);
+    known(&w, "networkRxBytes", u->network_rx_bytes);
+    known(&w, "networkTxBytes", u->network_tx_bytes);
+    known(&w, "uptimeMs", u->uptime_ms);
+    sbx_jw_obj_end(&w);
+}
+
+static void ask(void *arg);
+
+static void next_sample(viewer *v)
+{
+    int64_t now = sbx_now_ms();
+
+    if (sbx_reply_gone(v->reply)) {
+        viewer_free(v);
+        return;
+    }
+    v->due_ms = SBX_MAX(v->due_ms + v->every_ms, now);
+    (void)sbx_timer_new(v->s->c.stream, v->due_ms - now, ask, v); /* ends by itself */
+}
+
+/* A sample that a slow client does not take is left out: the next one is as good. */
+static void send_sample(viewer *v, const sbx_usage *u, bool by_agent)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(4 * KIB);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf event = SBX_BUF_INIT(8 * KIB);
+
+    seen *one = stats_seen(v->s, v->sandbox);
+    sbx_usage now = *u;
+
+    if (one && now.disk_bytes < 0)
+        now.disk_bytes = one->disk_bytes;
+    sample_json(v, &now, by_agent, stats_cpu_milli(v->s, v->sandbox, u), &b);
+    if (!v->streaming) {
+        sbx_reply_json(v->reply, 200, &b);
+        viewer_free(v);
+        return;
+    }
+    if (!v->number++)
+        sbx_reply_begin(v->reply, 200, "text/event-stream");
+    sbx_feed_add(&event, false, "", v->number, b.data, b.len);
+    (void)sbx_reply_write(v->reply, event.data, event.len);
+    next_sample(v);
+}
+
+static void end_stream(viewer *v, const sbx_err *err)
+{
+    if (v->streaming && v->number) {
+        sbx_feed f = {.reply = v->reply};
+
+        (void)sbx_feed_end(&f);
+        sbx_reply_end(v->reply);
+    } else {
+        sbx_reply_problem(v->reply, err);
+    }
+    viewer_free(v);
+}
+
+/* --- the engine --- */
+
+typedef struct by_engine {
+    viewer *v;
+    sbx_usage usage;
+    bool failed;
+    sbx_err err;
+} by_engine;
+
+static void engine_told(void *arg)
+{
+    by_engine *e = arg;
+
+    if (e->failed)
+        end_stream(e->v, &e->err);
+    else
+        send_sample(e->v, &e->usage, false);
+    free(e);
+}
+
+/* Fills in what the row says. @return -1 if the sandbox cannot have a sample. */
+static int look(viewer *v, bool *ret_frozen, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_sandbox_row_done) sbx_sandbox_row row = {0};
+
+    if (sbx_store_sandbox_get(v->s->c.store, v->owner, v->sandbox, &row, err))
+        return -1;
+    v->cpu_milli_limit = row.cpu_milli;
+    v->pids = row.pids;
+    v->disk_mb = row.disk_mb;
+    switch (sbx_state_parse(row.state)) {
+    case SBX_S_RUNNING:
+    case SBX_S_STOPPING:
+    case SBX_S_PAUSING:
+        *ret_frozen = false;
+        return 0;
+    case SBX_S_PAUSED:
+    case SBX_S_RESUMING:
+        *ret_frozen = true;
+        return 0;
+    case SBX_S_DELETED:
+        return sbx_fail(err, SBX_E_GONE, "the sandbox was deleted");
+    default:
+        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s: nothing runs in it", row.state);
+    }
+}
+
+static void ask_engine(void *arg)
+{
+    by_engine *e = arg;
+    sbx_engine *engine = e->v->s->c.engine;
+    bool frozen;
+
+    e->failed = sbx_reply_gone(e->v->reply) || look(e->v, &frozen, &e->err) ||
+                engine->ops->usage(engine, e->v->container, &e->usage, &e->err);
+    sbx_stream_post(e->v->s->c.stream, engine_told, e);
+}
+
+static void submit_engine(viewer *v)
+{
+    by_engine *e = sbx_alloc(sizeof(*e));
+    sbx_job job = {.run = ask_engine, .arg = e};
+
+    e->v = v;
+    sbx_fail(&e->err, SBX_E_CANCELLED, "the client left");
+    if (sbx_lanes_submit(v->s->c.lanes, SBX_LANE_SLOW, &job, &e->err) == 0)
+        return;
+    e->failed = true;
+    engine_told(e);
+}
+
+/* --- the agent --- */
+
+static void on_sample(void *arg, const sbx_usage *u, const sbx_err *err)
+{
+    viewer *v = arg;
+
+    (void)err; /* the engine is asked, and says better what is wrong */
+    if (u)
+        send_sample(v, u, true);
+    else
+        submit_engine(v);
+}
+
+static void ask(void *arg)
+{
+    viewer *v = arg;
+    sbx_err err;
+
+    if (v->s->closed) {
+        sbx_fail(&err, SBX_E_CAPACITY, "the server is stopping");
+        end_stream(v, &err);
+        return;
+    }
+    sbx_channels_sample(v->s->c.channels, v->sandbox, on_sample, v);
+}
+
+static void ask_by_engine_first(void *arg)
+{
+    submit_engine(arg);
+}
+
+/* --- the request --- */
+
+int sbx_stats_start(sbx_stats *s, const char *owner, const char *sandbox, const sbx_request *r,
+                    sbx_err *err)
+{
+    int64_t every = SBX_STATS_DEFAULT_MS;
+    bool frozen = false;
+
+    if (sbx_feed_number(r, "intervalMs", SBX_STATS_MAX_MS, &every, err))
+        return -1;
+    if (every < SBX_STATS_MIN_MS)
+        return sbx_fail_field(err, "intervalMs", "intervalMs must be from %d to %d",
+                              SBX_STATS_MIN_MS, SBX_STATS_MAX_MS);
+    viewer *v = sbx_alloc(sizeof(*v));
+
+    v->s = s;
+    v->reply = sbx_reply_ref(r->reply);
+    v->streaming = r->accept == SBX_ACCEPT_SSE;
+    v->every_ms = every;
+    v->due_ms = sbx_now_ms();
+    sbx_copy(v->owner, sizeof(v->owner), owner);
+    sbx_copy(v->sandbox, sizeof(v->sandbox), sandbox);
+    sbx_sandbox_container(sandbox, v->container);
+    if (look(v, &frozen, err)) {
+        viewer_free(v);
+        return -1;
+    }
+    sbx_stream_post(s->c.stream, frozen ? ask_by_engine_first : ask, v);
+    return 0;
+}
+
+/* --- the service --- */
+
+static void begin_on_stream(void *arg)
+{
+    stats_alerts_begin(arg);
+}
+
+sbx_stats *sbx_stats_new(const sbx_stats_config *c)
+{
+    sbx_stats *s = sbx_alloc(sizeof(*s));
+
+    s->c = *c;
+    sbx_stream_post(c->stream, begin_on_stream, s);
+    return s;
+}
+
+static void shutdown_on_stream(void *arg)
+{
+    sbx_stats *s = arg;
+    seen *one, *next;
+
+    s->closed = true;
+    sbx_timer_free(sbx_steal(s->alerts));
+    HASH_ITER (hh, s->seen, one, next) {
+        HASH_DEL(s->seen, one);
+        free(one);
+    }
+}
+
+void sbx_stats_shutdown(sbx_stats *s)
+{
+    sbx_stream_post(s->c.stream, shutdown_on_stream, s);
+}
+
+void sbx_stats_free(sbx_stats *s)
+{
+    free(s);
+}
