@@ -144,6 +144,16 @@ char *command_agent_path(const sbx_options *o)
     return sbx_asprintf("%s/sbx-agent", self);
 }
 
+char *command_files_path(const sbx_options *o)
+{
+    SBX_CLEANUP(sbx_free_str) char *agent = command_agent_path(o);
+    char *slash = strrchr(agent, '/');
+
+    if (*o->files_path)
+        return sbx_strdup(o->files_path);
+    return sbx_asprintf("%.*ssbx-files", slash ? (int)(slash + 1 - agent) : 0, agent);
+}
+
 sbx_guard_config command_guard(const sbx_options *o, sbx_engine *engine, const char *cluster)
 {
     return (sbx_guard_config){.engine = engine,

@@ -29,5 +29,7 @@ sbx_guard_config command_guard(const sbx_options *o, sbx_engine *engine, const c
 
 /** Where the agent's program is: the option, or beside this program. Owned by the caller. */
 char *command_agent_path(const sbx_options *o);
+/* That of sbx-files. Owned by the caller. */
+char *command_files_path(const sbx_options *o);
 
 #endif

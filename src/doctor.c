@@ -152,14 +152,15 @@ static int static_machine(const char *path, const char **ret_why)
     return machine;
 }
 
-static void check_agent(doctor *d)
+/* A program that must run in any sandbox: static, and for the engine's processor. */
+static void check_program(doctor *d, const char *name, const char *option, const char *path)
 {
     static const struct {
         int machine;
         const char *name;
     } machines[] = {{EM_X86_64, "x86_64"}, {EM_AARCH64, "aarch64"}, {EM_RISCV, "riscv64"}};
-    char *path = command_agent_path(d->o);
-    const char *why = NULL, *name = "an unknown processor";
+    const char *why = NULL, *processor = "an unknown processor";
+    char build[96], other[96];
     int machine = -1;
 
     if (access(path, X_OK))
@@ -168,16 +169,25 @@ static void check_agent(doctor *d)
         machine = static_machine(path, &why);
     for (size_t i = 0; i < ARRAY_LEN(machines); i++)
         if (machines[i].machine == machine)
-            name = machines[i].name;
+            processor = machines[i].name;
+    snprintf(build, sizeof(build), "build sbx-%s (it comes with sandboxd) or set %s", name, option);
+    snprintf(other, sizeof(other), "set %s to an sbx-%s for the engine's processor", option, name);
     if (machine < 0)
-        say(d, FAIL, "agent", "build sbx-agent (it comes with sandboxd) or set --agent-path",
-            "%s: %s", path, why);
-    else if (d->engine && *d->facts.architecture && strcmp(d->facts.architecture, name) != 0)
-        say(d, FAIL, "agent", "set --agent-path to an sbx-agent for the engine's processor",
-            "%s is for %s, the engine runs on %s", path, name, d->facts.architecture);
+        say(d, FAIL, name, build, "%s: %s", path, why);
+    else if (d->engine && *d->facts.architecture && strcmp(d->facts.architecture, processor) != 0)
+        say(d, FAIL, name, other, "%s is for %s, the engine runs on %s", path, processor,
+            d->facts.architecture);
     else
-        say(d, OK, "agent", NULL, "%s, static, for %s", path, name);
-    free(path);
+        say(d, OK, name, NULL, "%s, static, for %s", path, processor);
+}
+
+static void check_programs(doctor *d)
+{
+    SBX_CLEANUP(sbx_free_str) char *agent = command_agent_path(d->o);
+    SBX_CLEANUP(sbx_free_str) char *files = command_files_path(d->o);
+
+    check_program(d, "agent", "--agent-path", agent);
+    check_program(d, "files", "--files-path", files);
 }
 
 static void check_descriptors(doctor *d)
@@ -499,11 +509,11 @@ static void finish(doctor *d)
 
 int command_doctor(const sbx_options *o, bool json)
 {
-    /* the agent after the engine, whose processor it must fit */
+    /* the programs after the engine, whose processor they must fit */
     static void (*const checks[])(doctor * d) = {
-        check_listen,  check_secret, check_descriptors, check_store, check_migrations,
-        check_pooler,  check_bus,    check_engine,      check_guard, check_limits,
-        check_runtime, check_disk,   check_images,      check_agent,
+        check_listen,  check_secret, check_descriptors, check_store,    check_migrations,
+        check_pooler,  check_bus,    check_engine,      check_guard,    check_limits,
+        check_runtime, check_disk,   check_images,      check_programs,
     };
     doctor d = {.o = o, .json = json};
 

@@ -226,7 +226,8 @@ static void make_reaper(sbx_app *app)
 static int make_services(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
-    char *agent = command_agent_path(o);
+    SBX_CLEANUP(sbx_free_str) char *agent = command_agent_path(o);
+    SBX_CLEANUP(sbx_free_str) char *files = command_files_path(o);
     sbx_channel_events told = {.log = on_log,
                                .lost = on_lost,
                                .no_main = on_no_main,
@@ -244,6 +245,7 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .templates = o->templates,
                                       .runtime = o->runtime,
                                       .agent_path = agent,
+                                      .files_path = files,
                                       .pull_timeout_s = o->pull_timeout_s,
                                       .network = o->network,
                                       .open_network = on_open_network,
@@ -258,9 +260,7 @@ static int make_services(sbx_app *app, sbx_err *err)
     sandboxes.channels = app->channels;
     sandboxes.checks = app->checks;
     sandboxes.ledger = app->ledger;
-    int rc = sbx_sandboxes_new(&sandboxes, &app->sandboxes, err);
-    free(agent);
-    if (rc)
+    if (sbx_sandboxes_new(&sandboxes, &app->sandboxes, err))
         return -1;
     sbx_channels_watch(app->channels, &told);
     sbx_execs_config execs = {.stream = app->stream,

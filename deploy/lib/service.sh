@@ -205,7 +205,7 @@ unit_install() { # TEMPLATE NAME
 }
 
 server_stamp() {
-    sha256sum "$STATE/bin/sandboxd" "$STATE/bin/sbx-agent" "$CONFIG" | sha256sum
+    sha256sum "$STATE/bin/sandboxd" "$STATE/bin/sbx-agent" "$STATE/bin/sbx-files" "$CONFIG" | sha256sum
 }
 
 server_pid() {

@@ -179,8 +179,8 @@ int docker_usage(sbx_engine *e, const char *id, sbx_usage *ret, sbx_err *err);
 int docker_disk(sbx_engine *e, const char *id, int64_t *ret_bytes, sbx_err *err);
 int docker_image_inspect(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);
 int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err *err);
-int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster, const char *file,
-                         const void *data, size_t len, sbx_err *err);
+int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster,
+                         const sbx_volume_file *files, size_t count, sbx_err *err);
 void docker_volume_forget(sbx_engine *e, const char *volume);
 int docker_network_ensure(sbx_engine *e, const char *name, const char *bridge, const char *cluster,
                           sbx_network_info *ret, sbx_err *err);

@@ -1,11 +1,11 @@
-/* A volume that holds one file, on an engine that may be anywhere.
+/* A volume that holds some files, on an engine that may be anywhere.
  *
  * Volumes have no contents call of their own; the archive calls of a container reach into what is
  * mounted. So a "seed" container is made (never started) from an empty image, with the volume
- * mounted, and the file goes through its archive. The file is complete when its size, mode and
- * time are right: the engine sets the time last, after the contents.
+ * mounted, and the files go through its archive, together. A file is complete when its size, mode
+ * and time are right: the engine sets the time last, after the contents.
  *
- * Two fillers at once would tear each other's file, so the seed's name is derived from the
+ * Two fillers at once would tear each other's files, so the seed's name is derived from the
  * volume's: the engine lets one exist, and who finds the name taken waits until it is gone. A seed
  * that stays is removed: its holder died, or is slow. The latter is safe too, because the engine
  * removes a container only when no archive is being written through it, and whoever comes with the
@@ -30,14 +30,14 @@
 #define SEED_CALL_MS  10000 /* making or removing a seed, whatever the job says */
 #define SEED_OLD_MS   600000
 #define FILE_TIME_S   315532800 /* 1980-01-01: what any file system can keep */
-#define FILE_BYTES    (64 * MIB)
+#define FILES_BYTES   (64 * MIB)
 
 /* What is to be there. */
 typedef struct seed {
     sbx_docker *d;
-    const char *volume, *cluster, *file;
-    const void *data;
-    size_t len;
+    const char *volume, *cluster;
+    const sbx_volume_file *files;
+    size_t count;
     char container[200];
     char id[65]; /* of our seed container, or "" */
 } seed;
@@ -286,7 +286,7 @@ static void seed_drop(const seed *s)
         return;
 }
 
-/* --- the file --- */
+/* --- the files --- */
 
 static int decode64(char c)
 {
@@ -319,7 +319,7 @@ static size_t base64_decode(const char *in, char *out, size_t cap)
 }
 
 /* Go's file mode: type bits on top, permissions below; 0 type bits is a regular file. */
-static bool stat_matches(const seed *s, const char *header)
+static bool stat_matches(const sbx_volume_file *file, const char *header)
 {
     SBX_CLEANUP(sbx_json_free) sbx_json *json = NULL;
     char text[1024];
@@ -327,7 +327,7 @@ static bool stat_matches(const seed *s, const char *header)
 
     if (docker_parse(text, n, &json, NULL))
         return false;
-    return sbx_json_int(sbx_json_get(json, "size"), -1) == (int64_t)s->len &&
+    return sbx_json_int(sbx_json_get(json, "size"), -1) == (int64_t)file->len &&
            sbx_json_int(sbx_json_get(json, "mode"), -1) == 0755 &&
            docker_time_ms(sbx_json_str(sbx_json_get(json, "mtime"))) == (int64_t)FILE_TIME_S * 1000;
 }
@@ -345,17 +345,17 @@ static void archive_path(const seed *s, const char *file, sbx_buf *path)
 }
 
 /* @return 1 complete, 0 not, -1. */
-static int file_complete(const seed *s, sbx_err *err)
+static int file_complete(const seed *s, const sbx_volume_file *file, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
     SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
     sbx_err got = {0};
 
-    archive_path(s, s->file, &path);
+    archive_path(s, file->name, &path);
     docker_req q = {.method = "HEAD", .path = path.data, .header = "X-Docker-Container-Path-Stat"};
 
     if (docker_call(s->d, &q, "looking into the agent's volume", &res, &got) == 0)
-        return stat_matches(s, res.header);
+        return stat_matches(file, res.header);
     if (got.code == SBX_E_NOT_FOUND)
         return 0;
     if (err)
@@ -363,18 +363,30 @@ static int file_complete(const seed *s, sbx_err *err)
     return -1;
 }
 
-static int file_put(const seed *s, sbx_err *err)
+/* The same for all of them. */
+static int complete(const seed *s, sbx_err *err)
+{
+    int done = 1;
+
+    for (size_t i = 0; i < s->count && done == 1; i++)
+        done = file_complete(s, &s->files[i], err);
+    return done;
+}
+
+static int files_put(const seed *s, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf tar = SBX_BUF_INIT(FILE_BYTES + 8 * KIB);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf tar = SBX_BUF_INIT(FILES_BYTES);
     SBX_CLEANUP_VAL(docker_res_done) docker_res res = {0};
 
     archive_path(s, NULL, &path);
-    if (!docker_tar_file(&tar, s->file, FILE_TIME_S, s->data, s->len))
-        return sbx_fail(err, SBX_E_INVALID, "the volume's file name is not valid");
+    for (size_t i = 0; i < s->count; i++)
+        if (!docker_tar_file(&tar, s->files[i].name, FILE_TIME_S, s->files[i].data,
+                             s->files[i].len))
+            return sbx_fail(err, SBX_E_INVALID, "the name of a file in the volume is not valid");
     docker_tar_end(&tar);
     if (sbx_buf_failed(&tar))
-        return sbx_fail(err, SBX_E_INVALID, "the volume's file is over %u bytes", FILE_BYTES);
+        return sbx_fail(err, SBX_E_INVALID, "the volume's files are over %u bytes", FILES_BYTES);
     docker_req q = {.method = "PUT",
                     .path = path.data,
                     .type = "application/x-tar",
@@ -387,15 +399,15 @@ static int file_put(const seed *s, sbx_err *err)
 
 static int fill(const seed *s, sbx_err *err)
 {
-    int done = file_complete(s, err);
+    int done = complete(s, err);
 
     if (done == 0) {
-        if (file_put(s, err))
+        if (files_put(s, err))
             return -1;
-        done = file_complete(s, err);
+        done = complete(s, err);
     }
     if (done == 0)
-        return sbx_fail(err, SBX_E_ENGINE, "volume %.64s: the file did not arrive complete",
+        return sbx_fail(err, SBX_E_ENGINE, "volume %.64s: a file did not arrive complete",
                         s->volume);
     return done < 0 ? -1 : 0;
 }
@@ -448,11 +460,11 @@ static int ensure(seed *s, sbx_err *err)
     return rc;
 }
 
-int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster, const char *file,
-                         const void *data, size_t len, sbx_err *err)
+int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster,
+                         const sbx_volume_file *files, size_t count, sbx_err *err)
 {
     sbx_docker *d = (sbx_docker *)e;
-    seed s = {.d = d, .volume = volume, .cluster = cluster, .file = file, .data = data, .len = len};
+    seed s = {.d = d, .volume = volume, .cluster = cluster, .files = files, .count = count};
 
     if (snprintf(s.container, sizeof(s.container), "sandboxd-seed-%s", volume) >=
         (int)sizeof(s.container))

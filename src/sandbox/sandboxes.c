@@ -1,4 +1,4 @@
-/* The service object: templates, the agent's program, the state setter, the JSON view. */
+/* The service object: templates, the programs for sandboxes, the state setter, the JSON view. */
 #include "sandboxes_priv.h"
 
 #include "sbx/core/crypt.h"
@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_AGENT_BYTES (8 * MIB)
+#define MAX_PROGRAM_BYTES (8 * MIB)
 
 int sbx_templates_parse(const char *text, sbx_template *ret, size_t *ret_count, sbx_err *err)
 {
@@ -34,32 +34,47 @@ int sbx_templates_parse(const char *text, sbx_template *ret, size_t *ret_count, 
     return 0;
 }
 
-static int read_agent(sbx_sandboxes *s, const char *path, sbx_err *err)
+static int read_program(const char *path, const char *option, sbx_volume_file *ret, sbx_err *err)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0 || fstat(fd, &st)) {
-        sbx_fail(err, SBX_E_INVALID, "the agent's program %s: %s; see option --agent-path", path,
-                 strerror(errno));
+        sbx_fail(err, SBX_E_INVALID,
+                 "the program %s: %s; build it (it comes with sandboxd) or set option --%s", path,
+                 strerror(errno), option);
         if (fd >= 0)
             close(fd);
         return -1;
     }
-    bool ok = S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= (off_t)MAX_AGENT_BYTES;
+    bool ok = S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= (off_t)MAX_PROGRAM_BYTES;
     if (ok) {
-        s->agent_len = (size_t)st.st_size;
-        s->agent = sbx_alloc(s->agent_len);
-        ok = read(fd, s->agent, s->agent_len) == st.st_size;
+        void *data = sbx_alloc((size_t)st.st_size);
+
+        ret->data = data;
+        ret->len = (size_t)st.st_size;
+        ok = read(fd, data, ret->len) == st.st_size;
     }
     close(fd);
-    if (!ok)
-        return sbx_fail(err, SBX_E_INVALID, "the agent's program %s cannot be read as a whole",
-                        path);
-    unsigned char hash[SBX_HASH_BYTES];
+    return ok ? 0
+              : sbx_fail(err, SBX_E_INVALID,
+                         "the program %s cannot be read as a whole; see option --%s", path, option);
+}
+
+static int read_programs(sbx_sandboxes *s, sbx_err *err)
+{
+    unsigned char hashes[ARRAY_LEN(s->programs)][SBX_HASH_BYTES], all[SBX_HASH_BYTES];
     char hex[2 * 8 + 1];
-    sbx_sha256(s->agent, s->agent_len, hash);
-    sbx_hex(hash, 8, hex);
+
+    s->programs[0].name = "sbx-agent";
+    s->programs[1].name = "sbx-files";
+    if (read_program(s->c.agent_path, "agent-path", &s->programs[0], err) ||
+        read_program(s->c.files_path, "files-path", &s->programs[1], err))
+        return -1;
+    for (size_t i = 0; i < ARRAY_LEN(s->programs); i++)
+        sbx_sha256(s->programs[i].data, s->programs[i].len, hashes[i]);
+    sbx_sha256(hashes, sizeof(hashes), all);
+    sbx_hex(all, 8, hex);
     /* the cluster in the name: another installation that is purged must not take it along */
     snprintf(s->volume, sizeof(s->volume), "sandboxd-agent-%s-%s", hex, s->c.cluster);
     return 0;
@@ -71,7 +86,7 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
 
     s->c = *c;
     if (sbx_templates_parse(c->templates, s->templates, &s->template_count, err) ||
-        read_agent(s, c->agent_path, err)) {
+        read_programs(s, err)) {
         sbx_sandboxes_free(s);
         return -1;
     }
@@ -89,7 +104,8 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
     if (!s)
         return;
     sbx_images_free(s->images);
-    free(s->agent);
+    for (size_t i = 0; i < ARRAY_LEN(s->programs); i++)
+        free((void *)s->programs[i].data);
     free(s);
 }
 
@@ -101,8 +117,8 @@ void sbx_sandboxes_interrupt(sbx_sandboxes *s)
 
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err)
 {
-    return s->c.engine->ops->volume_ensure(s->c.engine, s->volume, s->c.cluster, "sbx-agent",
-                                           s->agent, s->agent_len, err);
+    return s->c.engine->ops->volume_ensure(s->c.engine, s->volume, s->c.cluster, s->programs,
+                                           ARRAY_LEN(s->programs), err);
 }
 
 void sbx_sandbox_container(const char *id, char out[SBX_ID_LEN + 8])

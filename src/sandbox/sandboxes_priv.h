@@ -13,9 +13,8 @@ struct sbx_sandboxes { /* immutable after new */
     sbx_images *images;
     sbx_template templates[SBX_MAX_TEMPLATES];
     size_t template_count;
-    char *agent; /* the agent's program */
-    size_t agent_len;
-    char volume[64];
+    sbx_volume_file programs[2]; /* the agent's, and that for files; their data is owned */
+    char volume[64];             /* with these, read-only in every sandbox */
 };
 
 /* Why a state was reached. */

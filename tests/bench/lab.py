@@ -149,14 +149,15 @@ class Lab:
         secret = self.folder / "secret"
         secret.touch(0o600)
         secret.write_text(secrets.token_hex(32) + "\n")
-        # The agent's volume is named by the program's hash: with bytes of its own behind the end of
-        # the program, this server shares its volume with no other on the same engine.
+        # The volume is named by the hash of the programs: with bytes of its own behind the end of
+        # one of them, this server shares its volume with no other on the same engine.
         agent = self.folder / "sbx-agent"
         program = pathlib.Path(os.environ["SBX_TEST_BIN"]) / "sbx-agent"
         agent.write_bytes(program.read_bytes() + secrets.token_bytes(16))
         agent.chmod(0o755)
         self.environment = {"PATH": os.environ["PATH"], "DATABASE_URL": self.database_url,
-                            "SBX_SECRET_FILE": str(secret), "SBX_AGENT_PATH": str(agent)}
+                            "SBX_SECRET_FILE": str(secret), "SBX_AGENT_PATH": str(agent),
+                            "SBX_FILES_PATH": os.path.join(os.environ["SBX_TEST_BIN"], "sbx-files")}
         self._command("migrate")
         self.key = self._command("key", "--user", "bench").split()[-1]
         self.auth = {"Authorization": f"Bearer {self.key}"}

@@ -315,10 +315,10 @@ static int e_image(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_er
     return 0;
 }
 
-static int e_volume(sbx_engine *e, const char *volume, const char *cluster, const char *file,
-                    const void *data, size_t len, sbx_err *er)
+static int e_volume(sbx_engine *e, const char *volume, const char *cluster,
+                    const sbx_volume_file *files, size_t count, sbx_err *er)
 {
-    (void)e, (void)volume, (void)cluster, (void)file, (void)data, (void)len, (void)er;
+    (void)e, (void)volume, (void)cluster, (void)files, (void)count, (void)er;
     return 0;
 }
 

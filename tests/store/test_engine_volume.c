@@ -25,10 +25,15 @@ static void volume_drop(const volume *v)
 
 static const char script_file[] = "#!/busybox sh\necho from the volume\n";
 
+static const char other_file[] = "#!/busybox sh\necho the other\n";
+
+/* Whoever finds one of them finds the other. */
+static const sbx_volume_file files[] = {{"tool", script_file, sizeof(script_file) - 1},
+                                        {"other", other_file, sizeof(other_file) - 1}};
+
 static int ensure(const volume *v, sbx_err *err)
 {
-    return engine->ops->volume_ensure(engine, v->name, cluster, "tool", script_file,
-                                      sizeof(script_file) - 1, err);
+    return engine->ops->volume_ensure(engine, v->name, cluster, files, ARRAY_LEN(files), err);
 }
 
 /* Run the volume's file in a container. */
@@ -36,11 +41,11 @@ static bool volume_works(const volume *v)
 {
     sbx_engine_conn *c = NULL;
     sbx_err err = {0};
-    made m = make("/.sbx/tool; echo x > /.sbx/tool || echo read-only", v->name);
+    made m = make("/.sbx/tool; /.sbx/other; echo x > /.sbx/tool || echo read-only", v->name);
 
     must(engine->ops->attach(engine, m.container, &c, &err), &err, "attach");
     must(engine->ops->start(engine, m.container, &err), &err, "start");
-    bool ok = wait_text(c, 1, "from the volume\nread-only\n");
+    bool ok = wait_text(c, 1, "from the volume\nthe other\nread-only\n");
 
     sbx_engine_conn_close(c);
     must(engine->ops->remove(engine, m.container, &err), &err, "remove");
@@ -101,8 +106,8 @@ static void *fill_volume(void *arg)
 {
     filler *f = arg;
 
-    f->rc = f->engine->ops->volume_ensure(f->engine, f->v->name, cluster, "tool", script_file,
-                                          sizeof(script_file) - 1, &f->err);
+    f->rc = f->engine->ops->volume_ensure(f->engine, f->v->name, cluster, files, ARRAY_LEN(files),
+                                          &f->err);
     return NULL;
 }
 
@@ -209,11 +214,12 @@ Test(engine_volume, a_seed_whose_server_was_killed_holds_the_next_for_3_s_at_mos
 
 Test(engine_volume, a_half_filled_volume_is_completed)
 {
+    static const sbx_volume_file half = {"tool", "#!", 2};
     volume v = volume_new();
     sbx_err err = {0};
 
     /* What a crash in the middle leaves: the volume, and a file that is shorter and newer. */
-    must(engine->ops->volume_ensure(engine, v.name, cluster, "tool", "#!", 2, &err), &err, "half");
+    must(engine->ops->volume_ensure(engine, v.name, cluster, &half, 1, &err), &err, "half");
     engine->ops->volume_forget(engine, v.name);
     must(ensure(&v, &err), &err, "ensure");
     cr_expect(volume_works(&v));

@@ -582,6 +582,7 @@ static void make_server(server *s)
                               .templates = "python=img",
                               .runtime = "",
                               .agent_path = secret_path,
+                              .files_path = secret_path,
                               .pull_timeout_s = 60};
 
     OK(sbx_sandboxes_new(&c, &s->service, &err));

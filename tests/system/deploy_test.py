@@ -154,7 +154,7 @@ class Installation(unittest.TestCase):
 
     def fingerprint(self):
         """Of everything that a second run must leave as it is."""
-        files = ["config", "secret", "key", "bin/sandboxd", "bin/sbx-agent", "bin/sbx"]
+        files = ["config", "secret", "key", "bin/sandboxd", "bin/sbx-agent", "bin/sbx-files", "bin/sbx"]
         return {name: (hashlib.sha256((self.state / name).read_bytes()).hexdigest(),
                        (self.state / name).stat().st_mtime_ns) for name in files}
 

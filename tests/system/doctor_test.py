@@ -164,6 +164,7 @@ class DoctorTest(SystemCase):
         self.broken("agent", {"SBX_AGENT_PATH": path}, text="riscv64")
         path.write_text("#!/bin/sh\n")
         self.broken("agent", {"SBX_AGENT_PATH": path}, text="no 64-bit program")
+        self.broken("files", {"SBX_FILES_PATH": "/no/such/files"}, text="No such file")
 
     def test_descriptors(self):
         found = self.findings({"SBX_MAX_CONNECTIONS": "100000"})

@@ -383,7 +383,7 @@ class IsolationTest(SystemCase):
 
     def test_the_agents_folder_cannot_be_written(self):
         got = api.exec(box, "touch /.sbx/x; rm -f /.sbx/sbx-agent; ls /.sbx", user="root")
-        self.assertEqual(got["stdout"], "sbx-agent\n")
+        self.assertEqual(got["stdout"], "sbx-agent\nsbx-files\n")
 
     def test_a_sandbox_sees_only_its_own_processes_and_no_network(self):
         other = api.create()["id"]

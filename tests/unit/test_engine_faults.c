@@ -353,14 +353,15 @@ Test(engine_faults, a_quiet_event_stream_wakes_its_reader)
 
 /* --- volumes --- */
 
+static const sbx_volume_file tool = {"tool", "abc", 3};
+
 Test(engine_faults, filling_a_volume_removes_old_seeds_and_its_own)
 {
     sbx_container_info info;
     sbx_err err = {0};
 
     start_with(NULL, 5000);
-    cr_assert_eq(engine->ops->volume_ensure(engine, "v", "c", "tool", "abc", 3, &err), 0, "%s",
-                 err.msg);
+    cr_assert_eq(engine->ops->volume_ensure(engine, "v", "c", &tool, 1, &err), 0, "%s", err.msg);
     cr_assert_eq(engine->ops->inspect(engine, "removed", &info, &err), 0, "%s", err.msg);
     cr_expect_str_eq(info.name, "09,ef"); /* the old one, then its own */
 }
@@ -372,7 +373,7 @@ Test(engine_faults, a_file_that_arrives_torn_is_no_success)
 
     start_with(NULL, 5000);
     for (int i = 0; i < 2; i++) { /* nothing is remembered */
-        cr_expect_eq(engine->ops->volume_ensure(engine, "torn", "c", "tool", "abc", 3, &err), -1);
+        cr_expect_eq(engine->ops->volume_ensure(engine, "torn", "c", &tool, 1, &err), -1);
         cr_expect_eq(err.code, SBX_E_ENGINE, "%s", err.msg);
         cr_expect(strstr(err.msg, "did not arrive complete") != NULL, "%s", err.msg);
     }

@@ -29,6 +29,8 @@
       "file of 64 hex digits: the master key; mode 0600")                                          \
     X(agent_path, STR, "agent-path", "SBX_AGENT_PATH", "", 0, 0, 0,                                \
       "the sbx-agent program; empty: beside sandboxd")                                             \
+    X(files_path, STR, "files-path", "SBX_FILES_PATH", "", 0, 0, 0,                                \
+      "the sbx-files program; empty: beside sbx-agent")                                            \
     X(templates, STR, "templates", "SBX_TEMPLATES",                                                \
       "python=sandboxd/python:1,node=sandboxd/node:1", 0, 0, 0, "name=image pairs")                \
     X(runtime, STR, "runtime", "SBX_RUNTIME", "", 0, 0, 0,                                         \

@@ -82,6 +82,13 @@ typedef struct sbx_engine_event {
     int64_t time_ns;
 } sbx_engine_event;
 
+/* A program that a volume is filled with; borrowed. */
+typedef struct sbx_volume_file {
+    const char *name; /* 1 to 100 bytes, without a slash */
+    const void *data;
+    size_t len;
+} sbx_volume_file;
+
 /* What the engine says of itself and its host. */
 typedef struct sbx_engine_facts {
     char cgroup_version[8], cgroup_driver[32], storage_driver[32], default_runtime[64];
@@ -150,13 +157,13 @@ typedef struct sbx_engine_ops {
      * blocks, so the engine's version must be known: ENGINE_UNAVAILABLE until any other call has
      * succeeded. Without a tag or digest: "latest". */
     int (*pull)(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err *err);
-    /* Make sure that a volume holds one file at its root, mode 0755; content-addressed by its
+    /* Make sure that a volume holds some files at its root, mode 0755; content-addressed by its
      * name, so an existing complete volume is left alone. Any engine host, no host paths. Costs
      * nothing once this process has seen the volume complete. Any number of servers may call at
      * once. Makes the local image sandboxd/seed:1 and, for a moment, a container with the label
      * sandboxd.role=seed. */
-    int (*volume_ensure)(sbx_engine *e, const char *volume, const char *cluster, const char *file,
-                         const void *data, size_t len, sbx_err *err);
+    int (*volume_ensure)(sbx_engine *e, const char *volume, const char *cluster,
+                         const sbx_volume_file *files, size_t count, sbx_err *err);
     /* Forget that the volume is complete: when a start failed because a file is missing, somebody
      * removed the volume and the engine made an empty one. Ensure it again, then start again. */
     void (*volume_forget)(sbx_engine *e, const char *volume);

@@ -33,7 +33,7 @@ typedef struct sbx_sandboxes_config {
     const char *cluster, *worker; /* ids; borrowed */
     const char *templates;        /* "python=image,node=image" */
     const char *runtime;
-    const char *agent_path;
+    const char *agent_path, *files_path; /* the programs sbx-agent and sbx-files */
     int64_t pull_timeout_s;
     const char *network; /* mode of sandboxes that do not ask: "open" or "none" */
     /* As sbx_guard_confirm() and sbx_guard_want(). */
@@ -52,12 +52,12 @@ typedef struct sbx_template {
 int sbx_templates_parse(const char *text, sbx_template *ret, size_t *ret_count,
                         sbx_err *err) SBX_MUST_CHECK;
 
-/** Reads the agent's program. INVALID if it or the templates are not usable. */
+/** Reads the two programs. INVALID if one of them or the templates are not usable. */
 int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret,
                       sbx_err *err) SBX_MUST_CHECK;
 void sbx_sandboxes_free(sbx_sandboxes *s); /* after STREAM has ended */
 
-/** Put the agent's volume onto the engine host, so that the first create need not. */
+/** Put the volume with the programs onto the engine host, so that the first create need not. */
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
 
 /* A create under way. */
