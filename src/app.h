@@ -9,6 +9,7 @@
 #include "sbx/engine/engine.h"
 #include "sbx/events/events.h"
 #include "sbx/exec/exec.h"
+#include "sbx/files/files.h"
 #include "sbx/guard/guard.h"
 #include "sbx/http/http.h"
 #include "sbx/logs/logs.h"
@@ -52,6 +53,7 @@ typedef struct sbx_app {
     sbx_ledger *ledger;
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;
+    sbx_files *files;
     sbx_moves *moves;
     sbx_stats *stats;
     sbx_logs *logs;

@@ -274,6 +274,12 @@ static int make_services(sbx_app *app, sbx_err *err)
     app->execs = sbx_execs_new(&execs);
     app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
                                                    app->channels, app->sandboxes, app->worker.s});
+    app->files = sbx_files_new(&(sbx_files_config){.stream = app->stream,
+                                                   .lanes = app->lanes,
+                                                   .store = app->store,
+                                                   .channels = app->channels,
+                                                   .ledger = app->ledger,
+                                                   .sandboxes = app->sandboxes});
     make_reaper(app);
     return 0;
 }
@@ -402,6 +408,7 @@ static void close_all(sbx_app *app)
     sbx_moves_free(app->moves);
     sbx_execs_free(app->execs);
     sbx_stats_free(app->stats);
+    sbx_files_free(app->files);
     sbx_sandboxes_free(app->sandboxes);
     sbx_checks_free(app->checks);
     sbx_channels_free(app->channels);

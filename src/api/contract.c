@@ -287,6 +287,71 @@ static const api_field exec_error[] = {
     {0},
 };
 
+#define FILE_ENCODING                                                                              \
+    {                                                                                              \
+        "encoding", T_CONST, OPTIONAL, "base64",                                                   \
+            "Present when names are not UTF-8: of all of them."                                    \
+    }
+
+static const api_field file[] = {
+    {"name", T_STR, 0, NULL, "The last part of its path."},
+    {"path", T_STR, 0, NULL, "Absolute."},
+    {"type", T_ENUM, 0, "file,directory,symlink,other", "`other`: device, FIFO, socket."},
+    {"sizeBytes", T_INT, 0, NULL, "Of a file: its content.", 0, INT64_MAX},
+    {"mode", T_STR, 0, NULL, "Octal.", .example = "\"0644\""},
+    {"owner", T_STR, 0, NULL, "Its name, or number."},
+    {"group", T_STR, 0, NULL, "Its name, or number."},
+    {"modifiedAt", T_TIME, 0, NULL, "When its content was last written."},
+    {"target", T_STR, NULLABLE, NULL, "Where a link leads, as it says."},
+    FILE_ENCODING,
+    {"error", T_STR, OPTIONAL, NULL, "In a list: why a directory was not listed further."},
+    {0},
+};
+
+static const api_field file_list[] = {
+    {"items", T_LIST, 0, "File", "Sorted by name, each before what is in it."},
+    {"truncated", T_BOOL, 0, NULL, "There are more than `limit`."},
+    {0},
+};
+
+static const api_field file_batch[] = {
+    {"items", T_LIST, 0, "File", "In the order of the request."},
+    {0},
+};
+
+static const api_field unpacked[] = {
+    {"files", T_INT, 0, NULL, "With links.", 0, INT64_MAX},
+    {"directories", T_INT, 0, NULL, "That were made.", 0, INT64_MAX},
+    {"bytes", T_INT, 0, NULL, "Of all files.", 0, INT64_MAX},
+    {"skipped", T_INT, 0, NULL, "FIFOs and sockets.", 0, INT64_MAX},
+    {0},
+};
+
+static const api_field file_ready[] = {
+    {"type", T_CONST, 0, "ready", "From now on changes are told."},
+    {0},
+};
+
+static const api_field file_change[] = {
+    {"type", T_ENUM, 0, "create,write,remove,rename,chmod", "What happened."},
+    {"path", T_STR, 0, NULL, "Where."},
+    {"to", T_STR, OPTIONAL, NULL, "Of a `rename`: the new path."},
+    FILE_ENCODING,
+    {0},
+};
+
+static const api_field file_overflow[] = {
+    {"type", T_CONST, 0, "overflow", "Changes were missed: list again."},
+    {0},
+};
+
+static const api_field file_watch_error[] = {
+    {"type", T_CONST, 0, "error", "The watch ends here."},
+    {"code", T_CODE, 0, NULL, "As in a problem."},
+    {"message", T_STR, 0, NULL, "For people."},
+    {0},
+};
+
 static const api_field log_entry[] = {
     {"seq", T_INT, 0, NULL, "One counter per sandbox, from 1, without gaps.", 1, INT64_MAX},
     {"ts", T_TIME, 0, NULL, "When the line was read."},
@@ -417,6 +482,13 @@ const api_schema api_schemas[] = {
     {"ExecResult", "How a command ended, and what it wrote.", exec_result},
     {"ExecStart", "Event: the first one.", exec_start},
     {"FieldError", "One field that was wrong.", field_error},
+    {"File", "A file, directory or link.", file},
+    {"FileBatch", "What was written.", file_batch},
+    {"FileChange", "Something changed.", file_change},
+    {"FileList", "What is in a directory.", file_list},
+    {"FileOverflow", "Changes were missed.", file_overflow},
+    {"FileReady", "The first message of a watch.", file_ready},
+    {"FileWatchError", "The last message of a watch.", file_watch_error},
     {"Gap", "Numbers that are gone for good.", gap},
     {"GapFrame", "Numbers that are gone for good.", gap_frame},
     {"Guard", "The firewall of open sandboxes.", guard},
@@ -440,10 +512,16 @@ const api_schema api_schemas[] = {
     {"TerminalGap", "Output was skipped.", terminal_gap},
     {"TerminalStarted", "The first frame.", terminal_started},
     {"Ticket", "A credential for one request of a browser.", ticket},
+    {"Unpacked", "What an archive held.", unpacked},
 };
 const size_t api_schema_count = ARRAY_LEN(api_schemas);
 
 /* --- parameters --- */
+
+#define PATH_DOC                                                                                   \
+    "Absolute, or relative to the home of the user. A name that is not UTF-8 cannot be given "     \
+    "here "                                                                                        \
+    "(400)."
 
 static const api_field params[] = {
     {"id", T_ID, 0, NULL, "The sandbox."},
@@ -479,6 +557,32 @@ static const api_field params[] = {
     {"since", T_INT, 0, NULL, "Only numbers above this one: where to resume.", 0, INT64_MAX},
     {"until", T_INT, 0, NULL, "Only numbers up to this one; pages only.", 0, INT64_MAX},
     {"source", T_ENUM, 0, "main,exec,run,system", "Only lines of this kind of process."},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/etc/passwd\""},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/tmp/demo/written\"", .route = "file_write"},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/tmp/demo/old\"", .route = "file_remove"},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/tmp/demo\"", .route = "file_list"},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/tmp/demo\"", .route = "file_pack"},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/tmp/demo\"", .route = "file_unpack"},
+    {"path", T_STR, REQUIRED, NULL, PATH_DOC, 1, SBX_MAX_FILE_PATH_BYTES,
+     .example = "\"/tmp/demo\"", .route = "file_watch"},
+    {"user", T_STR, 0, NULL, "Who does it, as in exec: a name or uid. Default: the image's user.",
+     1, 128, .example = "\"root\""},
+    {"mode", T_STR, 0, NULL,
+     "Octal. Default: that of the file that is replaced, else 0666 without the umask.", 1, 4,
+     .example = "\"0644\""},
+    {"mkdirs", T_BOOL, 0, NULL, "Make missing directories.", .dflt = "false"},
+    {"recursive", T_BOOL, 0, NULL, "With all that is in it.", .dflt = "false"},
+    {"depth", T_INT, 0, NULL, "How far down; 1: only what is in it.", 1, SBX_MAX_LIST_DEPTH,
+     .dflt = "1"},
+    {"limit", T_INT, 0, NULL, "At most so many entries.", 1, SBX_MAX_LIST_FILES,
+     .dflt = TEXT(SBX_DEFAULT_LIST_FILES), .route = "file_list"},
+    {"format", T_ENUM, 0, "tar.gz,tar,zip", "Of the archive.", .dflt = "\"tar.gz\""},
     {0},
 };
 
@@ -489,6 +593,8 @@ const api_field api_headers[] = {
      1, SBX_MAX_REQUEST_ID_BYTES},
     {"If-None-Match", T_STR, OPTIONAL, NULL,
      "The `ETag` of what you have, or several; 304 if it is still current."},
+    {"If-Match", T_STR, OPTIONAL, NULL, "The file's `ETag`; 412 if it has another one by now."},
+    {"Range", T_STR, OPTIONAL, NULL, "One range of bytes, as `bytes=0-99`; 206 with that part."},
     {"Idempotency-Key", T_STR, OPTIONAL, NULL,
      "Visible ASCII, your own. The same key with the same request within 24 hours makes nothing "
      "again and has the first answer, with `Idempotency-Replayed: true`; while the first one runs "
@@ -501,14 +607,24 @@ const api_field api_headers[] = {
     {0},
 };
 
+bool api_tagged(const sbx_api_route *route)
+{
+    return strcmp(route->method, "GET") == 0 && route->response &&
+           strcmp(route->response, "bytes") != 0;
+}
+
 bool api_header_of(const sbx_api_route *route, const api_field *header)
 {
     bool get = strcmp(route->method, "GET") == 0;
 
     if (strcmp(header->name, "If-None-Match") == 0)
-        return get;
+        return api_tagged(route);
+    if (strcmp(header->name, "If-Match") == 0)
+        return strcmp(route->name, "file_read") == 0 || strcmp(route->name, "file_write") == 0;
+    if (strcmp(header->name, "Range") == 0)
+        return strcmp(route->name, "file_read") == 0;
     if (strcmp(header->name, "Last-Event-ID") == 0)
-        return get && route->sse;
+        return get && api_list_has(route->query, "since");
     if (strcmp(header->name, "Idempotency-Key") == 0)
         return route->made != NULL;
     return true;

@@ -29,6 +29,7 @@ typedef enum api_type {
 
 #define NULLABLE 1u
 #define OPTIONAL 2u /* may be absent */
+#define REQUIRED 4u /* a parameter of the query that must be given */
 
 /* A field of an answer, or a parameter. Bounds: bytes of a string, or the value; 0, 0: none. */
 typedef struct api_field {
@@ -62,6 +63,8 @@ const api_field *api_param_find(const sbx_api_route *route, const char *name, si
 /** The field of the create request behind a T_REQUEST; NULL if there is none. */
 const sbx_json_field *api_request_field(const char *path);
 
+/** Does a read by this route carry an entity tag? */
+bool api_tagged(const sbx_api_route *route);
 /** Does this header parameter belong to the route? */
 bool api_header_of(const sbx_api_route *route, const api_field *header);
 

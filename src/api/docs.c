@@ -104,6 +104,7 @@ static void request_type(sbx_buf *b, const sbx_json_field *f)
         sbx_buf_addf(b, "string, or list of %lld to %lld strings", (long long)f->min,
                      (long long)f->max);
         break;
+    case SBX_JF_JSON:
     case SBX_JF_OBJ:
         sbx_buf_adds(b, "object");
         break;
@@ -181,6 +182,8 @@ static void answer_type(sbx_buf *b, const api_field *f)
         sbx_buf_adds(b, ", or null");
     if (f->flags & OPTIONAL)
         sbx_buf_adds(b, ", may be absent");
+    if (f->flags & REQUIRED)
+        sbx_buf_adds(b, ", <strong>required</strong>");
 }
 
 /* --- tables --- */

@@ -43,6 +43,20 @@ HANDLER(api_terminal);
 HANDLER(api_logs);
 HANDLER(api_stats);
 
+/* files.c */
+HANDLER(api_file_read);
+HANDLER(api_file_write);
+HANDLER(api_file_remove);
+HANDLER(api_file_stat);
+HANDLER(api_file_list);
+HANDLER(api_file_mkdir);
+HANDLER(api_file_move);
+HANDLER(api_file_copy);
+HANDLER(api_file_batch);
+HANDLER(api_file_pack);
+HANDLER(api_file_unpack);
+HANDLER(api_file_watch);
+
 /* idempotency.c */
 /** Run the handler of a request with an Idempotency-Key, or answer it as the first time, or keep
  * it until the first one has an answer. @return 0, SBX_KEPT or -1. */

@@ -147,6 +147,15 @@ static void pairs_schema(sbx_jw *w, const sbx_json_field *f)
     sbx_jw_obj_end(w);
 }
 
+/* The members of an object that is JSON already. */
+static void schema_members(sbx_jw *w, const char *schema)
+{
+    if (w->comma)
+        sbx_buf_addc(w->out, ',');
+    sbx_buf_add(w->out, schema + 1, strlen(schema) - 2);
+    w->comma = true;
+}
+
 static void field_schema(sbx_jw *w, const sbx_json_field *f)
 {
     switch (f->type) {
@@ -175,6 +184,10 @@ static void field_schema(sbx_jw *w, const sbx_json_field *f)
         break;
     case SBX_JF_PAIRS:
         pairs_schema(w, f);
+        break;
+    case SBX_JF_JSON:
+        schema_members(w, f->schema);
+        bounds(w, "minProperties", f->min, "maxProperties", f->max);
         break;
     case SBX_JF_OBJ:
         object_schema(w, f->sub, f->nullable);
@@ -388,7 +401,7 @@ static void parameter(sbx_jw *w, const api_field *f, const char *in)
 {
     sbx_jw_str(w, "name", f->name);
     sbx_jw_str(w, "in", in);
-    sbx_jw_bool(w, "required", strcmp(in, "path") == 0);
+    sbx_jw_bool(w, "required", strcmp(in, "path") == 0 || f->flags & REQUIRED);
     sbx_jw_str(w, "description", f->doc);
     sbx_jw_obj(w, "schema");
     value_schema(w, f);
@@ -478,17 +491,24 @@ static void messages(sbx_jw *w, const char *name, const char *list)
 
 static void plain_content(sbx_jw *w, const sbx_api_route *route, int status)
 {
-    size_t len = 0;
+    const char *type, *types = route->produces ? route->produces : "application/json";
+    size_t len = 0, type_len;
     const char *of = api_response_of(route, status, &len);
+    char name[64];
 
-    sbx_jw_obj(w, route->produces ? route->produces : "application/json");
-    if (strcmp(of, "text") == 0)
-        sbx_jw_raw(w, "schema", "{\"type\":\"string\"}");
-    else if (strcmp(of, "object") == 0)
-        sbx_jw_raw(w, "schema", "{\"type\":\"object\"}");
-    else
-        ref(w, "schema", "schemas", of, len);
-    sbx_jw_obj_end(w);
+    while (api_list_next(&types, &type, &type_len)) {
+        snprintf(name, sizeof(name), "%.*s", (int)type_len, type);
+        sbx_jw_obj(w, name);
+        if (strcmp(of, "text") == 0)
+            sbx_jw_raw(w, "schema", "{\"type\":\"string\"}");
+        else if (strcmp(of, "object") == 0)
+            sbx_jw_raw(w, "schema", "{\"type\":\"object\"}");
+        else if (strcmp(of, "bytes") == 0 || strcmp(of, "file") == 0)
+            sbx_jw_raw(w, "schema", "{}");
+        else
+            ref(w, "schema", "schemas", of, len);
+        sbx_jw_obj_end(w);
+    }
 }
 
 static void success_content(sbx_jw *w, const sbx_api_route *route, int status)
@@ -548,7 +568,7 @@ static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, b
     static const char *const busy[] = {"X-Request-Id", "Retry-After", NULL};
     int status = api_status(digits);
     bool location = (status == 201 || status == 202) && has_id(route, status);
-    bool tagged = status == 200 && strcmp(route->method, "GET") == 0;
+    bool tagged = status < 300 && api_tagged(route);
 
     sbx_jw_str(w, "description", success_words(status));
     headers(w, location ? made : tagged ? read : status == 503 ? busy : plain);
@@ -596,7 +616,7 @@ static void responses(sbx_jw *w, const sbx_api_route *route)
         success(w, route, item, fails_too);
         sbx_jw_obj_end(w);
     }
-    if (strcmp(route->method, "GET") == 0 && route->success)
+    if (api_tagged(route) && route->success)
         not_modified(w);
     for (size_t i = 0; i < count; i++) {
         snprintf(name, sizeof(name), "%d", failures[i]);

@@ -6,6 +6,7 @@
 
 #define MOVE_FAILURES "409,410,502"
 #define EXEC_EVENTS   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
+#define FILE_FAILURES "409,410,502"
 
 const sbx_api_route sbx_api_routes[] = {
     {"GET", "/docs", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_docs, "docs", "This page",
@@ -102,6 +103,77 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "The body is the bytes. Answered when the command's pipe has taken them all. For a "
             "command that was started with `stdinOpen`, or a terminal; 409 when its input is not "
             "open, or it is over."},
+    {"DELETE", "/sandboxes/{id}/files", "files:write", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_file_remove, "file_remove", "Remove a file or a directory", .tag = "Files",
+     .query = "path,recursive,user", .success = "204", .failures = FILE_FAILURES,
+     .doc = "A link is removed, not what it leads to. A directory only if it is empty, or with "
+            "`recursive=true`."},
+    {"GET", "/sandboxes/{id}/files", "files:read", SBX_LANE_FAST, 0, SBX_CAN_ANY, QUICK_MS,
+     api_file_read, "file_read", "Read a file", .produces = "*/*", .tag = "Files",
+     .query = "path,user", .success = "200,206", .response = "file",
+     .failures = "409,410,412,416,502",
+     .doc = "The bytes, with a type by the file's extension, always as an attachment. `Range` with "
+            "one range is honoured, also with `If-Range`; `If-Match` and `If-None-Match` as well. "
+            "The tag changes with every write."},
+    {"PUT", "/sandboxes/{id}/files", "files:write", SBX_LANE_FAST, SBX_MAX_BODY_FILE,
+     SBX_BODY_STREAM, QUICK_MS, api_file_write, "file_write", "Write a file", .tag = "Files",
+     .query = "path,mode,mkdirs,user", .success = "200,201", .response = "File",
+     .failures = "409,410,412,502",
+     .doc = "The body is the content, of any size, with Content-Length or in chunks. The file "
+            "appears, or is replaced, when the last byte is there; an upload that is cut changes "
+            "nothing. 201 if it is new. `If-Match` with the file's tag: only if nobody changed it "
+            "since; `If-None-Match: *`: only if it does not exist."},
+    {"GET", "/sandboxes/{id}/files/archive", "files:read", SBX_LANE_FAST, 0, SBX_CAN_ANY, QUICK_MS,
+     api_file_pack, "file_pack", "Download a directory as an archive",
+     .produces = "application/gzip,application/x-tar,application/zip", .tag = "Files",
+     .query = "path,format,user", .success = "200", .response = "bytes", .failures = FILE_FAILURES,
+     .doc = "Packed in the sandbox while it is sent; names are relative to the path. An archive "
+            "that could not be finished is cut: its transfer fails."},
+    {"PUT", "/sandboxes/{id}/files/archive", "files:write", SBX_LANE_FAST, SBX_MAX_BODY_FILE,
+     SBX_BODY_STREAM, QUICK_MS, api_file_unpack, "file_unpack", "Unpack an archive", .tag = "Files",
+     .query = "path,user", .success = "200", .response = "Unpacked", .failures = FILE_FAILURES,
+     .doc =
+         "tar, tar.gz or zip, told by its bytes, extracted in the sandbox as its user below the "
+         "path, which is made if it is missing. Names and links that lead out, devices and bombs "
+         "are refused; what was extracted before stays."},
+    {"POST", "/sandboxes/{id}/files/batch", "files:write", SBX_LANE_FAST, SBX_MAX_BODY_BATCH, 0,
+     QUICK_MS, api_file_batch, "file_batch", "Write many small files", sbx_batch_fields,
+     .tag = "Files", .query = "user", .success = "200", .response = "FileBatch",
+     .failures = FILE_FAILURES,
+     .doc = "All or nothing: all contents are written before the first file takes its place. "
+            "Missing directories are made. The entries come in the order of the request.",
+     .example = "{\"files\":{\"/tmp/demo/a.txt\":\"text\"}}"},
+    {"POST", "/sandboxes/{id}/files/copy", "files:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
+     QUICK_MS, api_file_copy, "file_copy", "Copy a file or a directory", sbx_move_fields,
+     .tag = "Files", .query = "user", .success = "200", .response = "File",
+     .failures = FILE_FAILURES,
+     .doc = "With all that is in it, modes, times and links. It appears when it is complete.",
+     .example = "{\"from\":\"/etc/passwd\",\"to\":\"/tmp/demo/copy\",\"overwrite\":true}"},
+    {"GET", "/sandboxes/{id}/files/list", "files:read", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_file_list, "file_list", "List a directory", .tag = "Files",
+     .query = "path,depth,limit,user", .success = "200", .response = "FileList",
+     .failures = FILE_FAILURES,
+     .doc = "Sorted by name, each before what is in it. Links are listed, not followed."},
+    {"POST", "/sandboxes/{id}/files/mkdir", "files:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
+     QUICK_MS, api_file_mkdir, "file_mkdir", "Make a directory", sbx_mkdir_fields, .tag = "Files",
+     .query = "user", .success = "200,201", .response = "File", .failures = FILE_FAILURES,
+     .doc = "201 if it is new.", .example = "{\"path\":\"/tmp/demo/made\"}"},
+    {"POST", "/sandboxes/{id}/files/move", "files:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
+     QUICK_MS, api_file_move, "file_move", "Move or rename a file or a directory", sbx_move_fields,
+     .tag = "Files", .query = "user", .success = "200", .response = "File",
+     .failures = FILE_FAILURES, .doc = "At once where both are on one file system, else by a copy.",
+     .example = "{\"from\":\"/tmp/demo/old\",\"to\":\"/tmp/demo/new\",\"overwrite\":true}"},
+    {"GET", "/sandboxes/{id}/files/stat", "files:read", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_file_stat, "file_stat", "Look at a file or a directory", .tag = "Files",
+     .query = "path,user", .success = "200", .response = "File", .failures = FILE_FAILURES,
+     .doc = "A link is looked at itself; `target` is where it leads."},
+    {"GET", "/sandboxes/{id}/files/watch", "files:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
+     QUICK_MS, api_file_watch, "file_watch", "Watch a directory or a file",
+     .produces = "text/event-stream", .tag = "Files", .query = "path,recursive,user",
+     .success = "200", .sse = "FileReady,FileChange,FileOverflow,FileWatchError",
+     .ws = "FileReady,FileChange,FileOverflow,FileWatchError", .failures = FILE_FAILURES,
+     .doc = "Begins with `ready`: what happens from then on is told. Opening it is use of the "
+            "sandbox, watching is not. It cannot be resumed: after a reconnect, list again."},
     {"POST", "/sandboxes/{id}/keepalive", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
      ENGINE_MS, api_sandbox_keepalive, "sandbox_keepalive", "Begin the lifetime anew",
      sbx_no_fields, .tag = "Sandboxes", .success = "200", .response = "Sandbox",

@@ -46,6 +46,20 @@ static int decode_number(const decode *d, const sbx_json_field *f, const sbx_jso
     return 0;
 }
 
+static int decode_json(const decode *d, const sbx_json_field *f, const sbx_json *v, void *out)
+{
+    int64_t count = 0;
+
+    if (sbx_json_kind(v) != SBX_J_OBJ)
+        return refuse(d, "must be an object");
+    for (const sbx_json *c = sbx_json_first(v); c && count <= f->max; c = sbx_json_next(c))
+        count++;
+    if (count < f->min || count > f->max)
+        return refuse_range(d, "must have a number of entries", f->min, f->max, false);
+    *(const sbx_json **)slot(f, out) = v;
+    return 0;
+}
+
 static int decode_string(const decode *d, const sbx_json_field *f, const sbx_json *v, void *out)
 {
     const char *s = sbx_json_str(v);
@@ -193,6 +207,8 @@ static int decode_field(decode *d, const sbx_json_field *f, const sbx_json *v, v
         if (decode_object(d, v, f->sub, slot(f, out)))
             return -1;
         return f->one_of ? check_one_of(d, v, f->one_of) : 0;
+    case SBX_JF_JSON:
+        return decode_json(d, f, v, out);
     case SBX_JF_REFUSED:
         break;
     }

@@ -290,6 +290,7 @@ void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_
 void reply_message(sbx_reply *r, const char *data, size_t len, bool binary);
 
 /* respond.c */
+void respond_line(sbx_buf *out, const char *name, const char *value); /* one header */
 void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
                   size_t header_count, const heading *h);
 void respond_problem_json(sbx_buf *body, const sbx_err *err, const char *request_id);

@@ -158,12 +158,14 @@ static void deliver(sbx_reply *r, int status, sbx_buf *head, sbx_buf *body)
     reply_kick(r);
 }
 
-static void answer_problem(sbx_reply *r, const sbx_err *err)
+static void answer_problem(sbx_reply *r, const sbx_err *err, const sbx_header *more)
 {
     sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
     heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
 
     respond_problem(&head, &body, err, NULL, &h);
+    if (more)
+        respond_line(&head, more->name, more->value);
     deliver(r, sbx_code_status(err->code), &head, &body);
 }
 
@@ -186,7 +188,7 @@ void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_
         sbx_fail(&err, SBX_E_INTERNAL, "the response is larger than its limit");
         sbx_buf_done(&head);
         sbx_buf_done(&a.body);
-        answer_problem(r, &err);
+        answer_problem(r, &err, NULL);
         return;
     }
     deliver(r, a.status, &head, &a.body);
@@ -239,7 +241,7 @@ void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more)
     if (more)
         headers[count++] = *more;
     if (a->problem.code != SBX_OK)
-        answer_problem(r, &a->problem);
+        answer_problem(r, &a->problem, NULL);
     else
         reply_answer(r, a->status,
                      a->status < 400 ? "application/json" : "application/problem+json", headers,
@@ -265,6 +267,11 @@ static void for_clients(const sbx_reply *r, sbx_err *err)
 
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
 {
+    sbx_reply_problem_with(r, err, NULL);
+}
+
+void sbx_reply_problem_with(sbx_reply *r, const sbx_err *err, const sbx_header *more)
+{
     sbx_buf body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
     sbx_err told = *err;
 
@@ -274,7 +281,7 @@ void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
     if (r->intercept)
         respond_problem_json(&body, &told, r->request_id);
     if (!hold_back(r, sbx_code_status(told.code), NULL, 0, &body, &told))
-        answer_problem(r, &told);
+        answer_problem(r, &told, more);
 }
 
 void sbx_reply_send(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
@@ -443,6 +450,15 @@ void reply_cut(sbx_reply *r)
 void sbx_reply_end(sbx_reply *r)
 {
     reply_cut(r);
+    reply_kick(r);
+}
+
+void sbx_reply_abort(sbx_reply *r)
+{
+    pthread_mutex_lock(&r->mu);
+    if (r->phase == R_STREAM)
+        r->phase = R_ABORTED;
+    pthread_mutex_unlock(&r->mu);
     reply_kick(r);
 }
 

@@ -51,7 +51,7 @@ const char *respond_reason(int status)
 }
 
 /* Whatever a handler passes, a header stays one line. */
-static void add_line(sbx_buf *out, const char *name, const char *value)
+void respond_line(sbx_buf *out, const char *name, const char *value)
 {
     sbx_buf_adds(out, name);
     sbx_buf_add(out, ": ", 2);
@@ -89,13 +89,13 @@ static void add_common(sbx_buf *out, const heading *h)
 {
     add_vary(out, h->vary);
     if (h->origin) {
-        add_line(out, "access-control-allow-origin", h->origin);
+        respond_line(out, "access-control-allow-origin", h->origin);
         sbx_buf_adds(out, "access-control-expose-headers: X-Request-Id, ETag, Location, "
                           "Retry-After, Allow, Link, Idempotency-Replayed, Accept-Ranges, "
                           "Content-Range, Content-Disposition\r\n");
     }
     sbx_buf_adds(out, "x-content-type-options: nosniff\r\n");
-    add_line(out, "x-request-id", h->request_id);
+    respond_line(out, "x-request-id", h->request_id);
 }
 
 void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
@@ -111,14 +111,14 @@ void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_
     sbx_buf_adds(out, respond_reason(status));
     sbx_buf_add(out, "\r\n", 2);
     if (content_type)
-        add_line(out, "content-type", content_type);
+        respond_line(out, "content-type", content_type);
     for (size_t i = 0; i < header_count; i++) {
-        add_line(out, headers[i].name, headers[i].value);
+        respond_line(out, headers[i].name, headers[i].value);
         cache |= strcmp(headers[i].name, "cache-control") == 0;
         retry |= strcmp(headers[i].name, "retry-after") == 0;
     }
     if (!cache)
-        add_line(out, "cache-control", h->cache ? h->cache : "no-store");
+        respond_line(out, "cache-control", h->cache ? h->cache : "no-store");
     if (!retry)
         sbx_buf_adds(out, "retry-after: 1\r\n");
     add_common(out, h);

@@ -82,6 +82,16 @@ class Counts(unittest.TestCase):
             lambda: self.lab.exec(self.wire, self.sandbox, ["true"]))
         self.assertEqual((calls, self.without_key(statements)), ([], ["SANDBOX_GET_OWNED"]))
 
+    def test_a_file_is_read_and_written_by_one_statement_and_no_engine_call(self):
+        for method, route, body in (("GET", "files?path=/etc/passwd", None),
+                                    ("GET", "files/stat?path=/etc/passwd", None),
+                                    ("POST", "files/batch", {"files": {"/tmp/x": "1"}})):
+            told = []
+            sent = request(method, f"/sandboxes/{self.sandbox}/{route}", body, self.lab.auth)
+            calls, statements = self.counted(lambda s=sent, t=told: t.append(self.wire.exchange(s)))
+            self.assertEqual(told[0][0], 200)
+            self.assertEqual((calls, self.without_key(statements)), ([], ["SANDBOX_GET_OWNED"]))
+
     def test_a_hundred_execs_are_recorded_in_batches(self):
         def many():
             for _ in range(100):

@@ -14,9 +14,11 @@
     X(NOT_ACCEPTABLE, 406, "not_acceptable", "No representation of that type")                     \
     X(CONFLICT, 409, "conflict", "The state of the resource does not allow this")                  \
     X(GONE, 410, "gone", "The resource was deleted")                                               \
+    X(PRECONDITION, 412, "precondition_failed", "It is not what the request expects")              \
     X(TOO_LARGE, 413, "payload_too_large", "The request body is too large")                        \
     X(URI_TOO_LONG, 414, "uri_too_long", "The request target is too long")                         \
     X(MEDIA_TYPE, 415, "unsupported_media_type", "The request body has another type")              \
+    X(RANGE, 416, "range_not_satisfiable", "The resource has no such range")                       \
     X(RATE_LIMITED, 429, "rate_limited", "Too many requests")                                      \
     X(QUOTA, 429, "quota_exceeded", "A limit of the account is reached")                           \
     X(HEADERS_TOO_LARGE, 431, "headers_too_large", "The request headers are too large")            \

@@ -68,6 +68,7 @@ typedef enum sbx_json_field_type {
     SBX_JF_PAIRS,   /* sbx_pairs     object of strings; max: count; values at most max_each bytes */
     SBX_JF_OBJ,     /* nested struct at the offset, decoded by `sub` */
     SBX_JF_CMD,     /* sbx_strs      a string (becomes sh -c) or an array; as STRS */
+    SBX_JF_JSON,    /* const sbx_json *  an object, as it was parsed; min, max: count; `schema` */
     SBX_JF_REFUSED, /* known to the API, not available yet: INVALID with `doc` as the message */
 } sbx_json_field_type;
 
@@ -95,6 +96,7 @@ typedef struct sbx_json_field {
     const char *dflt_text;            /* ENUM: set if absent; STR: for the API document only */
     const struct sbx_json_field *sub; /* ends with a row whose name is NULL */
     const char *one_of;               /* OBJ: names, "a,b,c", of which exactly one must be given */
+    const char *schema;               /* JSON: of the values that are allowed; for the document */
     const char *example; /* JSON that works, where a made up value would not; for the document */
     const char *doc;     /* one sentence for the API document */
 } sbx_json_field;

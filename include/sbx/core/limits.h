@@ -73,6 +73,22 @@
 #define SBX_TERMINAL_MAX_SIZE     1000       /* columns, rows */
 #define SBX_MAX_TERMINALS         65536      /* that one worker looks after */
 
+/* Files */
+#define SBX_MAX_FILE_PATH_BYTES 4096
+#define SBX_MAX_BODY_FILE       ((size_t)64 * 1024 * MIB) /* an upload, or an archive */
+#define SBX_MAX_BODY_BATCH      (16 * MIB)
+#define SBX_MAX_BATCH_FILES     10000
+#define SBX_MAX_LIST_DEPTH      256
+#define SBX_DEFAULT_LIST_FILES  1000
+#define SBX_MAX_LIST_FILES      10000
+#define SBX_MAX_LIST_BYTES      (8 * MIB)                  /* what a list may take in memory */
+#define SBX_MAX_UNPACK_BYTES    ((int64_t)64 * 1024 * MIB) /* what an archive may hold */
+#define SBX_MAX_UNPACK_ENTRIES  1000000
+#define SBX_MAX_TOOLS           16          /* at work on files of one sandbox at once */
+#define SBX_MAX_TOOL_BYTES      (128 * MIB) /* of lists and batches in memory, of all */
+#define SBX_TOOL_STALL_MS       60000       /* a tool that does nothing */
+#define SBX_TOOL_LONG_MS        900000      /* the same where nothing can be seen of what it does */
+
 /* Checks */
 #define SBX_MAX_CHECK_BYTES      (8 * KIB) /* a check's command, all arguments together */
 #define SBX_MAX_CHECK_PATH_BYTES 4095

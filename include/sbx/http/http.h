@@ -170,6 +170,8 @@ void sbx_reply_json(sbx_reply *r, int status, sbx_buf *body);
 /** Finish with application/problem+json; Retry-After where the code wants one. A failure of the
  * server is logged, and its text replaced where it tells of the store or of the inside. */
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err);
+/** The same with one more header. */
+void sbx_reply_problem_with(sbx_reply *r, const sbx_err *err, const sbx_header *more);
 
 /* Streams. Whoever writes to an event stream writes whole events, because pings (": ping") are put
  * between writes. For SBX_ACCEPT_WS begin() completes the upgrade, each write is one text message
@@ -195,6 +197,8 @@ bool sbx_reply_has_tag(const sbx_reply *r, const char *tag);
 sbx_push sbx_reply_write(sbx_reply *r, const void *data, size_t len);
 sbx_push sbx_reply_write_binary(sbx_reply *r, const void *data, size_t len); /* WebSocket */
 void sbx_reply_end(sbx_reply *r); /* after all that was queued */
+/** End a stream so that the client sees that it is not whole (see sbx_reply_unref()). */
+void sbx_reply_abort(sbx_reply *r);
 
 /** Be told, on LOOP, when a full box has room (`ready`), a WebSocket message of the client arrived
  * (`message`: whole, at most 64 KiB, text is valid UTF-8), when there is more of a streamed body,
