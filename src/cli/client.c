@@ -268,7 +268,9 @@ void cli_start(cli *c, cli_call *k)
     curl_easy_setopt(e, CURLOPT_PRIVATE, k);
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT, CONNECT_S);
-    curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L); /* a create may be silent for minutes */
+    curl_easy_setopt(e, CURLOPT_TCP_KEEPIDLE, 20L);
+    curl_easy_setopt(e, CURLOPT_TCP_KEEPINTVL, 10L);
     curl_easy_setopt(e, CURLOPT_BUFFERSIZE, 256L * 1024);
     if (k->impatient) {
         curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, 1L);
