@@ -15,8 +15,9 @@ import traceback
 from lab import REPO, Lab
 from measure import MEASUREMENTS, Bench, Row
 from scale import SCALE
+from transfer import FILES
 
-MEASUREMENTS |= SCALE
+MEASUREMENTS |= SCALE | FILES
 
 
 def cpu_ticks():
