@@ -54,7 +54,7 @@ class RepresentationTest(SystemCase):
                     head = self.read("HEAD", path, Accept_Encoding=coding)
                     self.assertEqual((head.status, head.body), (200, b""))
                     self.assertEqual(head.headers["Content-Type"], got.headers["Content-Type"])
-                    if path.startswith(self.STABLE):
+                    if path.startswith(self.STABLE) and not path.endswith("/stats"):
                         for name in ("ETag", "Content-Length", "Content-Encoding", "Vary"):
                             self.assertEqual(head.headers[name], got.headers[name], name)
 
