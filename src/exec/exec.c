@@ -297,6 +297,8 @@ static void command_failed(void *arg, const sbx_err *err)
         sbx_fail(&told, SBX_E_ENGINE, "%s",
                  x->started ? "the command's outcome is unknown: the sandbox was restarted"
                             : "the connection to the sandbox broke before the command started");
+    if (told.code == SBX_E_CONFLICT && x->started && is_start(x))
+        sbx_fail(&told, SBX_E_ENGINE, "the command's outcome is unknown: %s", err->msg);
     if (told.code == SBX_E_CONFLICT && !x->started && strcmp(told.msg, SBX_OLD_AGENT) != 0) {
         told.code = SBX_E_CAPACITY; /* no channel here at the moment */
         told.retry_after_s = 1;

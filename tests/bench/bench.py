@@ -12,12 +12,13 @@ import sys
 import time
 import traceback
 
+from inside import INSIDE
 from lab import REPO, Lab
 from measure import MEASUREMENTS, Bench, Row
 from scale import SCALE
 from transfer import FILES
 
-MEASUREMENTS |= SCALE | FILES
+MEASUREMENTS |= SCALE | FILES | INSIDE
 
 
 def cpu_ticks():

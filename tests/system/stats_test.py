@@ -33,7 +33,7 @@ class SampleTest(SystemCase):
         self.assertEqual(first["oomKills"], 0)
         self.assertIsNone(first["diskLimitBytes"])
         with client.exec_stream(box, "a=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 1 & "
-                                     "timeout 1 sh -c 'while :; do :; done'; echo ${#a}; sleep 60") as s:
+                                     "timeout 1 sh -c 'while :; do :; done'; echo ${#a}; sleep 60; :") as s:
             next(e for _, e in s.events() if e["type"] == "stdout")
             busy = sample(box)
             self.assertGreater(busy["cpuTimeMs"], first["cpuTimeMs"] + 100)
