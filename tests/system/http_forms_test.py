@@ -5,9 +5,19 @@ response carries whoever made it.
 import contextlib
 import gzip
 import json
+import pathlib
+import re
 import unittest
 
 from http_harness import Probe, Shared, wait_for
+
+ERRORS = pathlib.Path(__file__).parents[2] / "include/sbx/core/error.h"
+
+
+def code(name):
+    """The number of an error, as the probe takes it."""
+    return re.findall(r"^    X\((\w+),", ERRORS.read_text(encoding="utf-8"), re.M).index(name) + 1
+
 
 GZIP = ("Accept-Encoding", "gzip")
 BODY_HEADERS = ("content-length", "content-type", "content-encoding", "etag", "vary",
@@ -292,8 +302,8 @@ class Standard(Shared):
         for head, status in (("GET /hello HTTP/1.1\r\nHost: x\r\nIf-None-Match: %s" % tag, 304),
                              ("OPTIONS /hello HTTP/1.1\r\nHost: x", 204),
                              ("OPTIONS * HTTP/1.1\r\nHost: x", 204),
-                             ("GET /fail?code=12 HTTP/1.1\r\nHost: x", 429),
-                             ("GET /fail?code=19 HTTP/1.1\r\nHost: x", 503),
+                             ("GET /fail?code=%d HTTP/1.1\r\nHost: x" % code("RATE_LIMITED"), 429),
+                             ("GET /fail?code=%d HTTP/1.1\r\nHost: x" % code("CAPACITY"), 503),
                              ("BREW /hello HTTP/1.1\r\nHost: x", 405),
                              ("junk", 400), ("GET /hello HTTP/9.9\r\nHost: x", 400),
                              ("GET /%s HTTP/1.1\r\nHost: x" % ("x" * 9000), 414),
