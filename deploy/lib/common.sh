@@ -77,16 +77,23 @@ show_progress() { # LOG
     done
 }
 
-# run_logged LOG COMMAND...: output goes to LOG, with progress; the command's status comes back.
+# run_logged LOG COMMAND...: output goes to LOG, with progress; the command's status comes back. The
+# command runs in a subshell. What ends up in files is what comes out of the two subshells.
 run_logged() {
-    local log=$1 rc=0
+    local log=$1 rc
     shift
     : >"$log"
-    # The marker keeps STEP_OPEN, which the reader of the pipe may change, in this shell.
-    "$@" > >(show_progress "$log"; printf '%s' "$STEP_OPEN" >"$log.step") 2>&1 </dev/null || rc=$?
-    wait $! 2>/dev/null || true
+    {
+        rc=0
+        "$@" || rc=$?
+        printf '%s' "$rc" >"$log.rc"
+    } 2>&1 </dev/null | {
+        show_progress "$log"
+        printf '%s' "$STEP_OPEN" >"$log.step"
+    } || true
     STEP_OPEN=$(cat "$log.step" 2>/dev/null || printf 2)
-    rm -f "$log.step"
+    rc=$(cat "$log.rc" 2>/dev/null || printf 1)
+    rm -f "$log.step" "$log.rc"
     return "$rc"
 }
 
