@@ -218,6 +218,7 @@ void agent_command_settle(agent_command *c)
 {
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_timer_stop(&c->shared->loop, &c->drain);
+    agent_timer_stop(&c->shared->loop, &c->hangup);
     agent_source_close(&c->notes);
     agent_stdin_close(&c->in);
     close_slave(c);

@@ -96,7 +96,8 @@ typedef struct agent_command {
     agent_kept kept;
     uint64_t output_left; /* of MAX_OUTPUT */
 
-    agent_timer timeout, drain;
+    agent_timer timeout, drain, hangup;
+    bool hung_up;  /* the terminal has told so, and is read once more */
     bool draining; /* the grace after the end is over */
     bool ordered;  /* a signal or kill was ordered: dying early is no failure */
     bool kill_due; /* an order to kill is not with the supervisor yet */

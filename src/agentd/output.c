@@ -9,7 +9,8 @@
 
 #include "follower.h"
 
-#define MAX_DATA (SBX_PROTO_MAX_FROM_AGENT - AGENT_OUTPUT_HEAD)
+#define HANGUP_MS 10
+#define MAX_DATA  (SBX_PROTO_MAX_FROM_AGENT - AGENT_OUTPUT_HEAD)
 
 typedef enum disposition {
     HOLD, /* leave it in the pipe */
@@ -81,6 +82,27 @@ static void end_stream(agent_command *c, int i)
     agent_source_close(&c->out[i].source);
 }
 
+static void on_hangup(void *arg)
+{
+    agent_command *c = arg;
+
+    c->out[0].source.ready |= EPOLLIN;
+}
+
+/* A terminal whose last user has gone reads as hung up for a moment before what he wrote last can
+ * be read, so that is believed the second time. @return whether it is to be read once more. */
+static bool may_be_early(agent_command *c)
+{
+    bool early = c->in.terminal && errno == EIO && !c->hung_up && c->state < AGENT_OVER;
+
+    if (early) {
+        c->hung_up = true;
+        c->out[0].source.ready &= ~(uint32_t)AGENT_READABLE;
+        agent_timer_set(&c->shared->loop, &c->hangup, HANGUP_MS, on_hangup, c);
+    }
+    return early;
+}
+
 /* Reads, and keeps the books of what was read. @return bytes, 0 if there are none now. */
 static size_t take(agent_command *c, int i, unsigned char *to, size_t len)
 {
@@ -94,7 +116,7 @@ static size_t take(agent_command *c, int i, unsigned char *to, size_t len)
     if (n < 0) {
         if (errno == EAGAIN)
             s->source.ready &= ~(uint32_t)AGENT_READABLE;
-        else if (errno != EINTR)
+        else if (errno != EINTR && !may_be_early(c))
             end_stream(c, i);
         return 0;
     }

@@ -209,6 +209,11 @@ class TerminalTest(AgentCase):
         self.until_quiet()
         wait_for(lambda: len(os.listdir("/proc/%d/fd" % self.pid)) == before, what="the descriptors")
 
+    def test_what_was_written_last_is_not_lost_to_a_hang_up_that_is_told_early(self):
+        for _ in range(600):
+            got = self.run_on("tty; : $(tty); echo one >/dev/tty; echo two >&2")
+            self.assertTrue(got.stdout.endswith(b"\r\none\r\ntwo\r\n"), got.stdout)
+
     def test_the_echo_of_a_key_is_quick(self):
         req = self.term("stty raw; echo up; exec cat >/dev/null", wait="up")
         c = self.agent.commands[req]
