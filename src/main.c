@@ -254,6 +254,7 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .arg = app};
 
     app->channels = sbx_channels_new(app->stream);
+    sbx_channels_bridge_idle(app->channels, o->bridge_idle_s * 1000);
     app->checks = sbx_checks_new(app->stream, app->channels);
     make_hubs(app);
     app->ledger = sbx_ledger_new(app->store);
@@ -269,7 +270,8 @@ static int make_services(sbx_app *app, sbx_err *err)
                               .channels = app->channels,
                               .ledger = app->ledger,
                               .metrics = app->metrics,
-                              .sandboxes = app->sandboxes};
+                              .sandboxes = app->sandboxes,
+                              .terminal_idle_ms = o->terminal_idle_s * 1000};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
     app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
@@ -279,7 +281,8 @@ static int make_services(sbx_app *app, sbx_err *err)
                                                    .store = app->store,
                                                    .channels = app->channels,
                                                    .ledger = app->ledger,
-                                                   .sandboxes = app->sandboxes});
+                                                   .sandboxes = app->sandboxes,
+                                                   .stall_ms = o->files_stall_s * 1000});
     make_reaper(app);
     return 0;
 }

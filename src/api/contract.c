@@ -198,7 +198,7 @@ static const api_field exec_object[] = {
     {"terminal", T_BOOL, 0, NULL, "It has a terminal."},
     {"pid", T_INT, NULLABLE, NULL, "Inside the sandbox, while it runs."},
     {"startedAt", T_TIME, 0, NULL, "When it was started."},
-    {"finishedAt", T_TIME, NULLABLE, NULL, "When it ended; null: it runs."},
+    {"finishedAt", T_TIME, NULLABLE, NULL, "When it ended; null: it runs, or it is not known."},
     {"durationMs", T_INT, NULLABLE, NULL, "From its start to its end."},
     {"exitCode", T_INT, NULLABLE, NULL, "128 + n for signal n; 127: command not found."},
     {"signal", T_STR, NULLABLE, NULL, "That ended it, without SIG."},
@@ -208,7 +208,8 @@ static const api_field exec_object[] = {
     {"truncated", T_BOOL, 0, NULL, "Output beyond maxOutputBytes was dropped."},
     {"cpuTimeMs", T_INT, NULLABLE, NULL, "CPU time of its process tree, when it is over."},
     {"peakMemoryBytes", T_INT, NULLABLE, NULL, "The most that one of its processes had."},
-    {"error", T_STR, NULLABLE, NULL, "The code of the problem, if it failed."},
+    {"error", T_STR, NULLABLE, NULL,
+     "The code of the problem, if it failed; `lost`: its sandbox ended first."},
     {0},
 };
 

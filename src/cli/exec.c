@@ -499,6 +499,8 @@ static int write_request(cli *c, sbx_jw *w, bool with_stdin)
         if (!cli_parse_duration(timeout, &ms) || !ms)
             return cli_usage(c, "--timeout %s: not a time such as 90s, 500ms or 10m", timeout);
         sbx_jw_int(w, "timeoutMs", ms);
+    } else if (!cli_flag(c, "detach")) {
+        sbx_jw_int(w, "timeoutMs", 0); /* who looks on ends it by hand */
     }
     if (with_stdin)
         sbx_jw_bool(w, "stdinOpen", true);

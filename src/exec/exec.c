@@ -333,6 +333,7 @@ static void command_lost(void *arg)
     sbx_err err;
 
     x->command = NULL;
+    x->use.again = true;
     if (x->kill_on_disconnect)
         x->use.cancelled = NULL; /* it is to be killed yet */
     if (x->left && !x->kill_on_disconnect)
@@ -519,11 +520,17 @@ void exec_tell_record(exec *x, const sbx_exec_record *r)
                           .cpu_limit = r->cpu_limit,
                           .duration_ms = r->duration_ms,
                           .chunks = (uint64_t)r->chunks};
+    sbx_err lost;
 
     if (is_stream(x))
         begin_stream(x);
     follow_gap(&x->f, follow_next_chunk(&x->f), e.chunks);
-    follow_exit(&x->f, &e);
+    if (r->running || sbx_streq(r->error, SBX_EXEC_LOST)) {
+        sbx_fail(&lost, SBX_E_ENGINE, "the command was lost: its sandbox ended before it did");
+        follow_error(&x->f, &lost);
+    } else {
+        follow_exit(&x->f, &e);
+    }
     if (is_stream(x))
         follow_flush(&x->f);
     else

@@ -31,8 +31,11 @@ char *exec_command_json(const sbx_strs *argv); /* owned by the caller */
 typedef struct exec_view {
     sbx_exec_record r;
     bool running;
-    int64_t pid; /* 0: not known */
+    bool recorded; /* else its agent told of it */
+    int64_t pid;   /* 0: not known */
 } exec_view;
+void exec_view_record(exec_view *v, const sbx_exec_record *r); /* takes its content */
+void exec_view_lost(exec_view *v);
 void exec_view_entry(exec_view *v, const char *sandbox, const sbx_command_entry *e);
 void exec_view_json(sbx_buf *out, const exec_view *v);
 /* exitCode, signal; and durationMs, timedOut, oomKilled, truncated, and what is worth words. */

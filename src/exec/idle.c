@@ -61,7 +61,7 @@ static void look_later(idle_terminal *t)
     const sbx_execs_config *c = &t->e->c;
 
     (void)sbx_timer_new(c->stream,
-                        t->hung_up ? c->terminal_grace_ms
+                        t->hung_up ? SBX_TERMINAL_GRACE_MS
                                    : SBX_MAX(c->terminal_idle_ms / LOOKS, (int64_t)1),
                         look, t);
 }

@@ -1,5 +1,6 @@
 /* GET of commands. The agent tells of those that run and of the last that are over, the records of
- * all that are over: a list is both, without what stands in both. */
+ * all that are over, and of those that ran when they were written: a list is both, without what
+ * stands in both. */
 #include "exec_priv.h"
 
 #include <stdio.h>
@@ -12,6 +13,8 @@ typedef struct lister {
     char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1];
     char id[SBX_ID_LEN + 1]; /* only this one; "": all */
     sbx_use use;
+    bool nothing_runs; /* in the sandbox */
+    bool asked;        /* the agent, who answered */
     size_t limit;
     int64_t before_ms; /* the cursor; 0: from the newest */
     char before_id[SBX_ID_LEN + 1];
@@ -48,8 +51,8 @@ static int order(const void *a, const void *b)
     return -strcmp(x->id, y->id);
 }
 
-/* A command has one time of its start, so what is told twice stands side by side; the record, which
- * came first, wins: it knows more where the command did not start. */
+/* A command has one time of its start, so what is told twice stands side by side. A record of its
+ * end knows more than the agent where the command did not start. */
 static void drop_doubles(lister *l)
 {
     size_t kept = 0;
@@ -57,12 +60,26 @@ static void drop_doubles(lister *l)
     if (l->count)
         qsort(l->items, l->count, sizeof(*l->items), order);
     for (size_t i = 0; i < l->count; i++) {
-        if (kept && strcmp(l->items[kept - 1].r.id, l->items[i].r.id) == 0)
-            sbx_exec_record_done(&l->items[i].r);
-        else
-            l->items[kept++] = l->items[i];
+        exec_view *last = kept ? &l->items[kept - 1] : NULL, *v = &l->items[i];
+
+        if (!last || strcmp(last->r.id, v->r.id) != 0) {
+            l->items[kept++] = *v;
+            continue;
+        }
+        bool worse = last->recorded ? last->running : !v->running || !v->recorded;
+        exec_view drop = worse ? *last : *v;
+        *last = worse ? *v : *last;
+        sbx_exec_record_done(&drop.r);
     }
     l->count = kept;
+}
+
+/* Nobody told of the end of what ran when its record was written. */
+static void find_lost(lister *l)
+{
+    for (size_t i = 0; i < l->count; i++)
+        if (l->items[i].recorded && l->items[i].running && (l->asked || l->nothing_runs))
+            exec_view_lost(&l->items[i]);
 }
 
 static void answer_list(lister *l)
@@ -71,7 +88,6 @@ static void answer_list(lister *l)
     char cursor[48];
     sbx_jw w = SBX_JW(&b);
 
-    drop_doubles(l);
     size_t n = SBX_MIN(l->count, l->limit);
     sbx_buf_adds(&b, "{\"items\":[");
     for (size_t i = 0; i < n; i++) {
@@ -105,6 +121,8 @@ static void answer_one(lister *l)
 
 static void answer(lister *l)
 {
+    drop_doubles(l);
+    find_lost(l);
     if (*l->id)
         answer_one(l);
     else
@@ -135,6 +153,7 @@ static void on_listed(void *arg, const sbx_err *err)
     sbx_err told;
 
     if (!err) {
+        l->asked = true;
         answer(l);
         return;
     }
@@ -169,27 +188,31 @@ static int read_records(lister *l, sbx_err *err)
                             (int)l->limit + 1, &page, err))
         return -1;
     for (size_t i = 0; i < page.count; i++)
-        add(l)->r = page.items[i];
+        exec_view_record(add(l), &page.items[i]);
     free(page.items);
     return 0;
 }
 
-/* @return 1 there is one: it is over, and nothing changes it any more; 0 none; -1. */
+/* @return 1 it is over, and nothing changes it any more; 0 it runs, or there is none; -1. */
 static int read_one(lister *l, sbx_err *err)
 {
     sbx_exec_record r;
 
     if (sbx_store_exec_get(l->e->c.store, l->owner, l->sandbox, l->id, &r, err))
         return err->code == SBX_E_NOT_FOUND ? 0 : -1;
-    add(l)->r = r;
-    return 1;
+    exec_view_record(add(l), &r);
+    return !r.running;
 }
 
 static int run(lister *l, sbx_err *err)
 {
     char state[16];
     int runs = exec_look(l->e, l->owner, l->sandbox, state, err);
-    int rc = runs < 0 ? -1 : *l->id ? read_one(l, err) : read_records(l, err);
+
+    if (runs < 0)
+        return -1;
+    l->nothing_runs = sbx_streq(state, "stopped") || sbx_streq(state, "failed");
+    int rc = *l->id ? read_one(l, err) : read_records(l, err);
 
     if (rc < 0)
         return -1;

@@ -1,4 +1,4 @@
-/* What the agents tell of commands, whoever began them: the record of each that is over. */
+/* What the agents tell of commands, whoever began them: the records of their starts and ends. */
 #include "exec_priv.h"
 
 #include <stdio.h>
@@ -51,6 +51,7 @@ void exec_record_entry(sbx_exec_record *r, const char *sandbox, const sbx_comman
     sbx_copy(r->sandbox, sizeof(r->sandbox), sandbox);
     sbx_copy(r->kind, sizeof(r->kind), e->flags & SBX_EXEC_MAIN ? "main" : "exec");
     r->command = sbx_strdup(e->command);
+    r->running = !e->over;
     if (e->over)
         exec_record_exit(r, &e->exit);
 }
@@ -76,11 +77,12 @@ void sbx_execs_news(sbx_execs *e, const char *sandbox, const sbx_command_entry *
     SBX_ASSERT_THREAD(SBX_T_STREAM);
     if (entry->flags & SBX_EXEC_PTY)
         terminal_news(e, sandbox, entry);
-    if (!entry->over)
-        return;
     exec_record_entry(&r, sandbox, entry);
+    if (!entry->over) {
+        sbx_ledger_record_start(e->c.ledger, &r);
+        return;
+    }
     sbx_ledger_record(e->c.ledger, &r);
-    sbx_exec_record_done(&r);
     if (entry->fresh && !(entry->flags & SBX_EXEC_MAIN))
         sbx_metrics_add(e->c.metrics, SBX_M_EXECS, exec_outcome(&entry->exit), 1);
 }
@@ -92,10 +94,6 @@ sbx_execs *sbx_execs_new(const sbx_execs_config *c)
     sbx_execs *e = sbx_alloc(sizeof(*e));
 
     e->c = *c;
-    if (!e->c.terminal_idle_ms)
-        e->c.terminal_idle_ms = SBX_TERMINAL_IDLE_MS;
-    if (!e->c.terminal_grace_ms)
-        e->c.terminal_grace_ms = SBX_TERMINAL_GRACE_MS;
     e->parts = (sbx_use_parts){c->stream, c->lanes, c->store, c->channels, c->sandboxes};
     return e;
 }

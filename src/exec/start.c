@@ -24,9 +24,10 @@ const sbx_json_field sbx_exec_fields[] = {
      .doc = "name, uid, name:group or uid:gid; default: the image's user, never root"},
     {"stdin", SBX_JF_STR, AT(stdin_text), .nullable = true, .max = SBX_MAX_STDIN_BYTES,
      .doc = "text for standard input, which then ends, unless stdinOpen"},
-    {"timeoutMs", SBX_JF_I64, AT(timeout_ms), AT(timeout_given), .min = 1, .max = SBX_MAX_EXEC_MS,
+    {"timeoutMs", SBX_JF_I64, AT(timeout_ms), AT(timeout_given), .min = 0, .max = SBX_MAX_EXEC_MS,
      .dflt = SBX_DEFAULT_EXEC_MS,
-     .doc = "then the whole process tree is killed (in the background: none by default)"},
+     .doc =
+         "then the whole process tree is killed; 0: never (in the background that is the default)"},
     {"cpuTimeMs", SBX_JF_I64, AT(cpu_ms), .min = 0, .max = SBX_MAX_EXEC_MS,
      .doc = "CPU time of the whole process tree, which is then killed; 0: no limit"},
     {"maxOutputBytes", SBX_JF_I64, AT(max_output), AT(max_output_given), .min = 1,

@@ -228,6 +228,7 @@ static void on_lost(void *arg)
 
     v->command = NULL;
     v->is_new = false;
+    v->use.again = true;
     if (v->left || v->skipping)
         finish(v, NULL);
     else if (sbx_lanes_submit(v->e->c.lanes, SBX_LANE_FAST, &job, &err))

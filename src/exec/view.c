@@ -7,6 +7,18 @@ void exec_view_entry(exec_view *v, const char *sandbox, const sbx_command_entry 
     exec_record_entry(&v->r, sandbox, e);
 }
 
+void exec_view_record(exec_view *v, const sbx_exec_record *r)
+{
+    *v = (exec_view){.r = *r, .running = r->running, .recorded = true};
+}
+
+void exec_view_lost(exec_view *v)
+{
+    v->running = false;
+    v->r.duration_ms = -1;
+    sbx_copy(v->r.error, sizeof(v->r.error), SBX_EXEC_LOST);
+}
+
 static void number_or_null(sbx_jw *w, const char *name, bool known, int64_t n)
 {
     if (known)
@@ -38,7 +50,7 @@ void exec_result_fields(sbx_jw *w, const sbx_command_exit *e, bool truncated)
 void exec_view_json(sbx_buf *out, const exec_view *v)
 {
     const sbx_exec_record *r = &v->r;
-    bool over = !v->running;
+    bool over = !v->running, timed = over && r->duration_ms >= 0;
     sbx_jw w = SBX_JW(out);
 
     sbx_jw_obj(&w, NULL);
@@ -49,8 +61,8 @@ void exec_view_json(sbx_buf *out, const exec_view *v)
     sbx_jw_bool(&w, "terminal", r->terminal);
     number_or_null(&w, "pid", v->pid > 0, v->pid);
     sbx_jw_time(&w, "startedAt", r->started_ms);
-    sbx_jw_time(&w, "finishedAt", over ? r->started_ms + r->duration_ms : 0);
-    number_or_null(&w, "durationMs", over, r->duration_ms);
+    sbx_jw_time(&w, "finishedAt", timed ? r->started_ms + r->duration_ms : 0);
+    number_or_null(&w, "durationMs", timed, r->duration_ms);
     exec_exit_fields(&w, over ? r->exit_code : -1, over ? r->signal : 0);
     sbx_jw_bool(&w, "timedOut", r->timed_out);
     sbx_jw_bool(&w, "oomKilled", r->oom_killed);

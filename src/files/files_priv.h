@@ -33,10 +33,10 @@ typedef struct file_form {
 typedef struct file_op {
     const char *name; /* first argument of the tool */
     const file_form *form;
-    int64_t quiet_ms; /* how long it may do nothing that can be seen; 0: for ever */
-    bool input;       /* it reads: what `in` holds, or: */
-    bool body;        /* the request's body */
-    bool passive;     /* counts as use when it begins, and not while it runs */
+    int quiet;    /* how often `stall_ms` it may do nothing that can be seen; 0: for ever */
+    bool input;   /* it reads: what `in` holds, or: */
+    bool body;    /* the request's body */
+    bool passive; /* counts as use when it begins, and not while it runs */
     /* The arguments behind the name, and what else the request says. On a WORKER. */
     int (*read)(transfer *x, const sbx_request *r, sbx_err *err);
 } file_op;

@@ -154,21 +154,26 @@ static bool waits_for_client(const transfer *x)
     return x->out.len || (x->op->body && !x->in_ended && x->in_at == x->in.len);
 }
 
+static int64_t quiet_ms(const transfer *x)
+{
+    return x->op->quiet * x->f->c.stall_ms;
+}
+
 static void on_timer(void *arg)
 {
     transfer *x = arg;
-    int64_t left = x->moved_ms + x->op->quiet_ms - sbx_now_ms();
+    int64_t left = x->moved_ms + quiet_ms(x) - sbx_now_ms();
     sbx_err err;
 
     x->timer = NULL;
     if (x->given_up) {
         sbx_command_kill(x->command);
     } else if (left > 0 || waits_for_client(x)) {
-        set_timer(x, left > 0 ? left : x->op->quiet_ms);
+        set_timer(x, left > 0 ? left : quiet_ms(x));
     } else {
         sbx_fail(&err, SBX_E_TIMEOUT,
                  "nothing has happened in the sandbox for %lld s; it was given up",
-                 (long long)(x->op->quiet_ms / 1000));
+                 (long long)(quiet_ms(x) / 1000));
         transfer_fail(x, &err, NULL);
     }
 }
@@ -457,7 +462,7 @@ static void run_on_stream(void *arg)
         return;
     }
     moved(x);
-    set_timer(x, x->op->quiet_ms);
+    set_timer(x, quiet_ms(x));
     run_tool(x);
 }
 

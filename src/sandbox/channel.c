@@ -87,8 +87,8 @@ static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
     ch->ready = false;
     greeting_answer(ch, false, text);
     commands_fail(ch, why, text);
-    listings_fail(ch, why, text);
-    samples_fail(ch, why, text);
+    questions_fail(ch, why, text);
+    listing_no_activity(ch);
     channel_drains_over(ch, 0);
     sbx_timer_free(ch->late);
     sbx_timer_free(ch->again);
@@ -223,7 +223,7 @@ static bool take_welcome(channel *ch, const sbx_frame *f)
     pthread_mutex_unlock(&ch->set->mu);
     sbx_timer_free(sbx_steal(ch->late));
     if (!ch->bridge && ch->version >= 2)
-        listing_begin_news(ch);
+        question_news(ch);
     else if (!ch->bridge && !adopt_commands(ch, f))
         return false;
     greeting_answer(ch, true, "");
@@ -270,7 +270,7 @@ static bool take_frame(channel *ch, const sbx_frame *f)
     case SBX_F_LISTED:
         return ch->version >= 2 && listing_frame(ch, f);
     case SBX_F_FAIL:
-        return listing_refused(ch, f->req) || command_frame(ch, f);
+        return question_refused(ch, f->req) || command_frame(ch, f);
     case SBX_F_SAMPLE:
         return ch->version >= 2 && sample_frame(ch, f);
     default:
@@ -620,17 +620,40 @@ static void ping_all(void *arg)
 {
     sbx_channels *c = arg;
 
-    for (channel *ch = c->all, *next; ch; ch = next) {
-        next = ch->hh.next;
-        if (ch->bridge && !ch->used && !ch->commands && !ch->listings) {
-            channel_end(ch, SBX_E_ENGINE, "nobody uses the bridge", TELL_NOBODY);
-        } else if (ch->ready) {
-            ch->used = false;
-            channel_send(ch, SBX_F_PING, 0, NULL, 0);
-            channel_flush(ch);
-        }
+    for (channel *ch = c->all; ch; ch = ch->hh.next) {
+        if (!ch->ready)
+            continue;
+        channel_send(ch, SBX_F_PING, 0, NULL, 0);
+        channel_flush(ch);
     }
     c->ping = sbx_timer_new(c->stream, PING_MS, ping_all, c);
+}
+
+static void end_idle_bridges(void *arg)
+{
+    sbx_channels *c = arg;
+
+    for (channel *ch = c->all, *next; ch; ch = next) {
+        next = ch->hh.next;
+        if (ch->bridge && !ch->used && !ch->commands && !ch->questions)
+            channel_end(ch, SBX_E_ENGINE, "nobody uses the bridge", TELL_NOBODY);
+        else
+            ch->used = false;
+    }
+    c->idle = sbx_timer_new(c->stream, c->bridge_idle_ms, end_idle_bridges, c);
+}
+
+static void idle_on_stream(void *arg)
+{
+    sbx_channels *c = arg;
+
+    c->idle = sbx_timer_new(c->stream, c->bridge_idle_ms, end_idle_bridges, c);
+}
+
+void sbx_channels_bridge_idle(sbx_channels *c, int64_t ms)
+{
+    c->bridge_idle_ms = ms;
+    sbx_stream_post(c->stream, idle_on_stream, c);
 }
 
 static void start_on_stream(void *arg)
@@ -664,6 +687,7 @@ static void shutdown_on_stream(void *arg)
     while (c->all)
         channel_end(c->all, SBX_E_CAPACITY, "the server is stopping", TELL_NOBODY);
     sbx_timer_free(sbx_steal(c->ping));
+    sbx_timer_free(sbx_steal(c->idle));
 }
 
 void sbx_channels_shutdown(sbx_channels *c)

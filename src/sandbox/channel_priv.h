@@ -1,5 +1,5 @@
-/* What channel.c (connection, greeting, frames), command.c (commands), listing.c (lists of them)
- * and old_output.c (agents of version 1) share. */
+/* What channel.c (connection, greeting, frames), command.c (commands), question.c, listing.c
+ * and sample.c (questions) and old_output.c (agents of version 1) share. */
 #ifndef SBX_SANDBOX_CHANNEL_PRIV_H
 #define SBX_SANDBOX_CHANNEL_PRIV_H
 
@@ -45,24 +45,16 @@ typedef struct alive {
 } alive;
 #define MAX_ALIVE 4096 /* of one sandbox; what an agent tells beyond is not counted */
 
-/* A question for commands, under way. */
-typedef struct listing {
-    struct listing *next;
+/* A question to the agent, under way: for commands, or for what the sandbox uses. */
+typedef struct question {
+    struct question *next;
     channel *ch;
     uint32_t req;
-    const sbx_list_events *events; /* NULL: the answer is news */
+    const sbx_list_events *list; /* one of the two; neither: commands, told as news */
+    sbx_sample_fn sample;
     void *arg;
     sbx_timer *late;
-} listing;
-/* A question for what the sandbox uses, under way. */
-typedef struct sample {
-    struct sample *next;
-    channel *ch;
-    uint32_t req;
-    sbx_sample_fn fn;
-    void *arg;
-    sbx_timer *late;
-} sample;
+} question;
 
 /* Somebody on a WORKER waits for a PONG. Freed by whoever lets go last. */
 typedef struct drain {
@@ -89,9 +81,8 @@ struct channel {
     bool adopted, bridge;
     bool used; /* a bridge: since the last look for idle ones */
     drain *drains;
-    listing *listings;
+    question *questions;
     alive *alive; /* hash by id */
-    sample *samples;
     int64_t pids; /* the sandbox's limit */
     int version;  /* of the agent, once `ready` */
     bool marked;  /* the answer's marker has come */
@@ -111,8 +102,9 @@ struct sbx_channels {
     pthread_mutex_t mu;
     channel *all;  /* hash by id; changed by STREAM under mu, read by others under mu */
     char *scratch; /* STREAM: one receive buffer for all channels */
-    sbx_timer *ping;
-    bool closed; /* STREAM */
+    sbx_timer *ping, *idle;
+    int64_t bridge_idle_ms; /* written before the first channel is opened */
+    bool closed;            /* STREAM */
 };
 
 channel *channel_find(sbx_channels *c, const char *id); /* STREAM */
@@ -139,20 +131,24 @@ bool command_exit_read(const channel *ch, const uint64_t *nums, uint64_t flags,
                        sbx_command_exit *ret);
 #define EXIT_NUMS (SBX_T_EXIT_FLAGS + 1) /* how many of frame_nums() that wants */
 
+question *question_find(channel *ch, uint32_t req); /* NULL: nobody waits for it any more */
+/* It is answered; `u` of one for a sample; or failed. */
+void question_end(question *q, const sbx_usage *u, const sbx_err *err);
+void questions_fail(channel *ch, sbx_code why, const char *text);
+/* FAIL came for a question: the agent has too many. False: it is no question's. */
+bool question_refused(channel *ch, uint32_t req);
 /* Have the agent tell of all commands, as news. */
-void listing_begin_news(channel *ch);
+void question_news(channel *ch);
+
 /* Frames of lists. False: a protocol violation. */
 bool listing_frame(channel *ch, const sbx_frame *f);
-/* FAIL came for a question: the agent has too many. False: it is no question's. */
-bool listing_refused(channel *ch, uint32_t req);
-void listings_fail(channel *ch, sbx_code why, const char *text); /* and no activity any more */
+void listing_no_activity(channel *ch);
 
 /* Output of an agent of version 1, told in whole characters. */
 void old_output_take(sbx_command *c, bool is_stderr, const char *data, size_t len);
 void old_output_end(sbx_command *c);
 /* SAMPLE. False: malformed. */
 bool sample_frame(channel *ch, const sbx_frame *f);
-void samples_fail(channel *ch, sbx_code why, const char *text);
 
 /* Bind a command that an earlier owner started, so that its output goes on into the log. */
 sbx_command *command_adopt(channel *ch, const char *exec_id, size_t len);

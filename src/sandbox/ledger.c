@@ -1,6 +1,8 @@
-/* Two tables under one mutex: waiting records, and sandboxes with their activity. */
+/* Three tables under one mutex: records that wait, commands that started since the last flush, and
+ * sandboxes with their activity. */
 #include "sbx/sandbox/ledger.h"
 
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
 #include "sbx/store/sandboxes.h"
 #include <pthread.h>
@@ -8,6 +10,13 @@
 
 #define MAX_WAITING 20000
 #define BATCH       500
+#define OTHERS_MS   5000 /* for what another thread is writing */
+
+/* A command that has started, and of which the store has not heard. */
+typedef struct started {
+    sbx_exec_record r;
+    UT_hash_handle hh;
+} started;
 
 typedef struct activity {
     char id[SBX_ID_LEN + 1];
@@ -22,6 +31,9 @@ struct sbx_ledger {
     sbx_exec_record *waiting; /* guarded by mu, as all below */
     size_t count, cap;
     uint64_t dropped;
+    int writing; /* flushes that took records, and have not written them */
+    pthread_cond_t written;
+    started *started; /* hash by id */
     activity *sandboxes;
 };
 
@@ -31,15 +43,26 @@ sbx_ledger *sbx_ledger_new(sbx_store *store)
 
     l->store = store;
     pthread_mutex_init(&l->mu, NULL);
+    pthread_cond_init(&l->written, NULL);
     return l;
+}
+
+static void drop_started_locked(sbx_ledger *l, started *one)
+{
+    HASH_DEL(l->started, one);
+    sbx_exec_record_done(&one->r);
+    free(one);
 }
 
 void sbx_ledger_free(sbx_ledger *l)
 {
     activity *a, *next;
+    started *one, *next_one;
 
     if (!l)
         return;
+    HASH_ITER (hh, l->started, one, next_one)
+        drop_started_locked(l, one);
     HASH_ITER (hh, l->sandboxes, a, next) {
         HASH_DEL(l->sandboxes, a);
         free(a);
@@ -47,23 +70,53 @@ void sbx_ledger_free(sbx_ledger *l)
     for (size_t i = 0; i < l->count; i++)
         sbx_exec_record_done(&l->waiting[i]);
     free(l->waiting);
+    pthread_cond_destroy(&l->written);
     pthread_mutex_destroy(&l->mu);
     free(l);
 }
 
+/* False: there is no room. */
+static bool add_locked(sbx_ledger *l, sbx_exec_record *r)
+{
+    if (l->count >= MAX_WAITING) {
+        l->dropped++;
+        return false;
+    }
+    if (l->count == l->cap) {
+        l->cap = l->cap ? 2 * l->cap : 64;
+        l->waiting = sbx_realloc(l->waiting, l->cap * sizeof(*l->waiting));
+    }
+    l->waiting[l->count++] = *r;
+    *r = (sbx_exec_record){0};
+    return true;
+}
+
 void sbx_ledger_record(sbx_ledger *l, sbx_exec_record *r)
 {
+    started *one;
+
     pthread_mutex_lock(&l->mu);
-    bool room = l->count < MAX_WAITING;
+    HASH_FIND_STR(l->started, r->id, one);
+    if (one)
+        drop_started_locked(l, one);
+    bool room = add_locked(l, r);
+    pthread_mutex_unlock(&l->mu);
+    if (!room)
+        sbx_exec_record_done(r);
+}
+
+void sbx_ledger_record_start(sbx_ledger *l, sbx_exec_record *r)
+{
+    started *one;
+
+    pthread_mutex_lock(&l->mu);
+    HASH_FIND_STR(l->started, r->id, one);
+    bool room = !one && HASH_COUNT(l->started) < MAX_WAITING;
     if (room) {
-        if (l->count == l->cap) {
-            l->cap = l->cap ? 2 * l->cap : 64;
-            l->waiting = sbx_realloc(l->waiting, l->cap * sizeof(*l->waiting));
-        }
-        l->waiting[l->count++] = *r;
+        one = sbx_alloc(sizeof(*one));
+        one->r = *r;
         *r = (sbx_exec_record){0};
-    } else {
-        l->dropped++;
+        HASH_ADD_STR(l->started, r.id, one);
     }
     pthread_mutex_unlock(&l->mu);
     if (!room)
@@ -121,6 +174,35 @@ static bool worth_repeating(const sbx_err *err)
 {
     return err->code == SBX_E_STORE_UNAVAILABLE || err->code == SBX_E_TIMEOUT ||
            err->code == SBX_E_CANCELLED;
+}
+
+/* What still runs is worth a record now. */
+static void begin_writing(sbx_ledger *l)
+{
+    started *one, *next;
+
+    pthread_mutex_lock(&l->mu);
+    l->writing++;
+    HASH_ITER (hh, l->started, one, next) {
+        (void)add_locked(l, &one->r);
+        drop_started_locked(l, one);
+    }
+    pthread_mutex_unlock(&l->mu);
+}
+
+/* Whoever flushes before he does something wants to find the records of others written, too. */
+static void end_writing(sbx_ledger *l)
+{
+    int64_t until_ms = sbx_now_ms() + OTHERS_MS;
+    struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
+    int rc = 0;
+
+    pthread_mutex_lock(&l->mu);
+    l->writing--;
+    pthread_cond_broadcast(&l->written);
+    while (l->writing && !rc)
+        rc = pthread_cond_clockwait(&l->written, &l->mu, CLOCK_MONOTONIC, &until);
+    pthread_mutex_unlock(&l->mu);
 }
 
 static int flush_records(sbx_ledger *l, sbx_err *err)
@@ -193,5 +275,10 @@ int sbx_ledger_flush(sbx_ledger *l, sbx_err *err)
         free(ids[i]);
     }
     free(ids);
-    return rc ? rc : flush_records(l, err);
+    if (rc)
+        return rc;
+    begin_writing(l);
+    rc = flush_records(l, err);
+    end_writing(l);
+    return rc;
 }

@@ -1,9 +1,8 @@
-/* Questions for the commands of a sandbox, and news of them: both are ENTRY frames. What an agent
+/* Lists of the commands of a sandbox, and news of them: both are ENTRY frames. What an agent
  * says is hostile; entries that cannot be are left out, so that a record never harms its batch. */
 #include "channel_priv.h"
 
 #include "sbx/core/thread.h"
-#include <utlist.h>
 
 static void add_arg(sbx_jw *w, const sbx_field *f)
 {
@@ -61,23 +60,6 @@ static bool read_entry(const channel *ch, const sbx_frame *f, sbx_command_entry 
     return command_exit_read(ch, n, n[SBX_T_EXIT_FLAGS], &e->exit);
 }
 
-static listing *find(channel *ch, uint32_t req)
-{
-    listing *l;
-
-    LL_SEARCH_SCALAR(ch->listings, l, req, req);
-    return l;
-}
-
-static void finish(listing *l, const sbx_err *err)
-{
-    LL_DELETE(l->ch->listings, l);
-    sbx_timer_free(l->late);
-    if (l->events)
-        l->events->over(l->arg, err);
-    free(l);
-}
-
 static void tell_busy(channel *ch, int by)
 {
     if (ch->set->events.busy)
@@ -122,16 +104,16 @@ static bool take_entry(channel *ch, const sbx_frame *f)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf command = SBX_BUF_INIT(SBX_MAX_COMMAND_TEXT);
     sbx_command_entry e = {0};
-    listing *l = find(ch, f->req);
+    question *q = question_find(ch, f->req);
 
     if (!read_entry(ch, f, &e, &command))
         return false;
     e.fresh = !f->req;
-    if (!*e.exec_id || (f->req && !l))
+    if (!*e.exec_id || (f->req && !q))
         return true;
-    if (l && l->events)
-        l->events->entry(l->arg, &e);
-    else
+    if (q && q->list)
+        q->list->entry(q->arg, &e);
+    else if (!q || !q->sample)
         tell_news(ch, &e);
     return true;
 }
@@ -140,98 +122,15 @@ bool listing_frame(channel *ch, const sbx_frame *f)
 {
     if (f->type == SBX_F_ENTRY)
         return take_entry(ch, f);
-    listing *l = find(ch, f->req);
+    question *q = question_find(ch, f->req);
 
-    if (l)
-        finish(l, NULL);
+    if (q && !q->sample)
+        question_end(q, NULL, NULL);
     return true;
 }
 
-bool listing_refused(channel *ch, uint32_t req)
+void listing_no_activity(channel *ch)
 {
-    listing *l = find(ch, req);
-    sbx_err err;
-
-    if (l) {
-        sbx_fail(&err, SBX_E_CAPACITY, "too many questions at once for this sandbox; try again");
-        finish(l, &err);
-    }
-    return l != NULL;
-}
-
-void listings_fail(channel *ch, sbx_code why, const char *text)
-{
-    sbx_err err;
-
-    sbx_fail(&err, why, "the sandbox's agent was not heard: %s", text);
-    while (ch->listings)
-        finish(ch->listings, &err);
     while (ch->alive)
         drop_alive(ch, ch->alive);
-}
-
-static void on_late(void *arg)
-{
-    listing *l = arg;
-    sbx_err err;
-
-    l->late = NULL;
-    sbx_fail(&err, SBX_E_TIMEOUT, "the sandbox's agent did not answer in time");
-    finish(l, &err);
-}
-
-static void begin(channel *ch, const char *exec_id, const sbx_list_events *events, void *arg)
-{
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(KIB);
-    listing *l = sbx_alloc(sizeof(*l));
-
-    *l = (listing){.ch = ch, .req = command_free_req(ch), .events = events, .arg = arg};
-    if (events)
-        l->late = sbx_timer_new(ch->set->stream, SBX_AGENT_ANSWER_MS, on_late, l);
-    LL_PREPEND(ch->listings, l);
-    ch->used = true;
-    frame_add_num(&b, SBX_T_COUNT, 0);
-    if (exec_id)
-        frame_add(&b, SBX_T_EXEC_ID, exec_id, strlen(exec_id));
-    channel_send(ch, SBX_F_LIST, l->req, b.data, b.len);
-    channel_flush(ch);
-}
-
-void listing_begin_news(channel *ch)
-{
-    begin(ch, NULL, NULL, NULL);
-}
-
-typedef struct asking {
-    sbx_channels *set;
-    char sandbox[SBX_ID_LEN + 1], exec_id[SBX_ID_LEN + 1];
-    const sbx_list_events *events;
-    void *arg;
-} asking;
-
-static void ask_on_stream(void *arg)
-{
-    asking *a = arg;
-    channel *ch = channel_find(a->set, a->sandbox);
-    sbx_err err;
-
-    if (ch && ch->ready && ch->version >= 2) {
-        begin(ch, *a->exec_id ? a->exec_id : NULL, a->events, a->arg);
-    } else {
-        sbx_fail(&err, SBX_E_CONFLICT, "%s",
-                 ch && ch->ready ? SBX_OLD_AGENT : "this worker has no channel to the sandbox");
-        a->events->over(a->arg, &err);
-    }
-    free(a);
-}
-
-void sbx_channels_list(sbx_channels *c, const char *sandbox, const char *exec_id,
-                       const sbx_list_events *events, void *arg)
-{
-    asking *a = sbx_alloc(sizeof(*a));
-
-    *a = (asking){.set = c, .events = events, .arg = arg};
-    sbx_copy(a->sandbox, sizeof(a->sandbox), sandbox);
-    sbx_copy(a->exec_id, sizeof(a->exec_id), exec_id ? exec_id : "");
-    sbx_stream_post(c->stream, ask_on_stream, a);
 }

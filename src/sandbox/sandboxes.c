@@ -179,6 +179,19 @@ void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
         s->c.changed(s->c.arg, row, json.data);
 }
 
+/* Nothing will run any more: what is known of its commands is written first, as the statement that
+ * changes the state takes those for lost that have not ended. */
+static void write_commands(sbx_sandboxes *s, sbx_state from, sbx_state to)
+{
+    bool ends = to == SBX_S_STOPPED || to == SBX_S_STARTING || to == SBX_S_FAILED;
+    sbx_err err;
+
+    if (!ends || from == SBX_S_CREATING || from == SBX_S_STOPPED || from == SBX_S_FAILED)
+        return;
+    if (sbx_ledger_flush(s->c.ledger, &err)) /* it is tried again by the tick */
+        sbx_log_err(SBX_WARN, "records of commands were not written", &err, NULL);
+}
+
 int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf why = SBX_BUF_INIT(4 * KIB);
@@ -205,6 +218,7 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
                                .change = row->change};
     sbx_sandbox_row fresh = {0};
 
+    write_commands(s, from, m->to);
     if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err))
         return -1;
     sbx_log(SBX_INFO, "sandbox changed state", "sandbox", row->id, "from", row->state, "to",

@@ -8,6 +8,7 @@
 #define MAX_RETRY_MS   1000
 #define WAIT_CREATE_MS 120000 /* for a sandbox that is being created */
 #define WAIT_ADOPT_MS  5000   /* for the channel of a running one, after a restart */
+#define WAIT_AGAIN_MS  30000  /* the same, for what goes on inside */
 
 static void run_attempt(void *arg);
 
@@ -45,7 +46,7 @@ static int may_use(sbx_use *u, const sbx_sandbox_row *row, sbx_err *err)
     case SBX_S_RUNNING:
         if (sbx_channels_has(u->parts->channels, row->id))
             return 1;
-        wait_ms = WAIT_ADOPT_MS;
+        wait_ms = u->again ? WAIT_AGAIN_MS : WAIT_ADOPT_MS;
         break;
     case SBX_S_PAUSED:
     case SBX_S_CREATING:

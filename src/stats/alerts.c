@@ -14,7 +14,9 @@ static const int levels[] = {90, 80};
 typedef struct alert {
     sbx_stats *s;
     char sandbox[SBX_ID_LEN + 1];
-    char code[32], message[160];
+    char code[32], message[160]; /* "": only what follows */
+    bool full;                   /* its disk: then it is stopped */
+    int64_t bytes, limit;
 } alert;
 
 static void write_alert(void *arg)
@@ -22,27 +24,47 @@ static void write_alert(void *arg)
     alert *a = arg;
     sbx_err err;
 
-    if (sbx_sandbox_alert(a->s->c.sandboxes, a->sandbox, a->code, a->message, &err))
+    if (*a->code && sbx_sandbox_alert(a->s->c.sandboxes, a->sandbox, a->code, a->message, &err))
         sbx_log_err(SBX_WARN, "an alert could not be recorded", &err, "sandbox", a->sandbox,
                     "alert", a->code, NULL);
+    if (a->full) /* not before: what is stopped has no alerts */
+        stats_stop_full(a->s, a->sandbox, a->bytes, a->limit);
     free(a);
+}
+
+static alert *alert_new(sbx_stats *s, const char *id)
+{
+    alert *a = sbx_alloc(sizeof(*a));
+
+    a->s = s;
+    sbx_copy(a->sandbox, sizeof(a->sandbox), id);
+    return a;
+}
+
+static void submit(alert *a)
+{
+    sbx_job job = {.run = write_alert, .arg = a};
+    sbx_err err;
+
+    if (sbx_lanes_submit(a->s->c.lanes, SBX_LANE_REAP, &job, &err)) {
+        sbx_log_err(SBX_WARN, "an alert could not be recorded", &err, "sandbox", a->sandbox, NULL);
+        free(a);
+    }
+}
+
+static void say(alert *a, const char *what, int level, const char *message)
+{
+    snprintf(a->code, sizeof(a->code), "%s_%d", what, level);
+    sbx_copy(a->message, sizeof(a->message), message);
+    sbx_channels_note(a->s->c.channels, a->sandbox, message);
 }
 
 static void tell(sbx_stats *s, const char *id, const char *what, int level, const char *message)
 {
-    alert *a = sbx_alloc(sizeof(*a));
-    sbx_job job = {.run = write_alert, .arg = a};
-    sbx_err err;
+    alert *a = alert_new(s, id);
 
-    a->s = s;
-    sbx_copy(a->sandbox, sizeof(a->sandbox), id);
-    snprintf(a->code, sizeof(a->code), "%s_%d", what, level);
-    sbx_copy(a->message, sizeof(a->message), message);
-    sbx_channels_note(s->c.channels, id, message);
-    if (sbx_lanes_submit(s->c.lanes, SBX_LANE_REAP, &job, &err)) {
-        sbx_log_err(SBX_WARN, "an alert could not be recorded", &err, "sandbox", id, NULL);
-        free(a);
-    }
+    say(a, what, level, message);
+    submit(a);
 }
 
 /* The level to tell of now, or 0. `told` is what was told before. */
@@ -81,20 +103,27 @@ void stats_look(sbx_stats *s, const char *id, int64_t pids, const sbx_usage *u)
     }
 }
 
-void stats_look_disk(sbx_stats *s, const char *id, int64_t bytes, int64_t limit)
+void stats_look_disk(sbx_stats *s, const char *id, int64_t bytes, int64_t limit, bool full)
 {
     seen *one = stats_seen(s, id);
+    alert *a = alert_new(s, id);
     char text[160];
-    int level;
+    int level = one ? rises(&one->told[2], bytes, limit) : 0;
 
-    if (!one)
-        return;
-    one->disk_bytes = bytes;
-    if ((level = rises(&one->told[2], bytes, limit)) != 0) {
+    if (one)
+        one->disk_bytes = bytes;
+    if (level) {
         snprintf(text, sizeof(text), "files are over %d %% of the disk's limit: %lld of %lld MB",
                  level, (long long)(bytes / (int64_t)MIB), (long long)(limit / (int64_t)MIB));
-        tell(s, id, "disk", level, text);
+        say(a, "disk", level, text);
     }
+    a->full = full;
+    a->bytes = bytes;
+    a->limit = limit;
+    if (level || full)
+        submit(a);
+    else
+        free(a);
 }
 
 typedef struct look {

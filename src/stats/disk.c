@@ -19,11 +19,11 @@ static void tell_on_stream(void *arg)
 {
     written *w = arg;
 
-    stats_look_disk(w->s, w->id, w->bytes, w->limit);
+    stats_look_disk(w->s, w->id, w->bytes, w->limit, w->bytes > w->limit);
     free(w);
 }
 
-static void stop_full(sbx_stats *s, const sbx_sandbox_row *row, int64_t bytes)
+void stats_stop_full(sbx_stats *s, const char *id, int64_t bytes, int64_t limit)
 {
     char text[160];
     sbx_move stop = {.verb = SBX_V_STOP, .why_code = "disk_full", .why_message = text};
@@ -32,15 +32,15 @@ static void stop_full(sbx_stats *s, const sbx_sandbox_row *row, int64_t bytes)
     int rc = 1;
 
     snprintf(text, sizeof(text), "%lld MB were written, and the limit is %lld MB",
-             (long long)(bytes / (int64_t)MIB), (long long)row->disk_mb);
-    sbx_channels_note(s->c.channels, row->id, text);
+             (long long)(bytes / (int64_t)MIB), (long long)(limit / (int64_t)MIB));
+    sbx_channels_note(s->c.channels, id, text);
     /* begun is enough; 1 may also mean that somebody else has just changed the row */
     for (int i = 0; i < STOP_TRIES && rc == 1 && !stop.begun; i++)
-        rc = sbx_sandbox_move(s->c.sandboxes, NULL, row->id, &stop, &now, &err);
+        rc = sbx_sandbox_move(s->c.sandboxes, NULL, id, &stop, &now, &err);
     sbx_sandbox_row_done(&now);
     if (rc < 0 && err.code != SBX_E_CONFLICT && err.code != SBX_E_GONE)
         sbx_log_err(SBX_WARN, "a sandbox over its disk limit could not be stopped", &err, "sandbox",
-                    row->id, NULL);
+                    id, NULL);
 }
 
 static void look_at(sbx_stats *s, const sbx_sandbox_row *row)
@@ -60,10 +60,7 @@ static void look_at(sbx_stats *s, const sbx_sandbox_row *row)
 
     *w = (written){.s = s, .bytes = bytes, .limit = row->disk_mb * (int64_t)MIB};
     sbx_copy(w->id, sizeof(w->id), row->id);
-    bool full = bytes > w->limit;
     sbx_stream_post(s->c.stream, tell_on_stream, w);
-    if (full)
-        stop_full(s, row, bytes);
 }
 
 static void looked_on_stream(void *arg)

@@ -15,11 +15,14 @@ typedef struct seen {
     UT_hash_handle hh;
 } seen;
 
+typedef struct by_engine by_engine;
+
 struct sbx_stats {
     sbx_stats_config c;
-    seen *seen;        /* STREAM, as all below */
-    sbx_timer *alerts; /* the next look */
-    bool measuring;    /* of disks, by a worker */
+    seen *seen;           /* STREAM, as all below */
+    by_engine *by_engine; /* hash by sandbox */
+    sbx_timer *alerts;    /* the next look */
+    bool measuring;       /* of disks, by a worker */
     bool closed;
 };
 
@@ -35,11 +38,13 @@ int64_t stats_cpu_milli(sbx_stats *s, const char *id, const sbx_usage *u);
 
 /* Alerts of one sample, of a sandbox that this worker holds. STREAM. */
 void stats_look(sbx_stats *s, const char *id, int64_t pids, const sbx_usage *u);
-void stats_look_disk(sbx_stats *s, const char *id, int64_t bytes, int64_t limit);
+/* `full`: it is over its limit, and is to be stopped when that was told. */
+void stats_look_disk(sbx_stats *s, const char *id, int64_t bytes, int64_t limit, bool full);
 void stats_alerts_begin(sbx_stats *s);
 
 /* Have a worker measure the disks that have to be watched, and stop what is over its limit. STREAM.
  */
 void stats_measure_disks(sbx_stats *s);
+void stats_stop_full(sbx_stats *s, const char *id, int64_t bytes, int64_t limit); /* WORKER */
 
 #endif

@@ -6,16 +6,40 @@
 #include "sbx/core/thread.h"
 #include "sbx/http/feed.h"
 #include "sbx/sandbox/state.h"
+#include <utlist.h>
+
+#define SHARE_MS 1000 /* so old may the engine's answer be for another viewer */
+
+/* What a row says of its sandbox's limits. */
+typedef struct limits {
+    int64_t cpu_milli, pids, disk_mb;
+} limits;
 
 typedef struct viewer {
+    struct viewer *next; /* of those who wait for the engine */
     sbx_stats *s;
     sbx_reply *reply;
     bool streaming;
     int64_t every_ms, due_ms;
     uint64_t number; /* of the last sample sent */
-    char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1], container[SBX_ID_LEN + 8];
-    int64_t cpu_milli_limit, pids, disk_mb;
+    char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1];
+    limits limits;
 } viewer;
+
+/* A question to the engine, and for a while its answer: all who view a sandbox share it. STREAM; a
+ * worker has it between submit_engine() and engine_told(), and leaves `viewers` alone. */
+struct by_engine {
+    sbx_stats *s;
+    char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1];
+    viewer *viewers;   /* who wait */
+    sbx_timer *forget; /* once answered */
+    bool answered, failed;
+    limits limits;
+    sbx_usage usage;
+    int64_t cpu_milli; /* of the processor's use */
+    sbx_err err;
+    UT_hash_handle hh;
+};
 
 seen *stats_seen(sbx_stats *s, const char *id)
 {
@@ -84,15 +108,15 @@ static void sample_json(const viewer *v, const sbx_usage *u, bool by_agent, int6
         sbx_jw_null(&w, "cpuPercent");
     else
         sbx_jw_milli(&w, "cpuPercent", cpu_milli);
-    sbx_jw_milli(&w, "cpus", v->cpu_milli_limit);
+    sbx_jw_milli(&w, "cpus", v->limits.cpu_milli);
     known(&w, "memoryBytes", u->memory_bytes);
     known(&w, "memoryPeakBytes", u->memory_peak_bytes);
     known(&w, "memoryLimitBytes", u->memory_limit_bytes);
     known(&w, "pids", u->processes);
-    known(&w, "pidsLimit", v->pids);
+    known(&w, "pidsLimit", v->limits.pids);
     known(&w, "oomKills", u->oom_kills);
     known(&w, "diskBytes", u->disk_bytes);
-    known(&w, "diskLimitBytes", v->disk_mb ? v->disk_mb * (int64_t)MIB : -1);
+    known(&w, "diskLimitBytes", v->limits.disk_mb ? v->limits.disk_mb * (int64_t)MIB : -1);
     known(&w, "networkRxBytes", u->network_rx_bytes);
     known(&w, "networkTxBytes", u->network_tx_bytes);
     known(&w, "uptimeMs", u->uptime_ms);
@@ -114,7 +138,7 @@ static void next_sample(viewer *v)
 }
 
 /* A sample that a slow client does not take is left out: the next one is as good. */
-static void send_sample(viewer *v, const sbx_usage *u, bool by_agent)
+static void send_sample(viewer *v, const sbx_usage *u, bool by_agent, int64_t cpu_milli)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(4 * KIB);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf event = SBX_BUF_INIT(8 * KIB);
@@ -124,7 +148,7 @@ static void send_sample(viewer *v, const sbx_usage *u, bool by_agent)
 
     if (one && now.disk_bytes < 0)
         now.disk_bytes = one->disk_bytes;
-    sample_json(v, &now, by_agent, stats_cpu_milli(v->s, v->sandbox, u), &b);
+    sample_json(v, &now, by_agent, cpu_milli, &b);
     if (!v->streaming) {
         sbx_reply_json(v->reply, 200, &b);
         viewer_free(v);
@@ -152,34 +176,15 @@ static void end_stream(viewer *v, const sbx_err *err)
 
 /* --- the engine --- */
 
-typedef struct by_engine {
-    viewer *v;
-    sbx_usage usage;
-    bool failed;
-    sbx_err err;
-} by_engine;
-
-static void engine_told(void *arg)
-{
-    by_engine *e = arg;
-
-    if (e->failed)
-        end_stream(e->v, &e->err);
-    else
-        send_sample(e->v, &e->usage, false);
-    free(e);
-}
-
 /* Fills in what the row says. @return -1 if the sandbox cannot have a sample. */
-static int look(viewer *v, bool *ret_frozen, sbx_err *err)
+static int look(sbx_stats *s, const char *owner, const char *sandbox, limits *ret, bool *ret_frozen,
+                sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_sandbox_row_done) sbx_sandbox_row row = {0};
 
-    if (sbx_store_sandbox_get(v->s->c.store, v->owner, v->sandbox, &row, err))
+    if (sbx_store_sandbox_get(s->c.store, owner, sandbox, &row, err))
         return -1;
-    v->cpu_milli_limit = row.cpu_milli;
-    v->pids = row.pids;
-    v->disk_mb = row.disk_mb;
+    *ret = (limits){row.cpu_milli, row.pids, row.disk_mb};
     switch (sbx_state_parse(row.state)) {
     case SBX_S_RUNNING:
     case SBX_S_STOPPING:
@@ -197,28 +202,86 @@ static int look(viewer *v, bool *ret_frozen, sbx_err *err)
     }
 }
 
+static void drop_answer(by_engine *e)
+{
+    sbx_timer_free(e->forget);
+    HASH_DEL(e->s->by_engine, e);
+    free(e);
+}
+
+static void forget_answer(void *arg)
+{
+    by_engine *e = arg;
+
+    e->forget = NULL;
+    drop_answer(e);
+}
+
+static void tell(const by_engine *e, viewer *v)
+{
+    v->limits = e->limits;
+    if (e->failed)
+        end_stream(v, &e->err);
+    else
+        send_sample(v, &e->usage, false, e->cpu_milli);
+}
+
+static void engine_told(void *arg)
+{
+    by_engine *e = arg;
+    viewer *v, *next, *waiting = sbx_steal(e->viewers);
+
+    e->answered = true;
+    if (!e->failed)
+        e->cpu_milli = stats_cpu_milli(e->s, e->sandbox, &e->usage);
+    LL_FOREACH_SAFE(waiting, v, next)
+    tell(e, v);
+    if (e->failed || e->s->closed)
+        drop_answer(e);
+    else
+        e->forget = sbx_timer_new(e->s->c.stream, SHARE_MS, forget_answer, e);
+}
+
 static void ask_engine(void *arg)
 {
     by_engine *e = arg;
-    sbx_engine *engine = e->v->s->c.engine;
+    sbx_engine *engine = e->s->c.engine;
+    char container[SBX_ID_LEN + 8];
     bool frozen;
 
-    e->failed = sbx_reply_gone(e->v->reply) || look(e->v, &frozen, &e->err) ||
-                engine->ops->usage(engine, e->v->container, &e->usage, &e->err);
-    sbx_stream_post(e->v->s->c.stream, engine_told, e);
+    sbx_sandbox_container(e->sandbox, container);
+    e->failed = look(e->s, e->owner, e->sandbox, &e->limits, &frozen, &e->err) ||
+                engine->ops->usage(engine, container, &e->usage, &e->err);
+    sbx_stream_post(e->s->c.stream, engine_told, e);
 }
 
 static void submit_engine(viewer *v)
 {
-    by_engine *e = sbx_alloc(sizeof(*e));
+    sbx_stats *s = v->s;
+    by_engine *e;
+
+    HASH_FIND_STR(s->by_engine, v->sandbox, e);
+    if (e && e->answered) {
+        tell(e, v);
+        return;
+    }
+    if (e) {
+        LL_PREPEND(e->viewers, v);
+        return;
+    }
+    e = sbx_alloc(sizeof(*e));
     sbx_job job = {.run = ask_engine, .arg = e};
 
-    e->v = v;
-    sbx_fail(&e->err, SBX_E_CANCELLED, "the client left");
-    if (sbx_lanes_submit(v->s->c.lanes, SBX_LANE_SLOW, &job, &e->err) == 0)
-        return;
-    e->failed = true;
-    engine_told(e);
+    e->s = s;
+    e->limits = v->limits;
+    memcpy(e->owner, v->owner, sizeof(e->owner));
+    memcpy(e->sandbox, v->sandbox, sizeof(e->sandbox));
+    HASH_ADD_STR(s->by_engine, sandbox, e);
+    LL_PREPEND(e->viewers, v);
+    if (sbx_lanes_submit(s->c.lanes, SBX_LANE_SLOW, &job, &e->err)) {
+        e->failed = true;
+        engine_told(e);
+    }
 }
 
 /* --- the agent --- */
@@ -229,7 +292,7 @@ static void on_sample(void *arg, const sbx_usage *u, const sbx_err *err)
 
     (void)err; /* the engine is asked, and says better what is wrong */
     if (u)
-        send_sample(v, u, true);
+        send_sample(v, u, true, stats_cpu_milli(v->s, v->sandbox, u));
     else
         submit_engine(v);
 }
@@ -274,8 +337,7 @@ int sbx_stats_start(sbx_stats *s, const char *owner, const char *sandbox, const 
     v->due_ms = sbx_now_ms();
     sbx_copy(v->owner, sizeof(v->owner), owner);
     sbx_copy(v->sandbox, sizeof(v->sandbox), sandbox);
-    sbx_sandbox_container(sandbox, v->container);
-    if (look(v, &frozen, err)) {
+    if (look(s, v->owner, v->sandbox, &v->limits, &frozen, err)) {
         viewer_free(v);
         return -1;
     }
@@ -302,10 +364,14 @@ sbx_stats *sbx_stats_new(const sbx_stats_config *c)
 static void shutdown_on_stream(void *arg)
 {
     sbx_stats *s = arg;
+    by_engine *e, *next_e;
     seen *one, *next;
 
     s->closed = true;
     sbx_timer_free(sbx_steal(s->alerts));
+    HASH_ITER (hh, s->by_engine, e, next_e)
+        if (e->answered) /* else it is with a worker, and dropped when that is heard */
+            drop_answer(e);
     HASH_ITER (hh, s->seen, one, next) {
         HASH_DEL(s->seen, one);
         free(one);

@@ -7,6 +7,8 @@
 #ifndef SBX_STORE_QUERIES_H
 #define SBX_STORE_QUERIES_H
 
+#include "sbx/store/records.h"
+
 /* The columns of sbx_sandbox_row, in the order in which rows.c reads them. */
 #define SANDBOX_COLS                                                                               \
     "id, owner, worker, name, template, image, state, reason, size, cpu_milli, memory_mb, pids, "  \
@@ -63,6 +65,13 @@
 /* Of changes of state; the former one is the column or expression `was`. */
 #define EVENTS_OF_CHANGE(was, which)                                                               \
     EVENTS_OF("state", "json_build_object('from', " was ", 'to', state, 'reason', reason)", which)
+
+/* Commands that had not ended when nothing runs any more in the sandbox of a row in `u`. */
+#define EXECS_LOST                                                                                 \
+    " l AS (UPDATE public.sandbox_executions x SET error = '" SBX_EXEC_LOST "',"                   \
+    " duration_ms = greatest(0, extract(epoch FROM now() - x.started_at) * 1000)::bigint"          \
+    " FROM u WHERE x.sandbox = u.id AND x.duration_ms IS NULL"                                     \
+    " AND u.state IN ('stopped', 'starting', 'failed', 'deleted'))"
 
 /* The highest number of the owner $1, and beside it a page of the events that meet `which`: $2
  * since, $3 type or NULL, $4 limit. */
@@ -143,6 +152,7 @@
       " image = coalesce($15::text, image),"                                                       \
       " change = $10::bigint WHERE id = $1 AND state = $2::text"\
       " AND ($16::bigint = 0 OR change = $16) RETURNING *),"                     \
+      EXECS_LOST ","                                                                               \
       EVENTS_OF_CHANGE("$2::text", "$2::text <> $3::text")                                         \
       " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON true")                   \
     /* Another status of health: $2 worker, $3 what is known now. */                               \
@@ -274,11 +284,13 @@
       " w AS (DELETE FROM public.workers WHERE heartbeat_at < now() - interval '1 day')"           \
       " SELECT count(*) FROM s")                                                                   \
                                                                                                    \
+    /* $1 an array. Of a command that is told twice the end counts, and what ended it most of all:
+     * "lost" is written before it is known. One that still runs does so in a sandbox that does. */ \
     X(EXEC_INSERT, 1, SYSTEM,                                                                      \
-      "INSERT INTO public.sandbox_executions (id, sandbox, owner, kind, command, started_at,"      \
+      "INSERT INTO public.sandbox_executions AS x (id, sandbox, owner, kind, command, started_at," \
       " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error, cpu_limit,"       \
       " background, terminal, cpu_ms, peak_kb, chunks)"                                            \
-      " SELECT r.id, r.sandbox, s.owner, r.kind, r.command,"                                       \
+      " SELECT DISTINCT ON (r.id) r.id, r.sandbox, s.owner, r.kind, r.command,"                    \
       " timestamptz 'epoch' + make_interval(secs => r.started_ms / 1000.0::float8),"               \
       " r.duration_ms, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated, r.error,"    \
       " r.cpu_limit, r.background, r.terminal, r.cpu_ms, r.peak_kb, r.chunks"                      \
@@ -286,7 +298,17 @@
       " started_ms bigint, duration_ms bigint, exit_code int, signal int, timed_out bool,"         \
       " oom_killed bool, truncated bool, error text, cpu_limit bool, background bool,"             \
       " terminal bool, cpu_ms bigint, peak_kb bigint, chunks bigint)"                              \
-      " JOIN public.sandboxes s ON s.id = r.sandbox ON CONFLICT (id) DO NOTHING")                  \
+      " JOIN public.sandboxes s ON s.id = r.sandbox"                                               \
+      " WHERE r.duration_ms IS NOT NULL"                                                           \
+      " OR s.state NOT IN ('stopped', 'failed', 'deleting', 'deleted')"                            \
+      " ORDER BY r.id, r.duration_ms IS NULL"                                                      \
+      " ON CONFLICT (id) DO UPDATE SET duration_ms = excluded.duration_ms,"                        \
+      " exit_code = excluded.exit_code, signal = excluded.signal,"                                 \
+      " timed_out = excluded.timed_out, oom_killed = excluded.oom_killed,"                         \
+      " truncated = excluded.truncated, error = excluded.error, cpu_limit = excluded.cpu_limit,"   \
+      " cpu_ms = excluded.cpu_ms, peak_kb = excluded.peak_kb, chunks = excluded.chunks"            \
+      " WHERE excluded.duration_ms IS NOT NULL"                                                    \
+      " AND (x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "')")                             \
     X(EXEC_LIST, 5, OWNER,                                                                         \
       "SELECT " EXEC_COLS " FROM public.sandbox_executions WHERE owner = $1 AND sandbox = $2"      \
       " AND ($3::timestamptz IS NULL OR (started_at, id) < ($3, $4::text))"                        \

@@ -22,7 +22,8 @@ static void add_record(sbx_jw *w, const sbx_exec_record *r)
     sbx_jw_str(w, "kind", r->kind);
     sbx_jw_raw(w, "command", r->command ? r->command : "[]");
     sbx_jw_int(w, "started_ms", r->started_ms);
-    sbx_jw_int(w, "duration_ms", r->duration_ms);
+    if (!r->running)
+        sbx_jw_int(w, "duration_ms", r->duration_ms);
     if (r->exit_code >= 0)
         sbx_jw_int(w, "exit_code", r->exit_code);
     if (r->signal > 0)
@@ -81,6 +82,7 @@ static void read_record(const PGresult *r, int row, sbx_exec_record *o)
     store_copy(r, row, c++, o->kind, sizeof o->kind);
     o->command = store_str(r, row, c++);
     o->started_ms = store_ms(r, row, c++);
+    o->running = PQgetisnull(r, row, c);
     o->duration_ms = store_int(r, row, c++);
     o->exit_code = PQgetisnull(r, row, c) ? -1 : (int)store_int(r, row, c);
     c++;

@@ -12,6 +12,7 @@
 #define CREATE_SPEC "{\"network\":{\"mode\":\"none\"},\"onTimeout\":\"%s\",\"onIdle\":\"%s\"}"
 
 static sbx_metrics *metrics;
+static sbx_ledger *ledger;
 static sbx_bus *bus;
 static sbx_stream *stream;
 static sbx_lanes *lanes;
@@ -575,6 +576,7 @@ static void make_server(server *s)
                               .store = store,
                               .engine = &s->engine,
                               .channels = (sbx_channels *)s,
+                              .ledger = ledger,
                               .bus = bus,
                               .metrics = metrics,
                               .cluster = "c0000000000000000000",
@@ -606,6 +608,7 @@ static void begin_world(void)
     ask("SET synchronous_commit = off");
     sql("ALTER DATABASE %s SET synchronous_commit = off", db_name);
     metrics = sbx_metrics_new();
+    ledger = sbx_ledger_new(store);
     bus = sbx_bus_memory_new();
     stream = sbx_stream_new(&err);
     lanes = sbx_lanes_new(&config);
@@ -631,6 +634,7 @@ static void end_world(void)
     for (int i = 0; i < SERVERS; i++)
         sbx_sandboxes_free(servers[i].service);
     bus->ops->free(bus);
+    sbx_ledger_free(ledger);
     sbx_metrics_free(metrics);
     PQfinish(outside);
     drop_database();

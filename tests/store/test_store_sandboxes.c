@@ -691,6 +691,54 @@ Test(store_sandboxes, executions_arrive_in_one_batch_and_twice_is_once)
                  1);
 }
 
+static const char *error_of(const char *sandbox, const char *id, bool *ret_running)
+{
+    static char text[64];
+    sbx_exec_record r = {0};
+
+    OK(sbx_store_exec_get(store, owner.s, sandbox, id, &r, &err));
+    sbx_copy(text, sizeof text, r.error);
+    *ret_running = r.running;
+    sbx_exec_record_done(&r);
+    return text;
+}
+
+Test(store_sandboxes, an_execution_that_runs_ends_as_told_or_is_lost_with_its_sandbox)
+{
+    sbx_id id = make_sandbox("running"), x[3] = {sbx_id_new(), sbx_id_new(), sbx_id_new()};
+    sbx_exec_record r = {.kind = "exec", .command = "[]", .started_ms = 1760000000123};
+    sbx_state_change stop = {.id = id.s, .from = "running", .to = "failed", .worker = ""};
+    sbx_sandbox_row row = {0};
+    bool runs;
+
+    sbx_copy(r.sandbox, sizeof r.sandbox, id.s);
+    r.running = true;
+    for (int i = 0; i < 2; i++) {
+        sbx_copy(r.id, sizeof r.id, x[i].s);
+        OK(sbx_store_exec_insert(store, &r, 1, &err));
+    }
+    sbx_exec_record both[] = {r, r}; /* its end, and once more its start */
+    both[0].running = false;
+    both[0].exit_code = 3;
+    OK(sbx_store_exec_insert(store, both, 2, &err));
+    cr_expect_str_empty(error_of(id.s, x[1].s, &runs));
+    cr_expect_not(runs);
+    cr_expect_str_empty(error_of(id.s, x[0].s, &runs));
+    cr_expect(runs);
+
+    OK(sbx_store_sandbox_set_state(store, &stop, &row, &err));
+    sbx_sandbox_row_done(&row);
+    cr_expect_str_eq(error_of(id.s, x[0].s, &runs), "lost");
+    cr_expect_not(runs);
+    cr_expect_str_empty(error_of(id.s, x[1].s, &runs));
+    sbx_copy(r.id, sizeof r.id, x[2].s); /* too late: nothing runs in it */
+    OK(sbx_store_exec_insert(store, &r, 1, &err));
+    FAILS(sbx_store_exec_get(store, owner.s, id.s, x[2].s, &r, &err), NOT_FOUND);
+    sbx_copy(both[0].id, sizeof both[0].id, x[0].s); /* it was heard after all */
+    OK(sbx_store_exec_insert(store, both, 1, &err));
+    cr_expect_str_empty(error_of(id.s, x[0].s, &runs));
+}
+
 Test(store_sandboxes, executions_are_listed_newest_first_and_of_their_owner_alone)
 {
     sbx_id id = make_sandbox("running"), ids[3];

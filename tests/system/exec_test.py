@@ -132,7 +132,7 @@ class ResultTest(SystemCase):
         cases = [({}, "command"), ({"command": ""}, "command"), ({"command": []}, "command"),
                  ({"command": [""]}, "command"), ({"command": 7}, "command"),
                  ({"command": ["a", 7]}, "command"), ({"command": "x" * 200000}, "command"),
-                 ({"command": "true", "timeoutMs": 0}, "timeoutMs"),
+                 ({"command": "true", "timeoutMs": -1}, "timeoutMs"),
                  ({"command": "true", "timeoutMs": 86400001}, "timeoutMs"),
                  ({"command": "true", "timeoutMs": "5"}, "timeoutMs"),
                  ({"command": "true", "timeoutMs": 1.5}, "timeoutMs"),
@@ -151,7 +151,7 @@ class ResultTest(SystemCase):
         got = api.exec(box, ["sh", "-c", "exit 9"])
         row = wait_for(lambda: service.psql(
             "SELECT exit_code, kind, command, timed_out FROM sandbox_executions"
-            f" WHERE id = '{got['execId']}'"), what="the record")
+            f" WHERE id = '{got['execId']}' AND duration_ms IS NOT NULL"), what="the record")
         self.assertEqual(row, '9|exec|["sh","-c","exit 9"]|f')
 
 

@@ -70,6 +70,8 @@ class RestartTest(FaultCase):
         events = [s.events() for s in streams]
         for e in events:
             next(e)
+        job = client.post(f"/sandboxes/{boxes[0]}/exec", {"command": "sleep 100",
+                                                          "background": True}).json["execId"]
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             amid = [pool.submit(client.post, "/sandboxes", {"template": "box"}) for _ in range(4)]
             how(own)
@@ -89,6 +91,8 @@ class RestartTest(FaultCase):
             self.assertTrue(why["message"])
             self.assertEqual([e["type"] for _, e in told][-1], "error")
             stream.close()
+        told = client.get(f"/sandboxes/{boxes[0]}/execs/{job}").json
+        self.assertEqual((told["state"], told["error"]), ("failed", "lost"))
         self.assert_works_again(client, 10 - (time.monotonic() - began))
         self.assert_settled(client, service, 15)
         wait_for(lambda: client.server.descriptors() <= descriptors + 12, 10, "closed descriptors")

@@ -1,5 +1,4 @@
 """What a sandbox uses: samples, streams, alerts."""
-import json
 import time
 import unittest
 
@@ -119,8 +118,8 @@ class AlertTest(SystemCase):
             self.assertEqual(len(told), len(set(told)))
             reason = client.get(f"/events?sandboxId={box}&type=sandbox.alert").json["items"][0]
             self.assertIn("limit", reason["data"]["reason"]["message"])
-        lines = client.get(f"/sandboxes/{box}/logs?source=system").json["items"]
-        self.assertTrue(any("limit" in line["data"] for line in lines), json.dumps(lines))
+        wait_for(lambda: any("limit" in line["data"]
+                             for line in client.logs(box, "?source=system")), what="a line of it")
 
 
 if __name__ == "__main__":

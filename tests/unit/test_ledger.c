@@ -5,7 +5,7 @@
 #include <criterion/criterion.h>
 
 static sbx_code answer;
-static size_t written, touched;
+static size_t written, running, touched;
 
 void sbx_exec_record_done(sbx_exec_record *r)
 {
@@ -15,10 +15,12 @@ void sbx_exec_record_done(sbx_exec_record *r)
 
 int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count, sbx_err *err)
 {
-    (void)s, (void)r;
+    (void)s;
     if (answer)
         return sbx_fail(err, answer, "no");
     written += count;
+    for (size_t i = 0; i < count; i++)
+        running += r[i].running;
     return 0;
 }
 
@@ -68,6 +70,33 @@ Test(ledger, what_the_store_refuses_does_not_stop_what_comes_after_it)
     add(l, 2);
     cr_expect_eq(sbx_ledger_flush(l, &err), 0);
     cr_expect_eq(written, 2);
+    sbx_ledger_free(l);
+}
+
+static sbx_exec_record record_of(const char *id, bool runs)
+{
+    sbx_exec_record r = {.command = sbx_strdup("[]"), .running = runs};
+
+    sbx_copy(r.id, sizeof(r.id), id);
+    return r;
+}
+
+Test(ledger, a_start_is_written_only_of_what_still_runs)
+{
+    sbx_ledger *l = sbx_ledger_new(NULL);
+    sbx_exec_record start[] = {record_of("a", true), record_of("b", true), record_of("b", true)};
+    sbx_exec_record end[] = {record_of("a", false), record_of("b", false)};
+    sbx_err err;
+
+    for (size_t i = 0; i < ARRAY_LEN(start); i++)
+        sbx_ledger_record_start(l, &start[i]);
+    sbx_ledger_record(l, &end[0]);
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    cr_expect(written == 2 && running == 1, "%zu %zu", written, running);
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    sbx_ledger_record(l, &end[1]);
+    cr_expect_eq(sbx_ledger_flush(l, &err), 0);
+    cr_expect(written == 3 && running == 1, "%zu %zu", written, running);
     sbx_ledger_free(l);
 }
 

@@ -68,8 +68,7 @@
 /* Terminals */
 #define SBX_TERMINAL_REPLAY_BYTES (64 * KIB) /* of output that a viewer gets first */
 #define SBX_TERMINAL_INPUT_BYTES  MIB        /* of one viewer, waiting for the sandbox */
-#define SBX_TERMINAL_IDLE_MS      600000     /* without a viewer; then HUP, then KILL */
-#define SBX_TERMINAL_GRACE_MS     5000       /* from HUP to KILL */
+#define SBX_TERMINAL_GRACE_MS     5000       /* from HUP to KILL of one without viewers */
 #define SBX_TERMINAL_MAX_SIZE     1000       /* columns, rows */
 #define SBX_MAX_TERMINALS         65536      /* that one worker looks after */
 
@@ -86,8 +85,7 @@
 #define SBX_MAX_UNPACK_ENTRIES  1000000
 #define SBX_MAX_TOOLS           16          /* at work on files of one sandbox at once */
 #define SBX_MAX_TOOL_BYTES      (128 * MIB) /* of lists and batches in memory, of all */
-#define SBX_TOOL_STALL_MS       60000       /* a tool that does nothing */
-#define SBX_TOOL_LONG_MS        900000      /* the same where nothing can be seen of what it does */
+#define SBX_TOOL_LONG           15 /* times longer it may take where nothing can be seen of what is done */
 
 /* Checks */
 #define SBX_MAX_CHECK_BYTES      (8 * KIB) /* a check's command, all arguments together */

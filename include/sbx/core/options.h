@@ -74,6 +74,12 @@
       "seconds for one engine call")                                                               \
     X(pull_timeout_s, INT, "pull-timeout", "SBX_PULL_TIMEOUT", "600", 1, 7200, 0,                  \
       "seconds for pulling an image")                                                              \
+    X(terminal_idle_s, INT, "terminal-idle", "SBX_TERMINAL_IDLE", "600", 1, 86400, 0,              \
+      "seconds that a terminal stays which nobody views")                                          \
+    X(files_stall_s, INT, "files-stall", "SBX_FILES_STALL", "60", 1, 3600, 0,                      \
+      "seconds without progress until a request about files is given up")                          \
+    X(bridge_idle_s, INT, "bridge-idle", "SBX_BRIDGE_IDLE", "60", 1, 3600, 0,                      \
+      "seconds that the way to a sandbox of another worker stays open unused")                     \
     X(sweep_s, INT, "sweep-seconds", "SBX_SWEEP_SECONDS", "30", 1, 3600, 0,                        \
       "seconds between two sweeps for containers and rows without each other")                     \
     X(orphan_grace_s, INT, "orphan-grace", "SBX_ORPHAN_GRACE", "60", 1, 3600, 0,                   \

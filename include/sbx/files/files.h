@@ -21,6 +21,7 @@ typedef struct sbx_files_config {
     sbx_channels *channels;
     sbx_ledger *ledger;
     sbx_sandboxes *sandboxes; /* resumes what is paused */
+    int64_t stall_ms;         /* a tool that does nothing for so long is given up */
 } sbx_files_config;
 
 sbx_files *sbx_files_new(const sbx_files_config *c);

@@ -42,6 +42,9 @@ typedef struct sbx_channel_events {
 } sbx_channel_events;
 
 sbx_channels *sbx_channels_new(sbx_stream *stream);
+/** End bridges that were not used for so long, or up to twice that; never without this call. Before
+ * the first channel is opened. */
+void sbx_channels_bridge_idle(sbx_channels *c, int64_t ms);
 /** Before the first channel is opened. */
 void sbx_channels_watch(sbx_channels *c, const sbx_channel_events *events);
 /** Close all; the agents and their commands live on. After this STREAM may be freed. */

@@ -30,6 +30,7 @@ typedef struct sbx_use {
     void (*ready)(void *arg);
     void (*failed)(void *arg, const sbx_err *err);
     void *arg;
+    bool again; /* it was in use, and what it was used for goes on inside: be patient */
     int64_t from_ms, until_ms; /* not the user's, as the next */
     bool bridged;
 } sbx_use;

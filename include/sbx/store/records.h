@@ -4,13 +4,16 @@
 
 #include "sbx/store/store.h"
 
-/* A command that is over, or did not start. */
+#define SBX_EXEC_LOST "lost" /* error of a command whose end nobody heard: its sandbox ended */
+
+/* A command that is over, or did not start, or was heard of when it started. */
 typedef struct sbx_exec_record {
     char id[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1];
     char kind[8];       /* exec, run, main */
     char *command;      /* JSON array text, at most SBX_MAX_COMMAND_TEXT; owned */
     int64_t started_ms; /* wall clock */
     int64_t duration_ms;
+    bool running; /* it had not ended: nothing below but `background` and `terminal` is known */
     int exit_code, signal; /* -1 and 0 if it has none */
     bool timed_out, oom_killed, truncated, cpu_limit;
     bool background, terminal;
@@ -21,8 +24,8 @@ typedef struct sbx_exec_record {
 } sbx_exec_record;
 void sbx_exec_record_done(sbx_exec_record *r);
 
-/** One statement for all. Records known by their id already, and those whose sandbox is gone for
- * good, are left out. May be repeated. */
+/** One statement for all. Records of ends that are known already, and those whose sandbox is gone
+ * for good, are left out; an end takes the place of `running`. May be repeated. */
 int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count,
                           sbx_err *err) SBX_MUST_CHECK;
 
