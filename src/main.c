@@ -223,6 +223,31 @@ static void make_reaper(sbx_app *app)
     app->reaper = sbx_reaper_new(&reaper, app->keeper);
 }
 
+/* What requests are served by, each for itself. */
+static void make_requests(sbx_app *app)
+{
+    const sbx_options *o = &app->options;
+    sbx_execs_config execs = {.stream = app->stream,
+                              .lanes = app->lanes,
+                              .store = app->store,
+                              .channels = app->channels,
+                              .ledger = app->ledger,
+                              .metrics = app->metrics,
+                              .sandboxes = app->sandboxes,
+                              .terminal_idle_ms = o->terminal_idle_s * 1000};
+    app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
+    app->execs = sbx_execs_new(&execs);
+    app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
+                                                   app->channels, app->sandboxes, app->worker.s});
+    app->files = sbx_files_new(&(sbx_files_config){.stream = app->stream,
+                                                   .lanes = app->lanes,
+                                                   .store = app->store,
+                                                   .channels = app->channels,
+                                                   .ledger = app->ledger,
+                                                   .sandboxes = app->sandboxes,
+                                                   .stall_ms = o->files_stall_s * 1000});
+}
+
 static int make_services(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
@@ -264,25 +289,7 @@ static int make_services(sbx_app *app, sbx_err *err)
     if (sbx_sandboxes_new(&sandboxes, &app->sandboxes, err))
         return -1;
     sbx_channels_watch(app->channels, &told);
-    sbx_execs_config execs = {.stream = app->stream,
-                              .lanes = app->lanes,
-                              .store = app->store,
-                              .channels = app->channels,
-                              .ledger = app->ledger,
-                              .metrics = app->metrics,
-                              .sandboxes = app->sandboxes,
-                              .terminal_idle_ms = o->terminal_idle_s * 1000};
-    app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
-    app->execs = sbx_execs_new(&execs);
-    app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
-                                                   app->channels, app->sandboxes, app->worker.s});
-    app->files = sbx_files_new(&(sbx_files_config){.stream = app->stream,
-                                                   .lanes = app->lanes,
-                                                   .store = app->store,
-                                                   .channels = app->channels,
-                                                   .ledger = app->ledger,
-                                                   .sandboxes = app->sandboxes,
-                                                   .stall_ms = o->files_stall_s * 1000});
+    make_requests(app);
     make_reaper(app);
     return 0;
 }
