@@ -19,6 +19,8 @@
 #define READS_PER_TURN  4
 #define STRANGER_READS  8 /* in all; a greeting takes one or two */
 #define RETRY_SPARE_MS  200
+#define SHORT_MS        3
+#define IDLE_MS         250
 #define ORPHAN_LIMIT_MS 2000
 #define GOODBYE_MS      3000
 #define LAST_CALL_MS    2000 /* for exits and the log to reach the owner */
@@ -138,18 +140,56 @@ static void watch_oom(agent *a)
         look_for_oom(a);
 }
 
+/* Forking costs about what a short command takes, so a command that was just begun goes first: its
+ * successor is forked when it has ended, or when it is no longer short. */
+static bool begun_just_now(const agent *a)
+{
+    const agent_command *c = a->commands.nlive > 0 ? a->commands.live[a->commands.nlive - 1] : NULL;
+
+    return c && c->state < AGENT_OVER && agent_now_ms() < c->started_ms + SHORT_MS;
+}
+
+static void refill_spare(void *arg);
+
+static void spare_failed(agent *a)
+{
+    a->spare_failed = true;
+    agent_timer_set(&a->shared.loop, &a->retry_spare, RETRY_SPARE_MS, refill_spare, a);
+}
+
 static void refill_spare(void *arg)
 {
     agent *a = arg;
 
+    a->spare_failed = false;
+    agent_timer_stop(&a->shared.loop, &a->retry_spare);
     if (!agent_spare_refill(&a->shared.spare))
-        agent_timer_set(&a->shared.loop, &a->retry_spare, RETRY_SPARE_MS, refill_spare, a);
+        spare_failed(a);
+}
+
+static void let_rest(void *arg)
+{
+    agent_spare_rest(&((agent *)arg)->shared.spare);
+}
+
+static void keep_spare(agent *a)
+{
+    const agent_spare *s = &a->shared.spare;
+
+    if (!s->there && begun_just_now(a)) {
+        if (!a->retry_spare.armed)
+            agent_timer_set(&a->shared.loop, &a->retry_spare, SHORT_MS, refill_spare, a);
+    } else if (!s->there && !a->spare_failed) {
+        refill_spare(a);
+    }
+    if (s->nidle > 0 && !a->rest.armed)
+        agent_timer_set(&a->shared.loop, &a->rest, IDLE_MS, let_rest, a);
 }
 
 /* A supervisor was killed from inside the sandbox, so its tree is ours now: end it. */
 static void kill_orphans(agent *a)
 {
-    pid_t known[AGENT_MAX_COMMANDS + 1];
+    pid_t known[AGENT_MAX_COMMANDS + 1 + AGENT_MAX_IDLE];
     agent_tree_except except = {.pids = known, .count = 0};
 
     for (size_t i = 0; i < a->commands.nlive; i++)
@@ -157,16 +197,21 @@ static void kill_orphans(agent *a)
             known[except.count++] = a->commands.live[i]->supervisor;
     if (a->shared.spare.there)
         known[except.count++] = a->shared.spare.pair.supervisor;
+    for (size_t i = 0; i < a->shared.spare.nidle; i++)
+        known[except.count++] = a->shared.spare.idle[i].supervisor;
     agent_tree_kill(getpid(), &except, ORPHAN_LIMIT_MS, collect, a);
 }
 
 /* Finds whose supervisor has died. @return whether it was one. */
-static bool supervisor_died(agent *a, pid_t pid)
+static bool supervisor_died(agent *a, pid_t pid, int status)
 {
     agent_command *c = agent_registry_of(&a->commands, pid);
 
-    if (agent_spare_died(&a->shared.spare, pid))
+    if (agent_spare_died(&a->shared.spare, pid)) {
+        if (WIFEXITED(status) && WEXITSTATUS(status) != 0)
+            spare_failed(a); /* there was no room for its child */
         return true;
+    }
     if (c)
         agent_command_orphaned(c);
     return c != NULL;
@@ -180,7 +225,7 @@ static bool reap(agent *a)
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (supervisor_died(a, pid))
+        if (supervisor_died(a, pid, status))
             orphans |= WIFSIGNALED(status);
     }
     return orphans;
@@ -370,8 +415,7 @@ static bool turn(agent *a)
     more |= flush(a, &a->owner);
     more |= serve_bridges(a);
     a->stop |= a->leaving && all_told(a);
-    if (!a->shared.spare.there && !a->retry_spare.armed)
-        refill_spare(a);
+    keep_spare(a);
     return more | a->shared.again;
 }
 

@@ -16,11 +16,12 @@ typedef struct agent {
     char image_user[AGENT_SPEC_BYTES];
     uint64_t lifetime_s; /* of the dead-man's switch */
     uint64_t silent_s;   /* for so long nothing was heard of the owner */
-    agent_timer dead_man, retry_spare, last_call, look_oom;
+    agent_timer dead_man, retry_spare, rest, last_call, look_oom;
     int64_t started_ms; /* wall clock */
     uint32_t drain_req; /* PONG with it is due when the log was sent; 0: none */
     bool log_first;     /* in this turn the log goes before the output */
     bool main_seen;     /* a main process was started */
+    bool spare_failed;  /* there was no room for another process */
     bool leaving;       /* the owner wants all to end: no new commands */
     bool stop;          /* SIGTERM came, all is over, or nobody cared for too long */
 } agent;

@@ -184,6 +184,7 @@ void agent_channel_flush(agent_channel *c)
             c->start += (size_t)n;
         } else if (n < 0 && errno == EAGAIN) {
             c->out.ready &= ~(uint32_t)AGENT_WRITABLE;
+            agent_source_await_room(&c->out);
             return;
         } else if (n == 0 || errno != EINTR) {
             agent_channel_lose(c);

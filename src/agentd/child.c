@@ -139,10 +139,6 @@ static int drop_rights(const command_line *c)
 
     for (uint32_t i = 0; i < c->h.ngroups; i++)
         groups[i] = c->h.groups[i];
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return -1;
-    for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
-        ;
     (void)prctl(PR_SET_SECUREBITS, SECUREBITS_NOROOT, 0, 0, 0);
     if (setgroups(c->h.ngroups, groups) < 0 || setresgid(c->h.gid, c->h.gid, c->h.gid) < 0 ||
         setresuid(c->h.uid, c->h.uid, c->h.uid) < 0)
@@ -161,12 +157,17 @@ static int enter_directory(const command_line *c)
     return chdir(c->home) == 0 ? 0 : chdir("/");
 }
 
-static void reset_signals(void)
+/* While all signals are blocked. */
+static void forget_handlers(void)
+{
+    for (int sig = 1; sig < NSIG; sig++)
+        (void)signal(sig, SIG_DFL);
+}
+
+static void unblock_signals(void)
 {
     sigset_t none;
 
-    for (int sig = 1; sig < NSIG; sig++)
-        (void)signal(sig, SIG_DFL);
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -252,9 +253,15 @@ _Noreturn void agent_child_run(const agent_child_fds *fds, const struct rlimit *
     char byte;
     ssize_t n;
 
+    /* What needs no description is done now, while nobody waits for it. */
     (void)setsid();
     (void)umask(022);
     raise_oom_score();
+    forget_handlers();
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        give_up(fds, SBX_AF_SPAWN, errno);
+    for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
+        ;
     do
         n = read(fds->go, &byte, 1);
     while (n < 0 && errno == EINTR);
@@ -271,7 +278,7 @@ _Noreturn void agent_child_run(const agent_child_fds *fds, const struct rlimit *
         give_up(fds, SBX_AF_SPAWN, errno);
     if (enter_directory(&c) < 0)
         give_up(fds, SBX_AF_BAD_CWD, errno);
-    reset_signals();
+    unblock_signals();
     (void)!send(fds->notes, &ready, sizeof ready, MSG_NOSIGNAL);
     agent_descriptors_close_from(3);
     become(&c);

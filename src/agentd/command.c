@@ -15,6 +15,7 @@
 #include "stdin.h"
 
 #define GRACE_MS       100
+#define ANNOUNCE_MS    3
 #define MAX_TIMEOUT_MS ((uint64_t)1 << 40)
 
 static void send_kill(agent_command *c)
@@ -24,6 +25,8 @@ static void send_kill(agent_command *c)
     c->kill_due = c->notes.fd >= 0 &&
                   send(c->notes.fd, &order, sizeof order, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
                   errno == EAGAIN;
+    if (c->kill_due)
+        agent_source_await_room(&c->notes);
 }
 
 void agent_command_order(agent_command *c, agent_order order)
@@ -84,7 +87,6 @@ static bool open_sources(agent_command *c, agent_pair *p)
     ok &= open_source(c, &c->out[0].source, &p->out);
     ok &= open_source(c, &c->out[1].source, &p->err);
     ok &= open_source(c, &c->in.source, &p->in);
-    c->in.source.ready = c->in.source.fd >= 0 ? EPOLLOUT : 0; /* the pipe is empty */
     return ok;
 }
 
@@ -219,6 +221,7 @@ void agent_command_settle(agent_command *c)
     agent_timer_stop(&c->shared->loop, &c->timeout);
     agent_timer_stop(&c->shared->loop, &c->drain);
     agent_timer_stop(&c->shared->loop, &c->hangup);
+    agent_timer_stop(&c->shared->loop, &c->announce);
     agent_source_close(&c->notes);
     agent_stdin_close(&c->in);
     close_slave(c);
@@ -303,15 +306,56 @@ static void on_end(agent_command *c, const agent_note *note)
         end_tree(c);
 }
 
+/* The tree has gone: its last output is in the pipes, whether or not an event has told so. */
+static void tree_gone(agent_command *c)
+{
+    c->gone = true;
+    for (int i = 0; i < 2; i++)
+        if (c->out[i].source.fd >= 0)
+            c->out[i].source.ready |= EPOLLIN;
+}
+
+static void supervisor_gone(agent_command *c)
+{
+    agent_source_close(&c->notes);
+    tree_gone(c);
+}
+
+/* Its supervisor is not this command's any more. */
+static void dismiss(agent_command *c)
+{
+    int notes = agent_source_release(&c->notes);
+
+    c->kill_due = false;
+    c->reaped = true;
+    tree_gone(c);
+    agent_spare_return(&c->shared->spare, c->supervisor, notes);
+}
+
+static void announce(void *arg)
+{
+    agent_command *c = arg;
+
+    agent_command_wake(c);
+    make_news(c);
+}
+
+static void on_ready(agent_command *c, const agent_note *note)
+{
+    c->pid = note->pid;
+    c->state = AGENT_RUNNING;
+    close_slave(c);
+    if (c->flags & SBX_EXEC_PATIENT)
+        agent_timer_set(&c->shared->loop, &c->announce, ANNOUNCE_MS, announce, c);
+    else
+        announce(c);
+}
+
 static void on_note(agent_command *c, const agent_note *note)
 {
     switch (note->kind) {
     case AGENT_NOTE_READY:
-        c->pid = note->pid;
-        c->state = AGENT_RUNNING;
-        close_slave(c);
-        agent_command_wake(c);
-        make_news(c);
+        on_ready(c, note);
         break;
     case AGENT_NOTE_FAILED:
         fail(c, note->code, note->error);
@@ -327,17 +371,10 @@ static void on_note(agent_command *c, const agent_note *note)
     case AGENT_NOTE_KILLED:
         (void)judge_oom(c, true);
         break;
+    case AGENT_NOTE_EMPTY:
+        dismiss(c);
+        break;
     }
-}
-
-/* The tree has gone: its last output is in the pipes, whether or not an event has told so. */
-static void supervisor_gone(agent_command *c)
-{
-    c->gone = true;
-    agent_source_close(&c->notes);
-    for (int i = 0; i < 2; i++)
-        if (c->out[i].source.fd >= 0)
-            c->out[i].source.ready |= EPOLLIN;
 }
 
 static void read_notes(agent_command *c)
@@ -393,6 +430,7 @@ bool agent_command_step(agent_command *c)
     if (c->state == AGENT_ENDED && agent_output_drained(c)) {
         agent_output_finish(c);
         agent_timer_stop(&c->shared->loop, &c->drain);
+        agent_timer_stop(&c->shared->loop, &c->announce);
         c->state = AGENT_OVER;
         agent_command_wake(c);
         make_news(c);

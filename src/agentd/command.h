@@ -97,10 +97,11 @@ typedef struct agent_command {
     uint64_t output_left; /* of MAX_OUTPUT */
 
     agent_timer timeout, drain, hangup;
-    bool hung_up;  /* the terminal has told so, and is read once more */
-    bool draining; /* the grace after the end is over */
-    bool ordered;  /* a signal or kill was ordered: dying early is no failure */
-    bool kill_due; /* an order to kill is not with the supervisor yet */
+    agent_timer announce; /* that it has started is not told yet */
+    bool hung_up;         /* the terminal has told so, and is read once more */
+    bool draining;        /* the grace after the end is over */
+    bool ordered;         /* a signal or kill was ordered: dying early is no failure */
+    bool kill_due;        /* an order to kill is not with the supervisor yet */
     bool timed_out, truncated, oom, cpu_over;
     uint64_t started_ms, ended_ms, oom_at_start, cpu_used_ms;
     int64_t started_wall_ms;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #define EVENTS_PER_WAIT 64
+#define WATCHED         (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 static uint64_t clock_ms(clockid_t id)
 {
@@ -35,12 +36,13 @@ int agent_loop_init(agent_loop *l)
 
 int agent_source_open(agent_loop *l, agent_source *s, int fd)
 {
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = s};
+    struct epoll_event ev = {.events = WATCHED, .data.ptr = s};
     int saved;
 
     s->fd = fd;
     s->epoll = l->epoll;
-    s->ready = 0;
+    s->waits = false;
+    s->ready = EPOLLOUT;
     if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &ev) == 0)
         return 0;
     saved = errno;
@@ -49,16 +51,42 @@ int agent_source_open(agent_loop *l, agent_source *s, int fd)
     return -1;
 }
 
+static void watch(agent_source *s, uint32_t events)
+{
+    struct epoll_event ev = {.events = events, .data.ptr = s};
+
+    (void)epoll_ctl(s->epoll, EPOLL_CTL_MOD, s->fd, &ev);
+}
+
+/* Room in a pipe is news only to who has been refused: otherwise each read at the other end would
+ * wake the agent for nothing. */
+void agent_source_await_room(agent_source *s)
+{
+    if (s->fd < 0 || s->waits)
+        return;
+    s->waits = true;
+    watch(s, WATCHED | EPOLLOUT);
+}
+
+int agent_source_release(agent_source *s)
+{
+    int fd = s->fd;
+
+    if (fd >= 0)
+        (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, fd, NULL);
+    s->fd = -1;
+    s->ready = 0;
+    return fd;
+}
+
 /* Closing alone does not end the watch: a supervisor that was forked a moment ago still has a copy
  * of the descriptor, and the next event would name a source that is gone. */
 void agent_source_close(agent_source *s)
 {
-    if (s->fd >= 0) {
-        (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, s->fd, NULL);
-        close(s->fd);
-    }
-    s->fd = -1;
-    s->ready = 0;
+    int fd = agent_source_release(s);
+
+    if (fd >= 0)
+        close(fd);
 }
 
 void agent_timer_set(agent_loop *l, agent_timer *t, uint64_t in_ms, void (*fire)(void *arg),
@@ -125,8 +153,15 @@ void agent_loop_wait(agent_loop *l, bool poll)
     int n = epoll_wait(l->epoll, events, EVENTS_PER_WAIT, poll ? 0 : sleep_ms(l));
     uint64_t now;
 
-    for (int i = 0; i < n; i++)
-        ((agent_source *)events[i].data.ptr)->ready |= events[i].events;
+    for (int i = 0; i < n; i++) {
+        agent_source *s = events[i].data.ptr;
+
+        s->ready |= events[i].events;
+        if (s->waits && (events[i].events & EPOLLOUT)) {
+            s->waits = false;
+            watch(s, WATCHED);
+        }
+    }
     if (!l->timers)
         return;
     now = agent_now_ms();

@@ -20,7 +20,8 @@
 typedef struct agent_source {
     int fd;         /* -1: closed */
     int epoll;      /* the loop's, while open */
-    uint32_t ready; /* epoll bits seen since they were last cleared */
+    uint32_t ready; /* epoll bits seen since they were last cleared; at first it can be written */
+    bool waits;     /* for room */
 } agent_source;
 
 typedef struct agent_timer {
@@ -39,12 +40,19 @@ typedef struct agent_loop {
 /** @return 0, or -1 with errno set. */
 int agent_loop_init(agent_loop *l);
 
-/** Watch `fd` for reading and writing; the source owns it from now on, also on failure.
+/** Watch `fd` for reading, and for room if that is awaited; the source owns it from now on, also on
+ * failure.
  *
  * @param s  must stay where it is until agent_source_close().
  * @return 0, or -1 with errno set and the descriptor closed.
  */
 int agent_source_open(agent_loop *l, agent_source *s, int fd);
+
+/** A write said EAGAIN: set EPOLLOUT in `ready` when there is room, once. The caller clears it. */
+void agent_source_await_room(agent_source *s);
+
+/** Watch it no more. @return the descriptor, the caller's from now on; -1 if it was closed. */
+int agent_source_release(agent_source *s);
 
 /** Close the descriptor, if it is open. */
 void agent_source_close(agent_source *s);

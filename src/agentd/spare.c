@@ -9,10 +9,12 @@
 #include <unistd.h>
 
 #include "child.h"
+#include "notes.h"
 #include "supervisor.h"
 
 static const agent_pair no_pair = {
     .notes = -1, .go = -1, .launch = -1, .in = -1, .out = -1, .err = -1};
+static const agent_child_fds no_fds = {-1, -1, -1, -1, -1, -1};
 
 static void close_fd(int *fd)
 {
@@ -55,41 +57,85 @@ static int make_pipe(int *ret_read, int *ret_write, bool agent_writes)
 
 static int make_descriptors(agent_pair *p, agent_child_fds *c)
 {
-    int ends[2];
-
     if (make_pipe(&c->in, &p->in, true) < 0 || make_pipe(&p->out, &c->out, false) < 0 ||
         make_pipe(&p->err, &c->err, false) < 0 || make_pipe(&c->go, &p->go, true) < 0)
         return -1;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return -1;
-    p->notes = ends[0];
-    c->notes = ends[1];
     p->launch = memfd_create("sbx-launch", MFD_CLOEXEC);
     c->launch = p->launch;
     return p->launch < 0 ? -1 : 0;
 }
 
+static int make_notes(agent_pair *p, agent_child_fds *c)
+{
+    int ends[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -1;
+    p->notes = ends[0];
+    c->notes = ends[1];
+    return 0;
+}
+
+/* The child's ends are with the child, or nobody needs them. @return ok, or -1 with errno kept. */
+static int finish(agent_pair *p, agent_child_fds *c, bool ok, agent_pair *ret)
+{
+    int saved = errno;
+
+    child_fds_close(c);
+    if (ok) {
+        *ret = *p;
+        return 0;
+    }
+    agent_pair_close(p);
+    errno = saved;
+    return -1;
+}
+
 static int fork_pair(const struct rlimit *nofile, agent_pair *ret)
 {
     agent_pair p = no_pair;
-    agent_child_fds c = {-1, -1, -1, -1, -1, -1};
-    int saved;
+    agent_child_fds c = no_fds;
 
-    if (make_descriptors(&p, &c) == 0)
-        p.supervisor = fork();
-    else
-        p.supervisor = -1;
+    p.supervisor = make_descriptors(&p, &c) == 0 && make_notes(&p, &c) == 0 ? fork() : -1;
     if (p.supervisor == 0)
         agent_supervisor_run(&c, nofile);
-    saved = errno;
-    child_fds_close(&c);
-    if (p.supervisor < 0) {
-        agent_pair_close(&p);
-        errno = saved;
-        return -1;
-    }
-    *ret = p;
-    return 0;
+    return finish(&p, &c, p.supervisor > 0, ret);
+}
+
+static bool send_next(int notes, const agent_child_fds *c)
+{
+    int fds[AGENT_NEXT_FDS] = {c->in, c->out, c->err, c->go, c->launch};
+    _Alignas(struct cmsghdr) char rights[CMSG_SPACE(sizeof fds)] = {0};
+    agent_order order = {.next = true};
+    struct iovec data = {.iov_base = &order, .iov_len = sizeof order};
+    struct msghdr m = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = rights, .msg_controllen = sizeof rights};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&m);
+
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof fds);
+    memcpy(CMSG_DATA(head), fds, sizeof fds);
+    return sendmsg(notes, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof order;
+}
+
+/* An idle supervisor forks a child for the next command. */
+static int employ(const agent_idle *i, agent_pair *ret)
+{
+    agent_pair p = no_pair;
+    agent_child_fds c = no_fds;
+
+    p.supervisor = i->supervisor;
+    p.notes = i->notes;
+    return finish(&p, &c, make_descriptors(&p, &c) == 0 && send_next(p.notes, &c), ret);
+}
+
+static int make_pair(agent_spare *s, agent_pair *ret)
+{
+    while (s->nidle > 0)
+        if (employ(&s->idle[--s->nidle], ret) == 0)
+            return 0;
+    return fork_pair(&s->nofile, ret);
 }
 
 void agent_spare_init(agent_spare *s)
@@ -107,21 +153,49 @@ void agent_spare_init(agent_spare *s)
 bool agent_spare_refill(agent_spare *s)
 {
     if (!s->there)
-        s->there = fork_pair(&s->nofile, &s->pair) == 0;
+        s->there = make_pair(s, &s->pair) == 0;
     return s->there;
 }
 
 int agent_spare_take(agent_spare *s, agent_pair *ret)
 {
     if (!s->there)
-        return fork_pair(&s->nofile, ret);
+        return make_pair(s, ret);
     *ret = s->pair;
     s->there = false;
     return 0;
 }
 
+void agent_spare_return(agent_spare *s, pid_t supervisor, int notes)
+{
+    if (s->nidle < AGENT_MAX_IDLE)
+        s->idle[s->nidle++] = (agent_idle){.supervisor = supervisor, .notes = notes};
+    else
+        close(notes);
+}
+
+void agent_spare_rest(agent_spare *s)
+{
+    while (s->nidle > 0)
+        close(s->idle[--s->nidle].notes);
+}
+
+static bool idle_died(agent_spare *s, pid_t supervisor)
+{
+    for (size_t i = 0; i < s->nidle; i++) {
+        if (s->idle[i].supervisor == supervisor) {
+            close(s->idle[i].notes);
+            s->idle[i] = s->idle[--s->nidle];
+            return true;
+        }
+    }
+    return false;
+}
+
 bool agent_spare_died(agent_spare *s, pid_t supervisor)
 {
+    if (idle_died(s, supervisor))
+        return true;
     if (!s->there || s->pair.supervisor != supervisor)
         return false;
     agent_pair_close(&s->pair);

@@ -58,6 +58,12 @@ void agent_stdin_close(agent_stdin *s)
     release(s);
 }
 
+static void full(agent_source *s)
+{
+    s->ready &= ~(uint32_t)AGENT_WRITABLE;
+    agent_source_await_room(s);
+}
+
 /* Writes at once. @return bytes written; a reader that has gone closes the input. */
 static size_t write_some(agent_stdin *s, const unsigned char *data, size_t len)
 {
@@ -69,7 +75,7 @@ static size_t write_some(agent_stdin *s, const unsigned char *data, size_t len)
         if (n > 0)
             done += (size_t)n;
         else if (n < 0 && errno == EAGAIN)
-            s->source.ready &= ~(uint32_t)AGENT_WRITABLE;
+            full(&s->source);
         else if (n == 0 || errno != EINTR)
             agent_source_close(&s->source);
     }

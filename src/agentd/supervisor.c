@@ -1,4 +1,4 @@
-/* Reaping, reporting, and the tree kill. */
+/* Reaping, reporting, and the tree kill, for one command after the other. */
 #include "supervisor.h"
 
 #include <errno.h>
@@ -6,7 +6,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,12 +25,15 @@
 
 typedef struct supervisor {
     int notes;
+    int launch;            /* holds a description once the command is wanted */
     pid_t command;         /* 0 once it has been reaped */
     bool empty;            /* no child is left */
     bool killing;          /* from now on a SIGKILL is our own */
     bool killed;           /* a SIGKILL that was not ours has been seen */
     uint64_t cpu_limit_ms; /* of the whole tree; 0: none */
     uint64_t look_ms;      /* when to look at it again */
+    uint64_t cpu_us;       /* of all that was reaped, with what that had reaped */
+    uint64_t peak_kb;      /* the most of them */
 } supervisor;
 
 static void tell(const supervisor *s, const agent_note *note)
@@ -36,27 +41,28 @@ static void tell(const supervisor *s, const agent_note *note)
     (void)!send(s->notes, note, sizeof *note, MSG_NOSIGNAL);
 }
 
-/* Of all that was reaped here, with what that had reaped. */
-static uint64_t reaped_cpu_ms(struct rusage *ret)
+static uint64_t us_of(struct timeval t)
 {
-    uint64_t us, sec;
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_usec;
+}
 
-    (void)getrusage(RUSAGE_CHILDREN, ret);
-    us = (uint64_t)(ret->ru_utime.tv_usec + ret->ru_stime.tv_usec);
-    sec = (uint64_t)(ret->ru_utime.tv_sec + ret->ru_stime.tv_sec);
-    return sec * 1000 + us / 1000;
+/* Not RUSAGE_CHILDREN, which would hold the commands before as well. */
+static void count(supervisor *s, const struct rusage *ru)
+{
+    uint64_t peak_kb = (uint64_t)ru->ru_maxrss;
+
+    s->cpu_us += us_of(ru->ru_utime) + us_of(ru->ru_stime);
+    s->peak_kb = peak_kb > s->peak_kb ? peak_kb : s->peak_kb;
 }
 
 static void command_ended(supervisor *s, int status)
 {
-    struct rusage ru;
-    uint64_t cpu_ms = reaped_cpu_ms(&ru);
     agent_note note = {.kind = AGENT_NOTE_EXIT,
                        .pid = s->command,
                        .status = status,
                        .killed = s->killed,
-                       .cpu_ms = cpu_ms,
-                       .peak_kb = (uint64_t)ru.ru_maxrss};
+                       .cpu_ms = s->cpu_us / 1000,
+                       .peak_kb = s->peak_kb};
 
     s->command = 0;
     tell(s, &note);
@@ -65,12 +71,14 @@ static void command_ended(supervisor *s, int status)
 static void reap(void *arg)
 {
     supervisor *s = arg;
+    struct rusage ru;
     int status;
     pid_t pid;
 
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    while ((pid = wait4(-1, &status, WNOHANG, &ru)) > 0) {
         bool by_kill = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !s->killing;
 
+        count(s, &ru);
         s->killed |= by_kill;
         if (pid == s->command) {
             command_ended(s, status);
@@ -99,7 +107,6 @@ static int look_at_cpu(supervisor *s)
 {
     uint64_t now = agent_now_ms();
     agent_note note = {.kind = AGENT_NOTE_CPU, .pid = s->command};
-    struct rusage ru;
     agent_tree_use use;
     uint64_t left;
 
@@ -108,7 +115,7 @@ static int look_at_cpu(supervisor *s)
     if (now < s->look_ms)
         return (int)(s->look_ms - now);
     agent_tree_sum(getpid(), &use);
-    use.cpu_ms += reaped_cpu_ms(&ru);
+    use.cpu_ms += s->cpu_us / 1000;
     if (use.cpu_ms >= s->cpu_limit_ms) {
         s->cpu_limit_ms = 0;
         note.cpu_ms = use.cpu_ms;
@@ -157,49 +164,114 @@ static void catch_children(sigset_t *ret_waiting)
     sigdelset(ret_waiting, SIGCHLD);
 }
 
-static _Noreturn void supervise(supervisor *s)
+/* Until the tree is empty. */
+static void supervise(supervisor *s, const sigset_t *waiting)
 {
     struct pollfd p = {.fd = s->notes, .events = POLLIN};
-    sigset_t waiting;
 
-    catch_children(&waiting);
     for (;;) {
         struct timespec wait;
         int ms;
 
         reap(s);
         if (s->empty)
-            _exit(0);
+            return;
         ms = look_at_cpu(s);
         wait = (struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
-        if (ppoll(&p, 1, ms < 0 ? NULL : &wait, &waiting) > 0 && !obey(s)) {
+        if (ppoll(&p, 1, ms < 0 ? NULL : &wait, waiting) > 0 && !obey(s)) {
             kill_tree(s);
             _exit(0);
         }
     }
 }
 
-_Noreturn void agent_supervisor_run(const agent_child_fds *fds, const struct rlimit *nofile)
+/* Forks the process that becomes the command, and keeps of its descriptors only `launch`. */
+static void fork_child(supervisor *s, const agent_child_fds *fds, const struct rlimit *nofile)
 {
-    int keep[] = {fds->in, fds->out, fds->err, fds->go, fds->launch, fds->notes};
-    supervisor s = {.notes = fds->notes};
-    int last[] = {fds->notes};
-    sigset_t all;
+    s->command = fork();
+    if (s->command == 0)
+        agent_child_run(fds, nofile);
+    if (s->command < 0) {
+        agent_note note = {.kind = AGENT_NOTE_FAILED, .code = SBX_AF_SPAWN, .error = errno};
+
+        tell(s, &note);
+        _exit(1);
+    }
+    close(fds->in);
+    close(fds->out);
+    close(fds->err);
+    close(fds->go);
+}
+
+static bool was_wanted(const supervisor *s)
+{
+    struct stat st;
+
+    return fstat(s->launch, &st) == 0 && st.st_size > 0;
+}
+
+/* Takes the descriptors out of a message. @return whether they were all there. */
+static bool unpack(struct msghdr *m, agent_child_fds *fds)
+{
+    struct cmsghdr *head = CMSG_FIRSTHDR(m);
+    int got[AGENT_NEXT_FDS];
+
+    if (!head || head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(sizeof got))
+        return false;
+    memcpy(got, CMSG_DATA(head), sizeof got);
+    fds->in = got[0];
+    fds->out = got[1];
+    fds->err = got[2];
+    fds->go = got[3];
+    fds->launch = got[4];
+    return true;
+}
+
+/* Waits for another command. Orders that crossed the note EMPTY are for the one before. */
+static void await_next(supervisor *s, agent_child_fds *fds)
+{
+    agent_note empty = {.kind = AGENT_NOTE_EMPTY};
+
+    tell(s, &empty);
+    for (;;) {
+        _Alignas(struct cmsghdr) char rights[CMSG_SPACE(AGENT_NEXT_FDS * sizeof(int))];
+        agent_order order;
+        struct iovec data = {.iov_base = &order, .iov_len = sizeof order};
+        struct msghdr m = {.msg_iov = &data,
+                           .msg_iovlen = 1,
+                           .msg_control = rights,
+                           .msg_controllen = sizeof rights};
+        ssize_t n = recvmsg(s->notes, &m, MSG_CMSG_CLOEXEC);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n != sizeof order)
+            _exit(0); /* the agent is gone, or needs no more of us */
+        if (order.next && unpack(&m, fds))
+            return;
+    }
+}
+
+_Noreturn void agent_supervisor_run(const agent_child_fds *first, const struct rlimit *nofile)
+{
+    agent_child_fds fds = *first;
+    int keep[] = {fds.in, fds.out, fds.err, fds.go, fds.launch, fds.notes};
+    sigset_t all, waiting;
 
     sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, NULL);
     agent_descriptors_keep(keep, sizeof keep / sizeof *keep);
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     (void)prctl(PR_SET_NAME, "sbx-supervisor", 0, 0, 0);
-    s.command = fork();
-    if (s.command == 0)
-        agent_child_run(fds, nofile);
-    if (s.command < 0) {
-        agent_note note = {.kind = AGENT_NOTE_FAILED, .code = SBX_AF_SPAWN, .error = errno};
+    catch_children(&waiting);
+    for (;;) {
+        supervisor s = {.notes = fds.notes, .launch = fds.launch};
 
-        tell(&s, &note);
-        _exit(1);
+        fork_child(&s, &fds, nofile);
+        supervise(&s, &waiting);
+        if (!was_wanted(&s))
+            _exit(0); /* the child died while it waited: another pair takes our place */
+        close(s.launch);
+        await_next(&s, &fds);
     }
-    agent_descriptors_keep(last, 1);
-    supervise(&s);
 }

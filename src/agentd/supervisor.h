@@ -1,4 +1,4 @@
-/* The parent of one command. */
+/* The parent of a command. */
 #ifndef SBX_AGENTD_SUPERVISOR_H
 #define SBX_AGENTD_SUPERVISOR_H
 
@@ -8,11 +8,11 @@
  *
  * Called in a process that was just forked from the agent, with signals blocked. It is the reaper
  * of all that descends from the command, tells the agent when the command itself ends, carries
- * out the agent's orders, and exits when the tree is empty. When the agent is gone, or no longer
- * wants it, it kills the tree first.
+ * out the agent's orders, and when the tree is empty offers itself for another command. When the
+ * agent is gone, or no longer wants it, it kills what is left of the tree and exits.
  *
- * @param fds   its descriptors are closed here once the child has them; `notes` is used.
+ * @param first its descriptors are closed here once the child has them; `notes` is used.
  */
-_Noreturn void agent_supervisor_run(const agent_child_fds *fds, const struct rlimit *nofile);
+_Noreturn void agent_supervisor_run(const agent_child_fds *first, const struct rlimit *nofile);
 
 #endif

@@ -61,6 +61,7 @@ static void take_spec(exec *x, exec_body *b)
         .cpu_ms = b->cpu_ms,
         .window = x->kind == EXEC_WAIT ? SBX_EXEC_WINDOW_BYTES : SBX_STREAM_WINDOW_BYTES,
         .flags = (x->kind == EXEC_BACKGROUND ? SBX_EXEC_DETACHED : SBX_EXEC_PACED) |
+                 (x->kind == EXEC_WAIT ? SBX_EXEC_PATIENT : 0) |
                  (b->stdin_open ? SBX_EXEC_STDIN : 0),
     };
     memcpy(x->spec.exec_id, x->id, sizeof(x->spec.exec_id));
