@@ -173,7 +173,6 @@ static void submit(room *r, int64_t now)
     }
     r->fetching = true;
     r->hub->fetching++;
-    count_up(&r->hub->n_fetches, 1);
 }
 
 void fetch_start_if_needed(room *r)
@@ -223,6 +222,7 @@ static void fetch_done(void *arg)
             room_schedule(r, 0);
     }
     fetch_free(f);
+    count_up(&l->n_fetches, 1);
     if (l->waiting) {
         r = l->waiting;
         fetch_wait_no_more(r);

@@ -128,7 +128,7 @@ void sbx_logs_view(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q,
 typedef struct sbx_logs_stats {
     uint64_t viewers, rooms;                /* now */
     uint64_t frames_built, frames_sent;     /* of log entries, since the start */
-    uint64_t gaps, fetches, lines, dropped; /* since the start */
+    uint64_t gaps, fetches, lines, dropped; /* since the start; fetches: that are done */
 } sbx_logs_stats;
 
 /** Any thread. */
