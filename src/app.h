@@ -18,6 +18,7 @@
 #include "sbx/reaper/reaper.h"
 #include "sbx/run/keeper.h"
 #include "sbx/run/stream.h"
+#include "sbx/runs/runs.h"
 #include "sbx/sandbox/sandboxes.h"
 #include "sbx/stats/stats.h"
 #include "sbx/store/store.h"
@@ -54,6 +55,7 @@ typedef struct sbx_app {
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;
     sbx_files *files;
+    sbx_runs *runs;
     sbx_moves *moves;
     sbx_stats *stats;
     sbx_logs *logs;

@@ -223,6 +223,19 @@ static void make_reaper(sbx_app *app)
     app->reaper = sbx_reaper_new(&reaper, app->keeper);
 }
 
+static void make_runs(sbx_app *app)
+{
+    app->runs = sbx_runs_new(&(sbx_runs_config){.stream = app->stream,
+                                                .lanes = app->lanes,
+                                                .store = app->store,
+                                                .channels = app->channels,
+                                                .ledger = app->ledger,
+                                                .metrics = app->metrics,
+                                                .sandboxes = app->sandboxes,
+                                                .worker = app->worker.s});
+    sbx_keeper_every(app->keeper, "runs", SBX_RUN_TICK_MS, SBX_LANE_REAP, sbx_runs_tick, app->runs);
+}
+
 /* What requests are served by, each for itself. */
 static void make_requests(sbx_app *app)
 {
@@ -246,6 +259,7 @@ static void make_requests(sbx_app *app)
                                                    .ledger = app->ledger,
                                                    .sandboxes = app->sandboxes,
                                                    .stall_ms = o->files_stall_s * 1000});
+    make_runs(app);
 }
 
 static int make_services(sbx_app *app, sbx_err *err)
@@ -418,6 +432,7 @@ static void close_all(sbx_app *app)
     sbx_moves_free(app->moves);
     sbx_execs_free(app->execs);
     sbx_stats_free(app->stats);
+    sbx_runs_free(app->runs);
     sbx_files_free(app->files);
     sbx_sandboxes_free(app->sandboxes);
     sbx_checks_free(app->checks);

@@ -107,7 +107,9 @@ static void set_lines(agent_command *c)
                           .exec_id = c->exec_id,
                           .exec_id_len = c->exec_id_len,
                           .stream = (uint8_t)(i == 0 ? SBX_LOG_STDOUT : SBX_LOG_STDERR),
-                          .source = c->flags & SBX_EXEC_MAIN ? SBX_SRC_MAIN : SBX_SRC_EXEC};
+                          .source = c->flags & SBX_EXEC_MAIN  ? SBX_SRC_MAIN
+                                    : c->flags & SBX_EXEC_RUN ? SBX_SRC_RUN
+                                                              : SBX_SRC_EXEC};
     }
 }
 

@@ -192,6 +192,7 @@ static const api_field exec_result[] = {
 
 static const api_field exec_object[] = {
     {"execId", T_ID, 0, NULL, "Of this command."},
+    {"kind", T_ENUM, 0, "exec,run,main", "`run`: code; `main`: the sandbox's main process."},
     {"state", T_ENUM, 0, "running,finished,failed", "`failed`: it did not start, or was lost."},
     {"command", T_STRS, 0, NULL, "Program and arguments; cut when they are long."},
     {"background", T_BOOL, 0, NULL, "Nobody waited for it."},
@@ -210,6 +211,8 @@ static const api_field exec_object[] = {
     {"peakMemoryBytes", T_INT, NULLABLE, NULL, "The most that one of its processes had."},
     {"error", T_STR, NULLABLE, NULL,
      "The code of the problem, if it failed; `lost`: its sandbox ended first."},
+    {"runtime", T_STR, OPTIONAL, NULL, "Of a run that is over.", .example = "\"python\""},
+    {"packages", T_STRS, OPTIONAL, NULL, "Of a run: what was installed for it."},
     {0},
 };
 
@@ -502,6 +505,13 @@ const api_schema api_schemas[] = {
     {"Problem", "Every error, as RFC 9457 says.", problem},
     {"Readiness", "What must succeed before a sandbox runs.", readiness},
     {"Ready", "Which parts are usable.", ready},
+    {"RunEnd", "Event: how it ended.", api_run_end},
+    {"RunError", "Event: what is not the code's doing.", api_run_error},
+    {"RunExit", "Event: the last one.", api_run_exit},
+    {"RunFailure", "What is not the code's doing.", api_run_failure},
+    {"RunOutput", "Event: output.", api_run_output},
+    {"RunResult", "How code ended, and what it wrote.", api_run_result},
+    {"RunStart", "Event: the first one.", api_run_start},
     {"Sandbox", "A sandbox.", sandbox},
     {"SandboxHealth", "What is checked while a sandbox runs.", sandbox_health},
     {"SandboxList", "A page of sandboxes.", sandbox_list},

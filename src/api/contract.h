@@ -49,6 +49,10 @@ typedef struct api_schema {
     const api_field *fields; /* ends with a row whose name is NULL */
 } api_schema;
 
+/* contract_code.c */
+extern const api_field api_run_end[], api_run_error[], api_run_exit[], api_run_failure[],
+    api_run_output[], api_run_result[], api_run_start[];
+
 extern const api_schema api_schemas[];
 extern const size_t api_schema_count;
 const api_schema *api_schema_find(const char *name, size_t len); /* NULL if there is none */

@@ -57,6 +57,10 @@ HANDLER(api_file_pack);
 HANDLER(api_file_unpack);
 HANDLER(api_file_watch);
 
+/* runs.c */
+HANDLER(api_run);
+HANDLER(api_sandbox_run);
+
 /* idempotency.c */
 /** Run the handler of a request with an Idempotency-Key, or answer it as the first time, or keep
  * it until the first one has an answer. @return 0, SBX_KEPT or -1. */

@@ -6,6 +6,7 @@
 
 #define MOVE_FAILURES "409,410,502"
 #define EXEC_EVENTS   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
+#define RUN_EVENTS    "RunStart,RunOutput,RunError,RunEnd,RunExit"
 #define FILE_FAILURES "409,410,502"
 
 const sbx_api_route sbx_api_routes[] = {
@@ -33,6 +34,15 @@ const sbx_api_route sbx_api_routes[] = {
     {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
+    {"POST", "/run", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_RUN, SBX_CAN_SSE, ENGINE_MS,
+     api_run, "run", "Run code in a sandbox of its own", sbx_run_fields, .tag = "Code",
+     .success = "200", .response = "RunResult", .sse = RUN_EVENTS, .failures = "409,502",
+     .doc = "The key needs `exec:write` as well. Code that fails is a success of this request: "
+            "look at `exitCode`; `error` is there only for what is not the code's doing. The code "
+            "is `main.py`, `main.js` and so on in the working directory, beside `files`. Behind "
+            "the answer the sandbox is deleted, with all that was started; its record and that "
+            "of the run can be read for a day. A client that leaves ends the run.",
+     .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}"},
     {"GET", "/sandboxes", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_list,
      "sandbox_list", "List sandboxes, newest first", .tag = "Sandboxes",
      .query = "state,template,name,metadata.*,limit,cursor", .success = "200",
@@ -207,6 +217,14 @@ const sbx_api_route sbx_api_routes[] = {
      ENGINE_MS, api_sandbox_resume, "sandbox_resume", "Let a paused sandbox go on", sbx_no_fields,
      .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
      .doc = "From `paused`. Without an expiresAt a lifetime begins."},
+    {"POST", "/sandboxes/{id}/run", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_RUN, SBX_CAN_SSE,
+     QUICK_MS, api_sandbox_run, "sandbox_run", "Run code in a sandbox", sbx_sandbox_run_fields,
+     .tag = "Code", .success = "200", .response = "RunResult", .sse = RUN_EVENTS,
+     .failures = "409,410,502",
+     .doc = "As `POST /run`, in a sandbox that stays, beside the files that it has. It resumes one "
+            "that is paused. The code's file has a name of its own and is removed behind the run; "
+            "what else the code leaves stays. A client that leaves ends the run.",
+     .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}"},
     {"POST", "/sandboxes/{id}/start", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
      ENGINE_MS, api_sandbox_start, "sandbox_start", "Start a stopped sandbox", sbx_no_fields,
      .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,

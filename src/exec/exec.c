@@ -268,7 +268,7 @@ static void command_exit(void *arg, const sbx_command_exit *e)
     }
     if (is_start(x) && !e->told) {
         x->record.truncated = x->truncated;
-        exec_record_exit(&x->record, e);
+        sbx_exec_record_exit(&x->record, e);
         sbx_ledger_record(x->e->c.ledger, &x->record);
         sbx_metrics_add(x->e->c.metrics, SBX_M_EXECS, exec_outcome(e), 1);
     }

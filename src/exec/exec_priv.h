@@ -22,9 +22,7 @@ struct sbx_execs {
 const char *exec_outcome(const sbx_command_exit *e);
 /* How it ended, in words; NULL: as commands do. */
 const char *exec_message(const sbx_command_exit *e);
-void exec_record_exit(sbx_exec_record *r, const sbx_command_exit *e);
 void exec_record_entry(sbx_exec_record *r, const char *sandbox, const sbx_command_entry *e);
-char *exec_command_json(const sbx_strs *argv); /* owned by the caller */
 
 /* --- view.c: a command as the API shows it --- */
 
@@ -49,13 +47,12 @@ typedef enum follow_form { FOLLOW_SSE, FOLLOW_WS, FOLLOW_PAGE } follow_form;
 typedef struct follow {
     sbx_reply *reply; /* borrowed */
     follow_form form;
-    uint64_t since;  /* only events above this number */
-    uint64_t last;   /* the number of the last event, sent or not wanted */
-    bool begun;      /* the reply is a stream */
-    bool ended;      /* the last event was written */
-    sbx_buf pending; /* events that the client's box did not take; each behind its length */
-    size_t pushed;   /* of pending */
-    sbx_buf page;    /* of a page */
+    uint64_t since; /* only events above this number */
+    uint64_t last;  /* the number of the last event, sent or not wanted */
+    bool begun;     /* the reply is a stream */
+    bool ended;     /* the last event was written */
+    sbx_feed_queue queue;
+    sbx_buf page; /* of a page */
     size_t items;
     int64_t to_grant; /* output that came and was not granted again */
 } follow;

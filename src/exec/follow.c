@@ -9,13 +9,13 @@
 void follow_init(follow *f, sbx_reply *reply, follow_form form, uint64_t since)
 {
     *f = (follow){.reply = reply, .form = form, .since = since, .last = since};
-    sbx_buf_init(&f->pending, PENDING_BYTES);
+    sbx_feed_queue_init(&f->queue, reply, PENDING_BYTES);
     sbx_buf_init(&f->page, SBX_MAX_RESPONSE_BYTES);
 }
 
 void follow_done(follow *f)
 {
-    sbx_buf_done(&f->pending);
+    sbx_feed_queue_done(&f->queue);
     sbx_buf_done(&f->page);
 }
 
@@ -66,10 +66,7 @@ static void end(making *m)
         sbx_buf_adds(&f->page, f->items++ ? "," : "");
         sbx_buf_add(&f->page, m->text.data, m->text.len);
     } else {
-        uint32_t len = (uint32_t)m->text.len;
-
-        sbx_buf_add(&f->pending, &len, sizeof(len));
-        sbx_buf_add(&f->pending, m->text.data, m->text.len);
+        sbx_feed_queue_add(&f->queue, m->text.data, m->text.len);
     }
     sbx_buf_done(&m->text);
 }
@@ -137,28 +134,11 @@ void follow_error(follow *f, const sbx_err *err)
 
 /* --- handing them on --- */
 
-/* False: the client's box is full. */
-static bool push(follow *f)
-{
-    while (f->pushed < f->pending.len) {
-        const char *at = f->pending.data + f->pushed;
-        uint32_t len;
-
-        memcpy(&len, at, sizeof(len));
-        if (sbx_reply_write(f->reply, at + sizeof(len), len) == SBX_PUSH_FULL)
-            return false;
-        f->pushed += sizeof(len) + len;
-    }
-    sbx_buf_done(&f->pending);
-    f->pushed = 0;
-    return true;
-}
-
 int64_t follow_flush(follow *f)
 {
     int64_t grant = f->to_grant;
 
-    if (f->form != FOLLOW_PAGE && !push(f))
+    if (f->form != FOLLOW_PAGE && !sbx_feed_queue_push(&f->queue))
         return 0;
     if (f->ended && f->begun)
         sbx_reply_end(f->reply);

@@ -209,9 +209,13 @@ static int run(lister *l, sbx_err *err)
     char state[16];
     int runs = exec_look(l->e, l->owner, l->sandbox, state, err);
 
-    if (runs < 0)
+    bool deleted = runs < 0 && err->code == SBX_E_GONE;
+
+    if (runs < 0 && !deleted)
         return -1;
-    l->nothing_runs = sbx_streq(state, "stopped") || sbx_streq(state, "failed");
+    if (deleted) /* records last as long as that of the sandbox: a run's are read then */
+        runs = 0;
+    l->nothing_runs = deleted || sbx_streq(state, "stopped") || sbx_streq(state, "failed");
     int rc = *l->id ? read_one(l, err) : read_records(l, err);
 
     if (rc < 0)

@@ -24,7 +24,7 @@ const char *exec_message(const sbx_command_exit *e)
     return e->truncated ? "output beyond the limit was dropped (maxOutputBytes)" : NULL;
 }
 
-void exec_record_exit(sbx_exec_record *r, const sbx_command_exit *e)
+void sbx_exec_record_exit(sbx_exec_record *r, const sbx_command_exit *e)
 {
     r->duration_ms = e->duration_ms;
     r->exit_code = e->exit_code;
@@ -49,14 +49,17 @@ void exec_record_entry(sbx_exec_record *r, const char *sandbox, const sbx_comman
                            .terminal = e->flags & SBX_EXEC_PTY};
     memcpy(r->id, e->exec_id, sizeof(r->id));
     sbx_copy(r->sandbox, sizeof(r->sandbox), sandbox);
-    sbx_copy(r->kind, sizeof(r->kind), e->flags & SBX_EXEC_MAIN ? "main" : "exec");
+    sbx_copy(r->kind, sizeof(r->kind),
+             e->flags & SBX_EXEC_MAIN  ? "main"
+             : e->flags & SBX_EXEC_RUN ? "run"
+                                       : "exec");
     r->command = sbx_strdup(e->command);
     r->running = !e->over;
     if (e->over)
-        exec_record_exit(r, &e->exit);
+        sbx_exec_record_exit(r, &e->exit);
 }
 
-char *exec_command_json(const sbx_strs *argv)
+char *sbx_exec_command_json(const sbx_strs *argv)
 {
     sbx_buf b = SBX_BUF_INIT(SBX_MAX_COMMAND_TEXT);
     sbx_jw w = SBX_JW(&b);
@@ -83,7 +86,7 @@ void sbx_execs_news(sbx_execs *e, const char *sandbox, const sbx_command_entry *
         return;
     }
     sbx_ledger_record(e->c.ledger, &r);
-    if (entry->fresh && !(entry->flags & SBX_EXEC_MAIN))
+    if (entry->fresh && !(entry->flags & (SBX_EXEC_MAIN | SBX_EXEC_RUN)))
         sbx_metrics_add(e->c.metrics, SBX_M_EXECS, exec_outcome(&entry->exit), 1);
 }
 

@@ -81,7 +81,7 @@ static exec *exec_of_body(sbx_execs *e, const char *owner, const char *sandbox,
     memcpy(x->record.id, x->id, sizeof(x->record.id));
     memcpy(x->record.sandbox, x->sandbox, sizeof(x->record.sandbox));
     sbx_copy(x->record.kind, sizeof(x->record.kind), "exec");
-    x->record.command = exec_command_json(&b->command);
+    x->record.command = sbx_exec_command_json(&b->command);
     x->record.background = b->background;
     take_spec(x, b);
     return x;

@@ -55,7 +55,11 @@ void exec_view_json(sbx_buf *out, const exec_view *v)
 
     sbx_jw_obj(&w, NULL);
     sbx_jw_str(&w, "execId", r->id);
-    sbx_jw_str(&w, "state", v->running ? "running" : *r->error ? "failed" : "finished");
+    sbx_jw_str(&w, "kind", r->kind);
+    sbx_jw_str(&w, "state",
+               v->running                      ? "running"
+               : *r->error && r->exit_code < 0 ? "failed"
+                                               : "finished");
     sbx_jw_raw(&w, "command", r->command);
     sbx_jw_bool(&w, "background", r->background);
     sbx_jw_bool(&w, "terminal", r->terminal);
@@ -71,5 +75,9 @@ void exec_view_json(sbx_buf *out, const exec_view *v)
     number_or_null(&w, "cpuTimeMs", r->measured, r->cpu_ms);
     number_or_null(&w, "peakMemoryBytes", r->measured && r->peak_kb > 0, r->peak_kb * 1024);
     sbx_jw_str(&w, "error", *r->error ? r->error : NULL);
+    if (*r->runtime)
+        sbx_jw_str(&w, "runtime", r->runtime);
+    if (r->packages)
+        sbx_jw_raw(&w, "packages", r->packages);
     sbx_jw_obj_end(&w);
 }

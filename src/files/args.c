@@ -90,16 +90,9 @@ static int query_number(const sbx_request *r, const char *name, int64_t max, int
                           (long long)max);
 }
 
-bool file_mode_valid(const char *mode)
-{
-    size_t n = strlen(mode);
-
-    return n >= 1 && n <= 4 && strspn(mode, "01234567") == n;
-}
-
 static int add_mode(transfer *x, const char *mode, sbx_err *err)
 {
-    if (mode && !file_mode_valid(mode))
+    if (mode && !sbx_file_mode_valid(mode))
         return sbx_fail_field(err, "mode", "mode must have 1 to 4 octal digits, such as 0644");
     add(x, mode ? mode : "-");
     return 0;

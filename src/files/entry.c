@@ -92,19 +92,6 @@ sbx_json *entry_read(const char *line, size_t len, sbx_buf *out, char etag[96], 
 
 /* --- failures --- */
 
-static const struct {
-    const char *code;
-    sbx_code as;
-} codes[] = {
-    {"not_found", SBX_E_NOT_FOUND},   {"is_directory", SBX_E_INVALID},
-    {"not_directory", SBX_E_INVALID}, {"exists", SBX_E_CONFLICT},
-    {"not_empty", SBX_E_CONFLICT},    {"permission_denied", SBX_E_FORBIDDEN},
-    {"no_space", SBX_E_CONFLICT},     {"too_large", SBX_E_TOO_LARGE},
-    {"invalid", SBX_E_INVALID},       {"unsupported", SBX_E_INVALID},
-    {"busy", SBX_E_CONFLICT},         {"io_error", SBX_E_ENGINE},
-    {"range", SBX_E_RANGE},           {"changed", SBX_E_PRECONDITION},
-};
-
 /* Which of two fields is meant: the path that failed ends with what `to` was given as. */
 static const char *lead_of(const transfer *x, const char *path)
 {
@@ -116,25 +103,10 @@ static const char *lead_of(const transfer *x, const char *path)
 
 void entry_error(const transfer *x, const char *line, size_t len, sbx_err *ret, int64_t *range)
 {
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
-    const char *code = NULL, *message = NULL, *path = NULL;
+    SBX_CLEANUP(sbx_free_str) char *path = NULL;
 
-    *range = -1;
-    if (len && !sbx_json_parse(line, len, &root, NULL)) {
-        code = sbx_json_str(sbx_json_get(root, "code"));
-        message = sbx_json_str(sbx_json_get(root, "message"));
-        path = sbx_json_str(sbx_json_get(root, "path"));
-    }
-    for (size_t i = 0; code && message && i < ARRAY_LEN(codes); i++) {
-        if (strcmp(code, codes[i].code) != 0)
-            continue;
-        sbx_fail(ret, codes[i].as, "%s: %s", code, message);
+    if (sbx_tool_error(line, len, &path, range, ret))
         sbx_copy(ret->field, sizeof(ret->field), lead_of(x, path));
-        if (codes[i].as == SBX_E_RANGE)
-            *range = sbx_json_int(sbx_json_get(root, "sizeBytes"), 0);
-        return;
-    }
-    (void)entry_nonsense(ret);
 }
 
 /* --- changes --- */

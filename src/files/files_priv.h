@@ -8,6 +8,7 @@
 
 #include "sbx/core/limits.h"
 #include "sbx/files/files.h"
+#include "sbx/sandbox/tool.h"
 #include "sbx/sandbox/use.h"
 #include <pthread.h>
 #include <uthash.h>
@@ -116,7 +117,6 @@ extern const file_form form_entry, form_nothing, form_list, form_entries, form_c
 
 /* args.c */
 const char *file_media_type(const char *name);
-bool file_mode_valid(const char *mode); /* 1 to 4 octal digits */
 
 /* batch.c */
 int file_read_batch(transfer *x, const sbx_request *r, sbx_err *err) SBX_MUST_CHECK;

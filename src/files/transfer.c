@@ -14,7 +14,6 @@
 #include <signal.h>
 #include <stdio.h>
 
-#define PROGRAM     SBX_AGENT_DIR "/sbx-files"
 #define KILL_MS     500 /* from SIGTERM to SIGKILL */
 #define GRANT_BYTES (SBX_EXEC_WINDOW_BYTES / 4)
 #define PIECE_BYTES (32 * KIB) /* of input, in one frame: what the agent reads at once */
@@ -330,18 +329,7 @@ static void tool_failed(transfer *x, const sbx_command_exit *e)
     int64_t range = -1;
     sbx_err err;
 
-    if (e->oom_killed)
-        sbx_fail(&err, SBX_E_ENGINE,
-                 "the sandbox ran out of memory while its files were worked on; give it more "
-                 "(limits.memoryMb)");
-    else if (e->signal)
-        sbx_fail(&err, SBX_E_ENGINE, "the program for files was ended in the sandbox by signal %d",
-                 e->signal);
-    else if (e->exit_code == 127)
-        sbx_fail(&err, SBX_E_CONFLICT,
-                 "the sandbox was made by an older version, without the program for files: make a "
-                 "new one");
-    else
+    if (!sbx_tool_explain(e, &err))
         entry_error(x, x->error.data, x->error.len, &err, &range);
     snprintf(size, sizeof(size), "bytes */%lld", (long long)range);
     transfer_fail(x, &err, range < 0 ? NULL : &(sbx_header){"content-range", size});
@@ -446,7 +434,7 @@ static void run_tool(transfer *x)
 
     sbx_copy(spec.exec_id, sizeof(spec.exec_id), sbx_id_new().s);
     spec.argv.items = sbx_alloc((x->arg_count + 3) * sizeof(char *));
-    spec.argv.items[spec.argv.count++] = sbx_strdup(PROGRAM);
+    spec.argv.items[spec.argv.count++] = sbx_strdup(SBX_FILES_PROGRAM);
     spec.argv.items[spec.argv.count++] = sbx_strdup(x->op->name);
     for (size_t i = 0; i < x->arg_count; i++)
         spec.argv.items[spec.argv.count++] = sbx_strdup(x->args[i]);

@@ -130,3 +130,40 @@ void sbx_feed_close(sbx_buf *message, bool websocket)
     if (websocket && message->len)
         sbx_buf_adds(message, "]}");
 }
+
+/* --- messages that wait --- */
+
+void sbx_feed_queue_init(sbx_feed_queue *q, sbx_reply *reply, size_t max)
+{
+    *q = (sbx_feed_queue){.reply = reply};
+    sbx_buf_init(&q->waiting, max);
+}
+
+void sbx_feed_queue_done(sbx_feed_queue *q)
+{
+    sbx_buf_done(&q->waiting);
+}
+
+void sbx_feed_queue_add(sbx_feed_queue *q, const char *message, size_t len)
+{
+    uint32_t n = (uint32_t)len;
+
+    sbx_buf_add(&q->waiting, &n, sizeof(n));
+    sbx_buf_add(&q->waiting, message, len);
+}
+
+bool sbx_feed_queue_push(sbx_feed_queue *q)
+{
+    while (q->sent < q->waiting.len) {
+        const char *at = q->waiting.data + q->sent;
+        uint32_t len;
+
+        memcpy(&len, at, sizeof(len));
+        if (sbx_reply_write(q->reply, at + sizeof(len), len) == SBX_PUSH_FULL)
+            return false;
+        q->sent += sizeof(len) + len;
+    }
+    sbx_buf_done(&q->waiting);
+    q->sent = 0;
+    return true;
+}

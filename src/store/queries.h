@@ -20,7 +20,8 @@
 /* The columns of sbx_exec_record, in the order in which records.c reads them. */
 #define EXEC_COLS                                                                                  \
     "id, sandbox, kind, command::text, started_at, duration_ms, exit_code, signal, timed_out, "    \
-    "oom_killed, truncated, error, cpu_limit, background, terminal, cpu_ms, peak_kb, chunks"
+    "oom_killed, truncated, error, cpu_limit, background, terminal, cpu_ms, peak_kb, chunks, "     \
+    "runtime, packages::text"
 
 /* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
 #define HOLDER_IS_DEAD                                                                             \
@@ -289,26 +290,52 @@
     X(EXEC_INSERT, 1, SYSTEM,                                                                      \
       "INSERT INTO public.sandbox_executions AS x (id, sandbox, owner, kind, command, started_at," \
       " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error, cpu_limit,"       \
-      " background, terminal, cpu_ms, peak_kb, chunks)"                                            \
+      " background, terminal, cpu_ms, peak_kb, chunks, runtime, packages)"                         \
       " SELECT DISTINCT ON (r.id) r.id, r.sandbox, s.owner, r.kind, r.command,"                    \
       " timestamptz 'epoch' + make_interval(secs => r.started_ms / 1000.0::float8),"               \
       " r.duration_ms, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated, r.error,"    \
-      " r.cpu_limit, r.background, r.terminal, r.cpu_ms, r.peak_kb, r.chunks"                      \
+      " r.cpu_limit, r.background, r.terminal, r.cpu_ms, r.peak_kb, r.chunks, r.runtime,"          \
+      " r.packages"                                                                                \
       " FROM json_to_recordset($1::json) AS r (id text, sandbox text, kind text, command json,"    \
       " started_ms bigint, duration_ms bigint, exit_code int, signal int, timed_out bool,"         \
       " oom_killed bool, truncated bool, error text, cpu_limit bool, background bool,"             \
-      " terminal bool, cpu_ms bigint, peak_kb bigint, chunks bigint)"                              \
+      " terminal bool, cpu_ms bigint, peak_kb bigint, chunks bigint, runtime text, packages json)" \
       " JOIN public.sandboxes s ON s.id = r.sandbox"                                               \
       " WHERE r.duration_ms IS NOT NULL"                                                           \
       " OR s.state NOT IN ('stopped', 'failed', 'deleting', 'deleted')"                            \
-      " ORDER BY r.id, r.duration_ms IS NULL"                                                      \
+      " ORDER BY r.id, r.duration_ms IS NULL, r.runtime IS NULL"                                   \
       " ON CONFLICT (id) DO UPDATE SET duration_ms = excluded.duration_ms,"                        \
       " exit_code = excluded.exit_code, signal = excluded.signal,"                                 \
       " timed_out = excluded.timed_out, oom_killed = excluded.oom_killed,"                         \
       " truncated = excluded.truncated, error = excluded.error, cpu_limit = excluded.cpu_limit,"   \
-      " cpu_ms = excluded.cpu_ms, peak_kb = excluded.peak_kb, chunks = excluded.chunks"            \
+      " cpu_ms = excluded.cpu_ms, peak_kb = excluded.peak_kb, chunks = excluded.chunks,"           \
+      " runtime = coalesce(excluded.runtime, x.runtime),"                                          \
+      " packages = coalesce(excluded.packages, x.packages)"                                        \
       " WHERE excluded.duration_ms IS NOT NULL"                                                    \
-      " AND (x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "')")                             \
+      " AND (x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "'"                               \
+      " OR (x.runtime IS NULL AND excluded.runtime IS NOT NULL))")                                 \
+    X(RUN_BEGIN, 3, SYSTEM,                                                                        \
+      "UPDATE public.sandboxes SET run = $2::text, run_worker = $3::text"                          \
+      " WHERE id = $1 AND state NOT IN ('deleting', 'deleted') RETURNING id")                      \
+    /* Of each at most $1. The reaper ends what has no lifetime left. */                           \
+    X(RUN_ORPHANS, 1, SYSTEM,                                                                      \
+      "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE run_worker IS NOT NULL"      \
+      " AND state NOT IN ('deleting', 'deleted')"                                                  \
+      " AND NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.run_worker"                  \
+      " AND w.heartbeat_at > now() - interval '10 seconds')"                                       \
+      " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
+      " u AS (UPDATE public.sandboxes s SET run_worker = NULL, on_timeout = 'delete',"             \
+      " expires_at = CASE WHEN state IN ('running', 'paused', 'pausing', 'resuming') THEN now()"   \
+      " ELSE expires_at END FROM due WHERE id = due_id RETURNING s.*),"                            \
+      " r AS (INSERT INTO public.sandbox_executions AS x (id, sandbox, owner, kind, command,"           \
+      " started_at, duration_ms, timed_out, oom_killed, truncated, error, runtime)"                \
+      " SELECT run, id, owner, 'run', '[]', created_at,"                                           \
+      " greatest(extract(epoch FROM now() - created_at) * 1000, 0)::bigint, false, false, false,"  \
+      " 'interrupted', template FROM u WHERE run IS NOT NULL"                                      \
+      " ON CONFLICT (id) DO UPDATE SET duration_ms = excluded.duration_ms,"                        \
+      " error = excluded.error, runtime = excluded.runtime"                                        \
+      " WHERE x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "')"                             \
+      " SELECT count(*) FROM u")                                                                   \
     X(EXEC_LIST, 5, OWNER,                                                                         \
       "SELECT " EXEC_COLS " FROM public.sandbox_executions WHERE owner = $1 AND sandbox = $2"      \
       " AND ($3::timestamptz IS NULL OR (started_at, id) < ($3, $4::text))"                        \

@@ -1,6 +1,7 @@
 /* The table `sandbox_executions`. Executions arrive in batches as one JSON document: one statement,
- * one round trip, and applying it twice is the same as once. A record whose sandbox is gone for
- * good is left out. */
+ * one round trip, and applying it twice is the same as once. Of a run there may be two: what its
+ * agent tells, and what its request knows, which adds runtime, packages and error. A record whose
+ * sandbox is gone for good is left out. */
 #include "sbx/store/records.h"
 
 #include "internal.h"
@@ -11,6 +12,7 @@
 void sbx_exec_record_done(sbx_exec_record *r)
 {
     free(r->command);
+    free(r->packages);
     memset(r, 0, sizeof *r);
 }
 
@@ -40,6 +42,10 @@ static void add_record(sbx_jw *w, const sbx_exec_record *r)
         sbx_jw_int(w, "chunks", r->chunks);
     }
     sbx_jw_str(w, "error", r->error);
+    if (*r->runtime)
+        sbx_jw_str(w, "runtime", r->runtime);
+    if (r->packages)
+        sbx_jw_raw(w, "packages", r->packages);
     sbx_jw_obj_end(w);
 }
 
@@ -98,6 +104,8 @@ static void read_record(const PGresult *r, int row, sbx_exec_record *o)
     o->cpu_ms = store_int(r, row, c++);
     o->peak_kb = store_int(r, row, c++);
     o->chunks = store_int(r, row, c++);
+    store_copy(r, row, c++, o->runtime, sizeof o->runtime);
+    o->packages = store_str(r, row, c++);
 }
 
 int sbx_store_exec_list(sbx_store *s, const char *owner, const char *sandbox, int64_t before_ms,

@@ -18,8 +18,10 @@ LAYERS = {
     "core": 0,
     "run": 1, "engine": 1, "store": 1, "bus": 1, "metrics": 1,
     "auth": 2, "quota": 2, "guard": 2, "sandbox": 2, "http": 2,
-    "exec": 3, "events": 3, "files": 3, "logs": 3, "moves": 3, "pool": 3, "reaper": 3, "stats": 3,
-    "api": 4,
+    "exec": 3, "events": 3, "files": 3, "logs": 3, "moves": 3, "packages": 3, "pool": 3, "reaper": 3,
+    "stats": 3,
+    "runs": 4,
+    "api": 5,
 }
 # Programs of their own: what they may include of the layers.
 PROGRAMS = {"agentd": r"sbx/core/agent_proto\.h", "cli": r"sbx/core/.*",

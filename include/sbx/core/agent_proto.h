@@ -201,6 +201,7 @@ typedef enum sbx_field_tag {
 /* Its first follower waits for the end: STARTED and the news of the start may come with what is
  * told next, a few milliseconds later. */
 #define SBX_EXEC_PATIENT 64u
+#define SBX_EXEC_RUN     128u /* code of a run: logged with source "run" */
 /* FLAGS of SIGNAL */
 #define SBX_SIG_TREE 1u
 /* FLAGS of EXIT */

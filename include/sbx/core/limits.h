@@ -87,6 +87,14 @@
 #define SBX_MAX_TOOL_BYTES      (128 * MIB) /* of lists and batches in memory, of all */
 #define SBX_TOOL_LONG           15 /* times longer it may take where nothing can be seen of what is done */
 
+/* Runs */
+#define SBX_MAX_CODE_BYTES (10 * MIB)
+#define SBX_MAX_BODY_RUN   (32 * MIB)  /* code and files, as JSON */
+#define SBX_MAX_RUN_BYTES  (256 * MIB) /* code and files in memory, of all runs */
+#define SBX_MAX_RUN_MS     3600000
+#define SBX_RUN_MARGIN_S   60 /* that a run's sandbox may live longer than its code */
+#define SBX_RUN_TICK_MS    2000
+
 /* Checks */
 #define SBX_MAX_CHECK_BYTES      (8 * KIB) /* a check's command, all arguments together */
 #define SBX_MAX_CHECK_PATH_BYTES 4095

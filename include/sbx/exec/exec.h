@@ -36,6 +36,10 @@ void sbx_execs_free(sbx_execs *e); /* after STREAM and the lanes have ended */
 /** The `news` of the channels. STREAM. */
 void sbx_execs_news(sbx_execs *e, const char *sandbox, const struct sbx_command_entry *entry);
 
+/* Of a record that is being made. Any thread. */
+void sbx_exec_record_exit(sbx_exec_record *r, const sbx_command_exit *e);
+char *sbx_exec_command_json(const sbx_strs *argv); /* owned by the caller */
+
 extern const sbx_json_field sbx_exec_fields[], sbx_signal_fields[]; /* also for the API document */
 
 /* Which command of which sandbox. Borrowed during the call. */

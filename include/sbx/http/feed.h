@@ -56,4 +56,19 @@ void sbx_feed_add(sbx_buf *message, bool websocket, const char *opening, uint64_
 /** Close a message with items; nothing to do for an empty one. */
 void sbx_feed_close(sbx_buf *message, bool websocket);
 
+/* Whole messages for a stream, of which the client's box did not take all: the rest waits here, in
+ * order, and whoever makes them makes no more until push() is true. */
+typedef struct sbx_feed_queue {
+    sbx_reply *reply; /* borrowed */
+    sbx_buf waiting;  /* each message behind its length */
+    size_t sent;      /* of `waiting` */
+} sbx_feed_queue;
+
+/** @param max  bytes that may wait. */
+void sbx_feed_queue_init(sbx_feed_queue *q, sbx_reply *reply, size_t max);
+void sbx_feed_queue_done(sbx_feed_queue *q);
+void sbx_feed_queue_add(sbx_feed_queue *q, const char *message, size_t len);
+/** Hand on what the client takes. @return false: it takes no more now. */
+bool sbx_feed_queue_push(sbx_feed_queue *q);
+
 #endif

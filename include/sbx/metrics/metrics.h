@@ -21,6 +21,9 @@ typedef struct sbx_metrics sbx_metrics;
     X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL,                             \
       "Commands, from request to exit")                                                            \
     X(EXECS, COUNTER, "sandboxd_execs_total", "outcome", "Commands by outcome")                    \
+    X(RUNS, COUNTER, "sandboxd_runs_total", "outcome", "Runs of code by outcome")                  \
+    X(RUN_SECONDS, HISTOGRAM, "sandboxd_run_duration_seconds", "runtime",                          \
+      "Runs of code, from request to answer")                                                      \
     X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
     X(BREAKER_OPEN, GAUGE, "sandboxd_breaker_open", "dependency",                                  \
       "1 while calls of it are refused because it is not reached")                                 \

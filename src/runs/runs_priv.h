@@ -1,0 +1,99 @@
+/* What the files of this layer share: a run, and the table of what can run code. */
+#ifndef SBX_RUNS_RUNS_PRIV_H
+#define SBX_RUNS_RUNS_PRIV_H
+
+#include "sbx/core/clock.h"
+#include "sbx/core/limits.h"
+#include "sbx/core/thread.h"
+#include "sbx/exec/exec.h"
+#include "sbx/http/feed.h"
+#include "sbx/runs/runs.h"
+#include "sbx/sandbox/tool.h"
+#include <pthread.h>
+
+/* --- runners.c --- */
+
+#define MAX_RUNNER_ARGS 6
+
+typedef struct runner {
+    const char *runtime;  /* also the template's name */
+    const char *language; /* as the request names it; the first of a runtime is its default */
+    const char *extension;
+    const char *argv[MAX_RUNNER_ARGS]; /* before the file */
+} runner;
+
+extern const char *const run_runtimes[], *const run_languages[];
+/** @param language  NULL: the default. @return NULL with INVALID, which names the field. */
+const runner *runner_find(const char *runtime, const char *language, sbx_err *err);
+
+/* --- runs.c: the service --- */
+
+typedef struct leaving leaving;
+
+struct sbx_runs {
+    sbx_runs_config c; /* immutable, as the parts */
+    sbx_use_parts parts;
+    atomic_size_t bytes; /* of code and files in memory */
+    pthread_mutex_t mu;
+    leaving *left; /* guarded by mu: sandboxes that could not be deleted yet */
+};
+
+/** Delete the sandbox of a run that is over; tried until it is done. Any thread. */
+void runs_delete_later(sbx_runs *r, const char *owner, const char *sandbox);
+
+/* --- run.c --- */
+
+typedef struct run {
+    sbx_runs *r;
+    int refs; /* STREAM: the work, and the watch of the reply */
+    sbx_reply *reply;
+    char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1], id[SBX_ID_LEN + 1];
+    bool one_shot, streams;
+    const runner *how;
+    char file[SBX_ID_LEN + 32]; /* of the code, in the working directory */
+    sbx_buf batch;              /* code and files, until they are written */
+    size_t counted;             /* of r->bytes */
+    sbx_command_spec spec;      /* until it was posted to the channel */
+
+    sbx_create *create; /* one shot */
+    sbx_use use;
+    bool creating; /* the create is under way */
+    sbx_tool *tool;
+    sbx_command *command;
+    bool left;    /* the client went away */
+    bool busy;    /* counts as activity */
+    bool written; /* the code's file is there */
+    bool started;
+    int64_t from_us;
+
+    sbx_err failure; /* what is not the code's doing; code SBX_OK: nothing */
+    sbx_command_exit exit;
+    bool exited;
+    sbx_exec_record record;
+
+    sbx_buf output[2]; /* stdout, stderr; unless it streams */
+    bool truncated;
+    uint64_t chunk; /* the last one that came */
+    sbx_feed_queue queue;
+    bool begun, ended; /* the stream */
+    int64_t to_grant;
+} run;
+
+run *run_new(sbx_runs *r, const char *owner, const char *sandbox, sbx_reply *reply);
+/** All is ready, and of a one-shot run the create has begun. WORKER, which owned `x` before. */
+void run_begin(run *x);
+void run_free(run *x); /* nobody else has it */
+
+/* --- answer.c: what the client gets. STREAM. --- */
+
+/** The code has started. */
+void answer_started(run *x);
+void answer_output(run *x, bool is_stderr, const char *data, size_t len);
+/** All is known: x->failure, x->exit. */
+void answer_end(run *x);
+/** Hand on what the client takes. @return bytes that the agent may be granted now. */
+int64_t answer_flush(run *x);
+/** What is not the code's doing: a code for programs, words; NULL: nothing. */
+const char *answer_error(const run *x, const char **ret_message);
+
+#endif
