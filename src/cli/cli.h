@@ -115,6 +115,7 @@ int cli_get(cli *c);
 int cli_rm(cli *c);
 int cli_move(cli *c); /* start, stop, pause, resume, restart */
 int cli_exec(cli *c);
+int cli_run(cli *c);
 int cli_shell(cli *c);
 int cli_logs(cli *c);
 int cli_events(cli *c);

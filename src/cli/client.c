@@ -68,7 +68,7 @@ void cli_call_init(cli_call *k, const char *method, const char *path, ...)
 
     *k = (cli_call){.method = method,
                     .path = SBX_BUF_INIT(64 * KIB),
-                    .body = SBX_BUF_INIT(16 * MIB),
+                    .body = SBX_BUF_INIT(SBX_MAX_BODY_RUN),
                     .headers = SBX_BUF_INIT(4 * KIB),
                     .answer = SBX_BUF_INIT(CLI_MAX_ANSWER),
                     .send_size = -1};

@@ -84,6 +84,22 @@ static const cli_option exec_options[] = {
     END,
 };
 
+static const cli_option run_options[] = {
+    {"eval", 'e', "CODE", .doc = "run this code instead of a file"},
+    {"runtime", 'r', "NAME", "python|node|typescript",
+     .doc = "what runs it (default: by the file's extension, else python)"},
+    {"file", 'f', "NAME[=PATH]", .repeated = true,
+     .doc = "put a file from here beside the code, PATH under NAME"},
+    {"env", 0, "NAME=VALUE", .repeated = true,
+     .doc = "environment of the code; NAME alone takes it from here"},
+    {"stdin", 'i', "FILE", .doc = "standard input of the code; - is that of sbx"},
+    {"timeout", 0, "TIME", .doc = "kill it after so long (default: the server's, 5m)"},
+    {"cpus", 0, "N", .doc = "processors, such as 0.5"},
+    {"memory", 0, "SIZE", .doc = "memory, such as 512M or 1.5G"},
+    {"sandbox", 's', "ID", .doc = "run it in this sandbox, which stays"},
+    END,
+};
+
 static const cli_option shell_options[] = {
     {"command", 'c', "COMMAND", .doc = "run this instead of the user's shell"},
     {"attach", 'a', "EXEC", .doc = "rejoin a terminal that is still there"},
@@ -166,6 +182,13 @@ const cli_command cli_commands[] = {
      "sbx exec demo 'echo $GREETING | tr a-z A-Z'\nsbx exec -e N=3 demo python3 -c 'print(6*7)'\n"
      "tar c src | sbx exec demo tar x\nid=$(sbx exec -d demo sleep 60); sbx exec --kill $id demo",
      exec_options, cli_exec},
+    {"run", "[FILE]", 0, 1, -1, "run code in a sandbox of its own",
+     "FILE is the program, - reads it from standard input. Output comes as it is written, the exit "
+     "status is that of the code. The sandbox is deleted behind the run; whatever ends sbx, such "
+     "as Ctrl-C, ends the run, too. With --json the answer is one document.",
+     "sbx run report.py -f data.csv\nsbx run -r node -e 'console.log(await Promise.resolve(1))'\n"
+     "echo 'print(6*7)' | sbx run --timeout 10s -",
+     run_options, cli_run},
     {"logs", "ID", 1, 1, -1, "show the log", NULL, "sbx logs -f --tail 20 demo", logs_options,
      cli_logs},
     {"shell", "ID", 1, 1, -1, "open a terminal in a sandbox",

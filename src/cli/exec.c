@@ -48,29 +48,12 @@ typedef struct exec_run {
 
 /* --- events --- */
 
-static bool text_member(sbx_json_span obj, const char *name, sbx_buf *out)
-{
-    sbx_json_span v;
-
-    sbx_buf_reset(out);
-    return sbx_json_span_get(obj, name, &v) && sbx_json_span_bytes(v, out);
-}
-
 static void take_output(exec_run *x, sbx_json_span event, bool is_error)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf coded = SBX_BUF_INIT(CLI_MAX_EVENT);
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf encoding = SBX_BUF_INIT(32);
-    sbx_json_span data;
-
-    if (!sbx_json_span_get(event, "data", &data))
+    if (cli_event_output(event, &x->out[is_error]))
         return;
-    if (!text_member(event, "encoding", &encoding)) {
-        sbx_json_span_bytes(data, &x->out[is_error]);
-    } else if (!sbx_json_span_bytes(data, &coded) || !coded.len ||
-               !sbx_base64_decode(&x->out[is_error], coded.data, coded.len)) {
-        x->status = cli_fail(x->c, "the server sent output that is no base64");
-        x->over = true;
-    }
+    x->status = cli_fail(x->c, "the server sent output that is no base64");
+    x->over = true;
 }
 
 static void take_end(exec_run *x, const char *text, size_t len, bool is_error)
@@ -121,13 +104,13 @@ static bool take_event(void *arg, const cli_event *e)
         return false;
     }
     sbx_buf_adds(&type, "");
-    if (!text_member(event, "type", &type))
+    if (!cli_event_text(event, "type", &type))
         sbx_buf_adds(&type, e->type);
     if (x->c->json) {
         sbx_buf_add(&x->out[0], e->data, e->len);
         sbx_buf_addc(&x->out[0], '\n');
     }
-    if (strcmp(type.data, "start") == 0 && text_member(event, "execId", &id))
+    if (strcmp(type.data, "start") == 0 && cli_event_text(event, "execId", &id))
         sbx_copy(x->exec, sizeof(x->exec), id.data);
     else if (!x->c->json && strcmp(type.data, "stdout") == 0)
         take_output(x, event, false);

@@ -178,3 +178,28 @@ int cli_follow_run(cli *c, cli_follow *f)
     cli_sse_done(&g.sse);
     return status;
 }
+
+/* --- what commands' events carry --- */
+
+bool cli_event_text(sbx_json_span event, const char *name, sbx_buf *out)
+{
+    sbx_json_span v;
+
+    sbx_buf_reset(out);
+    return sbx_json_span_get(event, name, &v) && sbx_json_span_bytes(v, out);
+}
+
+bool cli_event_output(sbx_json_span event, sbx_buf *out)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf coded = SBX_BUF_INIT(CLI_MAX_EVENT);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf encoding = SBX_BUF_INIT(32);
+    sbx_json_span data;
+
+    if (!sbx_json_span_get(event, "data", &data))
+        return true;
+    if (cli_event_text(event, "encoding", &encoding))
+        return sbx_json_span_bytes(data, &coded) && coded.len &&
+               sbx_base64_decode(out, coded.data, coded.len);
+    sbx_json_span_bytes(data, out);
+    return true;
+}

@@ -32,6 +32,11 @@ void cli_sse_restart(cli_sse *s);
 /** @return false if the receiver wants no more, or a message is too long. */
 bool cli_sse_feed(cli_sse *s, const char *data, size_t len);
 
+/** A text of an event's JSON, as bytes. @return false: it has none. */
+bool cli_event_text(sbx_json_span event, const char *name, sbx_buf *out);
+/** Add the output that an event carries. @return false: it says base64, and is none. */
+bool cli_event_output(sbx_json_span event, sbx_buf *out);
+
 typedef struct cli_follow {
     sbx_buf path; /* with its query */
     cli_on_event *on_event;

@@ -97,10 +97,10 @@ typedef struct making {
     sbx_jw w;
 } making;
 
-static void open_event(making *m, const char *type)
+static void open_event(making *m, run *x, const char *type)
 {
     sbx_buf_init(&m->text, 8 * SBX_PROTO_MAX_FROM_AGENT);
-    sbx_buf_adds(&m->text, "data: ");
+    sbx_buf_addf(&m->text, "id: %llu\ndata: ", (unsigned long long)++x->events);
     m->w = (sbx_jw)SBX_JW(&m->text);
     sbx_jw_obj(&m->w, NULL);
     sbx_jw_str(&m->w, "type", type);
@@ -123,7 +123,7 @@ static void begin_stream(run *x)
     x->begun = true;
     sbx_feed_queue_init(&x->queue, x->reply, PENDING_BYTES);
     sbx_reply_begin(x->reply, 200, "text/event-stream");
-    open_event(&m, "start");
+    open_event(&m, x, "start");
     sbx_jw_str(&m.w, "sandboxId", x->sandbox);
     sbx_jw_str(&m.w, "execId", x->id);
     close_event(&m, x);
@@ -140,7 +140,7 @@ static void event_output(run *x, bool is_stderr, const char *data, size_t len)
     bool text = sbx_utf8_valid(data, len);
     making m;
 
-    open_event(&m, is_stderr ? "stderr" : "stdout");
+    open_event(&m, x, is_stderr ? "stderr" : "stdout");
     sbx_jw_bytes(&m.w, "data", data, len, !text);
     if (!text)
         sbx_jw_str(&m.w, "encoding", "base64");
@@ -175,14 +175,14 @@ static void end_stream(run *x)
     making m;
 
     if (answer_error(x, &message)) {
-        open_event(&m, "error");
+        open_event(&m, x, "error");
         error_fields(x, &m.w);
         close_event(&m, x);
     }
-    open_event(&m, "result");
+    open_event(&m, x, "result");
     result_fields(x, &m.w);
     close_event(&m, x);
-    open_event(&m, "exit");
+    open_event(&m, x, "exit");
     exit_fields(x, &m.w);
     close_event(&m, x);
     x->ended = true;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 typedef struct run_body {
-    const char *runtime, *language;
+    const char *runtime;
     char *code, *stdin_text;
     const sbx_json *files; /* of the parsed body */
     sbx_pairs env;
@@ -23,11 +23,7 @@ typedef struct run_body {
      AT(runtime),                                                                                  \
      .required = true,                                                                             \
      .values = run_runtimes,                                                                       \
-     .doc = "what runs the code, and the template that it is in"},                                 \
-        {"language", SBX_JF_ENUM, AT(language), .values = run_languages,                           \
-         .doc = "of node: `javascript` (the default; CommonJS or an ES module, which Node.js "     \
-                "finds out by itself), `typescript`, or `commonjs` or `module` where it must be "  \
-                "one of them"},                                                                    \
+     .doc = "what runs the code; `typescript` is Node.js, too"},                                   \
         {"code",                                                                                   \
          SBX_JF_STR,                                                                               \
          AT(code),                                                                                 \
@@ -90,13 +86,13 @@ const sbx_json_field sbx_sandbox_run_fields[] = {
 /* --- the sandbox of its own --- */
 
 /* As a request would ask for it, so that all defaults are those of a create. */
-static int spec_of(const run_body *b, sbx_spec *ret, sbx_err *err)
+static int spec_of(const run_body *b, const runner *how, sbx_spec *ret, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(4 * KIB);
     sbx_jw w = SBX_JW(&text);
 
     sbx_jw_obj(&w, NULL);
-    sbx_jw_str(&w, "template", b->runtime);
+    sbx_jw_str(&w, "template", how->template_name);
     sbx_jw_obj(&w, "limits");
     if (b->cpu_given)
         sbx_jw_milli(&w, "cpus", b->cpu_milli);
@@ -119,14 +115,14 @@ static int make(run *x, const run_body *b, sbx_err *err)
     sbx_runs_config *c = &x->r->c;
     sbx_spec spec = {0};
     sbx_err later;
-    int rc = spec_of(b, &spec, err);
+    int rc = spec_of(b, x->how, &spec, err);
 
     if (!rc)
         rc = sbx_create_begin(c->sandboxes, x->owner, NULL, &spec, &x->create, err);
     sbx_spec_done(&spec);
     if (rc && strcmp(err->field, "template") == 0)
         rc = sbx_fail_field(err, "runtime", "runtime: this server has no template \"%s\"",
-                            b->runtime);
+                            x->how->template_name);
     if (rc)
         return -1;
     sbx_copy(x->sandbox, sizeof(x->sandbox), sbx_create_row(x->create)->id);
@@ -203,8 +199,8 @@ static void take_record(run *x)
 
 static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
 {
-    x->how = runner_find(b->runtime, b->language, err);
-    if (!x->how || sbx_env_check("env", &b->env, err) || take_files(x, b, err))
+    x->how = runner_find(b->runtime);
+    if (sbx_env_check("env", &b->env, err) || take_files(x, b, err))
         return -1;
     x->streams = b->streaming || q->accept == SBX_ACCEPT_SSE;
     take_spec(x, b);

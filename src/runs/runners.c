@@ -1,4 +1,4 @@
-/* What can run code: one row for each language of a runtime.
+/* What can run code: one row for each runtime.
  *
  * Python is told not to keep output back (-u), so that a stream shows it at once and what a run
  * wrote before it was killed is not lost. Node.js finds out by itself whether a .js file is
@@ -6,33 +6,21 @@
  * transformed. */
 #include "runs_priv.h"
 
-#define PYTHON                                                                                     \
-    {                                                                                              \
-        "python3", "-u", NULL                                                                      \
-    }
-
 static const runner runners[] = {
-    {"python", "python", ".py", PYTHON},
-    {"node", "javascript", ".js", {"node", NULL}},
-    {"node",
-     "typescript",
+    {"python", "python", ".py", {"python3", "-u", NULL}},
+    {"node", "node", ".js", {"node", NULL}},
+    {"typescript",
+     "node",
      ".ts",
      {"node", "--experimental-transform-types", "--disable-warning=ExperimentalWarning", NULL}},
-    {"node", "commonjs", ".cjs", {"node", NULL}},
-    {"node", "module", ".mjs", {"node", NULL}},
 };
 
-const char *const run_runtimes[] = {"python", "node", NULL};
-const char *const run_languages[] = {"python",   "javascript", "typescript",
-                                     "commonjs", "module",     NULL};
+const char *const run_runtimes[] = {"python", "node", "typescript", NULL};
 
-const runner *runner_find(const char *runtime, const char *language, sbx_err *err)
+const runner *runner_find(const char *runtime)
 {
     for (size_t i = 0; i < ARRAY_LEN(runners); i++)
-        if (strcmp(runners[i].runtime, runtime) == 0 &&
-            (!language || strcmp(runners[i].language, language) == 0))
+        if (strcmp(runners[i].runtime, runtime) == 0)
             return &runners[i];
-    sbx_err_set_field(err, "language", "language: the runtime %s does not run %s", runtime,
-                      language);
     return NULL;
 }

@@ -16,15 +16,14 @@
 #define MAX_RUNNER_ARGS 6
 
 typedef struct runner {
-    const char *runtime;  /* also the template's name */
-    const char *language; /* as the request names it; the first of a runtime is its default */
+    const char *runtime; /* as the request names it */
+    const char *template_name;
     const char *extension;
     const char *argv[MAX_RUNNER_ARGS]; /* before the file */
 } runner;
 
-extern const char *const run_runtimes[], *const run_languages[];
-/** @param language  NULL: the default. @return NULL with INVALID, which names the field. */
-const runner *runner_find(const char *runtime, const char *language, sbx_err *err);
+extern const char *const run_runtimes[]; /* all of them; ends with NULL */
+const runner *runner_find(const char *runtime);
 
 /* --- runs.c: the service --- */
 
@@ -75,6 +74,7 @@ typedef struct run {
     bool truncated;
     uint64_t chunk; /* the last one that came */
     sbx_feed_queue queue;
+    uint64_t events;   /* that were made */
     bool begun, ended; /* the stream */
     int64_t to_grant;
 } run;

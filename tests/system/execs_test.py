@@ -94,8 +94,8 @@ class ObjectTest(SystemCase):
         self.assertEqual(state(got["execId"])["state"], "running")
         end = over(got["execId"])
         self.assertEqual(set(end), {
-            "execId", "state", "command", "background", "terminal", "pid", "startedAt", "finishedAt",
-            "durationMs", "exitCode", "signal", "timedOut", "oomKilled", "cpuLimitExceeded",
+            "execId", "kind", "state", "command", "background", "terminal", "pid", "startedAt",
+            "finishedAt", "durationMs", "exitCode", "signal", "timedOut", "oomKilled", "cpuLimitExceeded",
             "truncated", "cpuTimeMs", "peakMemoryBytes", "error"})
         self.assertEqual((end["state"], end["exitCode"], end["signal"], end["error"], end["pid"]),
                          ("finished", 3, None, None, None))

@@ -22,7 +22,7 @@ class TourTest(SystemCase):
         text = (sandboxd.REPO / "README.md").read_text()
         tour = text.split("## A tour in five minutes")[1].split("\n## ")[0]
         blocks = re.findall(r"```sh\n(.*?)```", tour, re.S)
-        self.assertEqual(len(blocks), 10)
+        self.assertEqual(len(blocks), 11)
         # Only where the server is and how the key is read differ from an installation.
         first = re.sub(r"SBX_URL=\S+\nSBX_KEY_FILE=\S+\n", "", blocks[0])
         first = first.replace("sudo cat", "cat")
@@ -34,7 +34,7 @@ class TourTest(SystemCase):
                              env={"PATH": "/usr/bin:/bin", "SBX_KEY_FILE": str(key),
                                   "SBX_URL": f"http://127.0.0.1:{api.server.port}"})
         self.assertEqual(got.returncode, 0, got.stderr)
-        _, create, run, stream, job, limits, files, log, pause, delete = got.stdout.split("=====")
+        _, create, run, stream, job, limits, code, files, log, pause, delete = got.stdout.split("=====")
         self.assertIn('"state":"running"', create)
         self.assertIn('"name":"tour"', create)
         self.assertIn('"stdout":"hello from user\\n"', run)
@@ -47,6 +47,7 @@ class TourTest(SystemCase):
         self.assertEqual(told[-1]["type"], "exit")
         self.assertIn('"timedOut":true', limits)
         self.assertIn('"signal":"KILL"', limits)
+        self.assertIn('"stdout":"42\\n"', code)
         self.assertIn('"path":"/home/user/data.csv"', files)
         self.assertIn("data.csv\n", files)
         self.assertIn('"data":"hello from user"', log)
