@@ -4,6 +4,7 @@
 #include "cli/text.h"
 #include "sbx/core/clock.h"
 #include "sbx/core/id.h"
+#include "sbx/core/limits.h"
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -8,6 +8,7 @@
 #include "sbx/core/thread.h"
 #include <signal.h>
 
+#define STALL_MS    60000      /* without anything seen to happen: it is given up */
 #define KILL_MS     500        /* from SIGTERM to SIGKILL */
 #define PIECE_BYTES (32 * KIB) /* of input, in one frame: what the agent reads at once */
 #define ERROR_BYTES 1024       /* its line about a failure */
@@ -110,7 +111,7 @@ void sbx_tool_give_up(sbx_tool *t)
 static void on_timer(void *arg)
 {
     sbx_tool *t = arg;
-    int64_t left = t->moved_ms + SBX_TOOL_STALL_MS - sbx_now_ms();
+    int64_t left = t->moved_ms + STALL_MS - sbx_now_ms();
 
     t->timer = NULL;
     if (t->given_up) {
@@ -197,7 +198,7 @@ static void tool_exit(void *arg, const sbx_command_exit *e)
     if (t->stalled) {
         sbx_err_set(&err, SBX_E_TIMEOUT,
                     "nothing has happened in the sandbox for %d s; it was given up",
-                    SBX_TOOL_STALL_MS / 1000);
+                    STALL_MS / 1000);
     } else if (t->given_up) {
         sbx_err_set(&err, SBX_E_CANCELLED, "it was given up");
     } else if (!e->exit_code && !e->signal) {
@@ -245,7 +246,7 @@ sbx_tool *sbx_tool_run(sbx_stream *stream, sbx_channels *channels, const char *s
     *input = (sbx_buf){.max = input->max};
     t->moved_ms = sbx_now_ms();
     sbx_buf_init(&t->error, ERROR_BYTES);
-    set_timer(t, SBX_TOOL_STALL_MS);
+    set_timer(t, STALL_MS);
     while (argv[n])
         n++;
     sbx_copy(spec.exec_id, sizeof(spec.exec_id), sbx_id_new().s);

@@ -43,7 +43,7 @@ typedef struct sbx_tool sbx_tool; /* STREAM */
  * @param argv  the operation and its arguments, NULL-terminated; copied.
  * @param input  its content is taken over.
  * @param over  called once, on STREAM, and not before this returns: err is NULL, or what the
- *        program said, ENGINE, CAPACITY, GONE, TIMEOUT (nothing happened for SBX_TOOL_STALL_MS),
+ *        program said, ENGINE, CAPACITY, GONE, TIMEOUT (nothing happened for a minute),
  *        CANCELLED. The sbx_tool is gone then. */
 sbx_tool *sbx_tool_run(sbx_stream *stream, sbx_channels *channels, const char *sandbox,
                        const char *const *argv, sbx_buf *input,
