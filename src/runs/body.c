@@ -172,7 +172,7 @@ static void take_spec(run *x, run_body *b)
         .timeout_ms = b->timeout_ms,
         .max_output = limited ? b->max_output : 0,
         .window = x->streams ? SBX_STREAM_WINDOW_BYTES : SBX_EXEC_WINDOW_BYTES,
-        .flags = SBX_EXEC_PACED | SBX_EXEC_RUN,
+        .flags = SBX_EXEC_PACED | SBX_EXEC_RUN | (x->streams ? 0 : SBX_EXEC_PATIENT),
     };
     b->env = (sbx_pairs){0};
     s->stdin_len = s->stdin_text ? strlen(s->stdin_text) : 0;
