@@ -5,6 +5,7 @@
 #include "commands.h"
 #include "sbx/api/api.h"
 #include "sbx/core/log.h"
+#include "sbx/sandbox/pool.h"
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -76,6 +77,19 @@ static void on_changed(void *arg, const sbx_sandbox_row *row, const char *json)
 static int on_open_network(void *arg, int64_t since_ms, sbx_network_access *ret, sbx_err *err)
 {
     return sbx_guard_confirm(((sbx_app *)arg)->guard, since_ms, ret, err);
+}
+
+static bool on_network_ready(void *arg)
+{
+    sbx_guard_status status;
+
+    sbx_guard_status_get(((sbx_app *)arg)->guard, &status);
+    return status.confirmed;
+}
+
+static void on_pool_kick(void *arg)
+{
+    sbx_keeper_kick(((sbx_app *)arg)->keeper, "pool");
 }
 
 static void on_keep_network(void *arg)
@@ -289,6 +303,9 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .network = o->network,
                                       .open_network = on_open_network,
                                       .keep_network = on_keep_network,
+                                      .network_ready = on_network_ready,
+                                      .pool = o->pool,
+                                      .pool_kick = on_pool_kick,
                                       .changed = on_changed,
                                       .arg = app};
 
@@ -302,6 +319,8 @@ static int make_services(sbx_app *app, sbx_err *err)
     sandboxes.ledger = app->ledger;
     if (sbx_sandboxes_new(&sandboxes, &app->sandboxes, err))
         return -1;
+    sbx_keeper_every(app->keeper, "pool", SBX_POOL_TICK_MS, SBX_LANE_REAP, sbx_pool_tick,
+                     app->sandboxes);
     sbx_channels_watch(app->channels, &told);
     make_requests(app);
     make_reaper(app);

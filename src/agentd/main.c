@@ -15,6 +15,7 @@
 
 #include "agent.h"
 #include "connect.h"
+#include "machine.h"
 #include "probe.h"
 
 #ifndef SBX_VERSION
@@ -82,6 +83,7 @@ static int serve(void)
         (void)dprintf(2, "sbx-agent: %s must be set to 32 hex digits\n", SBX_PROTO_TOKEN_ENV);
         return 2;
     }
+    agent_machine_id();
     null = open("/dev/null", O_RDWR | O_CLOEXEC);
     in = take_descriptor(0, null);
     out = take_descriptor(1, null);

@@ -31,6 +31,32 @@ static const api_field guard[] = {
     {0},
 };
 
+static const api_field pool[] = {
+    {"template", T_STR, 0, NULL, "Of what waits."},
+    {"size", T_REQUEST, 0, "size", "Of what waits."},
+    {"network", T_REQUEST, 0, "network.mode", "Of what waits."},
+    {"runtime", T_STR, NULLABLE, NULL, "The OCI runtime; null: the engine's default."},
+    {"min", T_INT, 0, NULL, "So many always wait.", 0, SBX_MAX_POOL},
+    {"max", T_INT, 0, NULL, "So many wait at most.", 0, SBX_MAX_POOL},
+    {"target", T_INT, 0, NULL,
+     "How many are to wait now: as many as creates came in the last minute, within min and max.", 0,
+     SBX_MAX_POOL},
+    {"ready", T_INT, 0, NULL, "How many wait.", 0, INT64_MAX},
+    {"filling", T_INT, 0, NULL, "How many are being started.", 0, INT64_MAX},
+    {"hits", T_INT, 0, NULL, "Creates that took one, since the pool was made.", 0, INT64_MAX},
+    {"misses", T_INT, 0, NULL, "Creates that found none ready.", 0, INT64_MAX},
+    {"claimsPerMinute", T_NUM, 0, NULL, "Hits and misses; older ones fade."},
+    {"lastError", T_STR, NULLABLE, NULL, "Why the last start failed; null: it succeeded."},
+    {"averageFillMs", T_INT, NULLABLE, NULL, "What a start takes; null: none was yet.", 0,
+     INT64_MAX},
+    {0},
+};
+
+static const api_field pool_list[] = {
+    {"items", T_LIST, 0, "Pool", "By size, network and template."},
+    {0},
+};
+
 static const api_field dependency[] = {
     {"status", T_ENUM, 0, "ok,unavailable", "Did it answer?"},
     {"latencyMs", T_NUM, 0, NULL, "How long the answer took."},
@@ -502,6 +528,8 @@ const api_schema api_schemas[] = {
     {"LogPage", "Lines, oldest first.", log_page},
     {"LogsFrame", "Lines as they come.", logs_frame},
     {"Network", "What a sandbox may reach.", network},
+    {"Pool", "Started sandboxes that wait for creates.", pool},
+    {"PoolList", "All pools.", pool_list},
     {"Problem", "Every error, as RFC 9457 says.", problem},
     {"Readiness", "What must succeed before a sandbox runs.", readiness},
     {"Ready", "Which parts are usable.", ready},

@@ -72,6 +72,15 @@ const char *api_claimed_id(const sbx_request *r);
  * CAPACITY if another request took over meanwhile: the intent must be undone. */
 int api_claim_begun(const sbx_request *r, sbx_err *err) SBX_MUST_CHECK;
 
+/** The claim of the request's key, for who writes it together with the intent; NULL: no key. */
+const struct sbx_claim *api_claim(const sbx_request *r);
+/** That was done: the claim names `id` now, and is begun. */
+void api_claim_named(const sbx_request *r, const char *id);
+
+/* pool.c */
+HANDLER(api_pool_get);
+HANDLER(api_pool_set);
+
 /* tickets.c */
 HANDLER(api_ticket_create);
 extern const sbx_json_field api_ticket_fields[];

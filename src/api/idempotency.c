@@ -221,6 +221,21 @@ const char *api_claimed_id(const sbx_request *r)
     return m ? m->resource : NULL;
 }
 
+const sbx_claim *api_claim(const sbx_request *r)
+{
+    claim *m = sbx_reply_interceptor(r->reply);
+
+    return m ? &m->c : NULL;
+}
+
+void api_claim_named(const sbx_request *r, const char *id)
+{
+    claim *m = sbx_reply_interceptor(r->reply);
+
+    if (m)
+        sbx_copy(m->resource, sizeof(m->resource), id);
+}
+
 int api_claim_begun(const sbx_request *r, sbx_err *err)
 {
     claim *m = sbx_reply_interceptor(r->reply);

@@ -1,5 +1,6 @@
 /* The table of contents of the product. Sorted by path, then method. */
 #include "handlers.h"
+#include "sbx/sandbox/pool.h"
 
 #define ENGINE_MS (15 * 60 * 1000) /* a create may pull an image */
 #define QUICK_MS  10000
@@ -31,6 +32,17 @@ const sbx_api_route sbx_api_routes[] = {
             "server listens on loopback alone, and not to forwarded requests."},
     {"GET", "/openapi.json", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_openapi, "openapi",
      "The contract as OpenAPI 3.1", .tag = "Service", .success = "200", .response = "object"},
+    {"GET", "/pool", "pool:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_pool_get, "pool_get",
+     "How many started sandboxes wait for creates", .tag = "Service", .success = "200",
+     .response = "PoolList",
+     .doc = "For administrators. A create that a pool serves is answered within milliseconds and "
+            "says `warm`."},
+    {"PATCH", "/pool", "pool:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS, api_pool_set,
+     "pool_set", "Make a pool, or resize it", sbx_pool_fields, .tag = "Service", .success = "200",
+     .response = "Pool", .failures = "409",
+     .doc = "For administrators. Holds for all servers of the installation and over restarts, "
+            "until the option --pool asks for another size than before. With 0 nothing waits.",
+     .example = "{\"template\":\"python\",\"network\":\"none\",\"min\":0}"},
     {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
@@ -48,7 +60,7 @@ const sbx_api_route sbx_api_routes[] = {
      .query = "state,template,name,metadata.*,limit,cursor", .success = "200",
      .response = "SandboxList",
      .doc = "Filters add up. Deleted sandboxes are listed by `state=deleted` only, for a day."},
-    {"POST", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
+    {"POST", "/sandboxes", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
      api_sandbox_create, "sandbox_create", "Create a sandbox", sbx_spec_fields, .tag = "Sandboxes",
      .success = "201,202", .response = "Sandbox", .failures = "409,502",
      .doc = "201 when it can run commands. With `\"wait\": false` 202 at once; then read the "

@@ -66,6 +66,79 @@ static int begin(sbx_app *app, const char *owner, const sbx_request *r, sbx_spec
     return 0;
 }
 
+/* What is asked for is under way: answer now, or when it is over. */
+static void go_on(sbx_reply *reply, sbx_create *c, bool wait)
+{
+    if (!wait) {
+        reply_sandbox(reply, 202, sbx_create_row(c));
+        sbx_create_run(c, NULL);
+        return;
+    }
+    sbx_reply_events watch = {.closed = client_closed, .arg = sbx_create_ref(c)};
+    sbx_create_waiter waiter = {.cancelled = sbx_reply_cancel_flag(reply),
+                                .over = create_over,
+                                .arg = sbx_reply_ref(reply)};
+
+    sbx_reply_watch(reply, &watch);
+    sbx_create_run(c, &waiter);
+}
+
+/* A create that no pool serves, on its way to a thread for what the engine does. */
+typedef struct slow_create {
+    sbx_app *app;
+    sbx_request r; /* the reply alone */
+    sbx_spec spec;
+    char owner[SBX_ID_LEN + 1];
+} slow_create;
+
+static void slow_create_free(slow_create *s)
+{
+    sbx_spec_done(&s->spec);
+    sbx_reply_unref(s->r.reply);
+    free(s);
+}
+
+static void run_slow(void *arg)
+{
+    slow_create *s = arg;
+    bool wait = s->spec.wait;
+    sbx_create *c = NULL;
+    sbx_err err = {0};
+
+    if (begin(s->app, s->owner, &s->r, &s->spec, &c, &err))
+        sbx_reply_problem(s->r.reply, &err);
+    else
+        go_on(s->r.reply, c, wait);
+    slow_create_free(s);
+}
+
+static void refuse_slow(void *arg, const sbx_err *why)
+{
+    slow_create *s = arg;
+
+    sbx_reply_problem(s->r.reply, why);
+    slow_create_free(s);
+}
+
+static int submit_slow(sbx_app *app, const sbx_principal *who, const sbx_request *r, sbx_spec *spec,
+                       sbx_err *err)
+{
+    slow_create *s = sbx_alloc(sizeof(*s));
+    sbx_job job = {.run = run_slow,
+                   .refuse = refuse_slow,
+                   .arg = s,
+                   .cancelled = sbx_reply_cancel_flag(r->reply),
+                   .deadline_ms = r->received_ms + r->route->deadline_ms};
+
+    *s = (slow_create){.app = app, .r.reply = sbx_reply_ref(r->reply), .spec = *spec};
+    *spec = (sbx_spec){0};
+    sbx_copy(s->owner, sizeof(s->owner), who->user);
+    if (sbx_lanes_submit(app->lanes, SBX_LANE_SLOW, &job, err) == 0)
+        return 0;
+    slow_create_free(s);
+    return -1;
+}
+
 HANDLER(api_sandbox_create)
 {
     sbx_spec spec = {0};
@@ -74,23 +147,15 @@ HANDLER(api_sandbox_create)
     bool wait = spec.wait;
 
     if (!rc)
-        rc = begin(app, who->user, r, &spec, &c, err);
-    sbx_spec_done(&spec);
-    if (rc)
-        return -1;
-    if (!wait) {
-        reply_sandbox(r->reply, 202, sbx_create_row(c));
-        sbx_create_run(c, NULL);
-        return 0;
+        rc = sbx_create_claim(app->sandboxes, who->user, api_claim(r), &spec, &c, err);
+    if (!rc && c) {
+        api_claim_named(r, sbx_create_row(c)->id);
+        go_on(r->reply, c, wait);
+    } else if (!rc) {
+        rc = submit_slow(app, who, r, &spec, err);
     }
-    sbx_reply_events watch = {.closed = client_closed, .arg = sbx_create_ref(c)};
-    sbx_create_waiter waiter = {.cancelled = sbx_reply_cancel_flag(r->reply),
-                                .over = create_over,
-                                .arg = sbx_reply_ref(r->reply)};
-
-    sbx_reply_watch(r->reply, &watch);
-    sbx_create_run(c, &waiter);
-    return 0;
+    sbx_spec_done(&spec);
+    return rc;
 }
 
 /* --- list --- */

@@ -3,7 +3,7 @@
  *
  * An image that the engine does not have is waited for without a thread: the create is then an
  * object that waits on STREAM, and goes on as a job of its own. */
-#include "sandboxes_priv.h"
+#include "create_priv.h"
 
 #include "sbx/core/clock.h"
 #include "sbx/core/crypt.h"
@@ -11,9 +11,8 @@
 #include "sbx/core/thread.h"
 #include <stdio.h>
 
-#define CREATE_DEADLINE_S 180  /* without the wait for the image */
-#define RETRY_MS          100  /* until the lane has room again */
-#define UNDO_MS           1000 /* until a failure is written, if it could not be */
+#define RETRY_MS 100  /* until the lane has room again */
+#define UNDO_MS  1000 /* until a failure is written, if it could not be */
 
 const char *sandbox_template_image(const sbx_sandboxes *s, const char *name)
 {
@@ -26,7 +25,9 @@ const char *sandbox_template_image(const sbx_sandboxes *s, const char *name)
 static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const char **ret_template,
                          const char **ret_image, sbx_err *err)
 {
-    const char *wanted = spec->template_name ? spec->template_name : spec->image ? NULL : "python";
+    const char *wanted = spec->template_name ? spec->template_name
+                         : spec->image       ? NULL
+                                             : SANDBOX_DEFAULT_TEMPLATE;
 
     *ret_template = wanted;
     *ret_image = spec->image;
@@ -70,8 +71,8 @@ static char *check_text(const sbx_check *check, bool given, bool health)
     return sbx_buf_steal(&b);
 }
 
-static int fill_row(sbx_sandboxes *s, const char *owner, const char *id, const sbx_spec *spec,
-                    sbx_sandbox_row *r, sbx_err *err)
+int sandbox_fill_row(sbx_sandboxes *s, const char *owner, const char *id, const sbx_spec *spec,
+                     sbx_sandbox_row *r, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(16 * MIB);
     const char *template_name, *image;
@@ -127,6 +128,19 @@ int sandbox_look_at_image(sbx_sandboxes *s, const char *image, char **ret_user, 
     return 0;
 }
 
+/* The sandbox's own for as long as its record lives; it tells nothing of the secret behind it. */
+static void machine_id(const sbx_sandbox_row *r, char out[2 * SBX_PROTO_TOKEN_BYTES + 1])
+{
+    static const char what[] = "machine-id";
+    unsigned char text[sizeof(what) + sizeof(r->token)], hash[SBX_HASH_BYTES];
+
+    memcpy(text, what, sizeof(what));
+    memcpy(text + sizeof(what), r->token, sizeof(r->token));
+    sbx_sha256(text, sizeof(text), hash);
+    sbx_wipe(text, sizeof(text));
+    sbx_hex(hash, SBX_PROTO_TOKEN_BYTES, out);
+}
+
 static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
                             const sbx_network_access *access, char ret_id[65], sbx_err *err)
 {
@@ -135,7 +149,8 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
                                        "DAC_OVERRIDE", "FOWNER", NULL};
     char name[SBX_ID_LEN + 8], hex[2 * SBX_PROTO_TOKEN_BYTES + 1];
     char token[sizeof(SBX_PROTO_TOKEN_ENV) + sizeof(hex)];
-    const char *env[] = {token, NULL}, *dns[SBX_MAX_RESOLVERS + 1] = {NULL};
+    char machine[sizeof(SBX_PROTO_MACHINE_ENV) + sizeof(hex)];
+    const char *env[] = {token, machine, NULL}, *dns[SBX_MAX_RESOLVERS + 1] = {NULL};
     char *names[] = {(char *)"sandboxd.id", (char *)"sandboxd.cluster"};
     char *values[] = {(char *)r->id, (char *)s->c.cluster};
     sbx_pairs labels = {.names = names, .values = values, .count = 2};
@@ -164,6 +179,8 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
     sbx_sandbox_container(r->id, name);
     sbx_hex(r->token, sizeof(r->token), hex);
     snprintf(token, sizeof(token), "%s=%s", SBX_PROTO_TOKEN_ENV, hex);
+    machine_id(r, hex);
+    snprintf(machine, sizeof(machine), "%s=%s", SBX_PROTO_MACHINE_ENV, hex);
     int rc = s->c.engine->ops->create(s->c.engine, &spec, ret_id, err);
 
     /* Nobody else uses the name: a call whose answer was lost was made twice. */
@@ -347,20 +364,6 @@ void sandbox_start_main(sbx_sandboxes *s, const sbx_sandbox_row *row)
 
 /* --- the whole --- */
 
-struct sbx_create {   /* owned by the job that runs it, or by STREAM while it waits */
-    sbx_sandboxes *s; /* immutable, as the next */
-    int64_t from_us;
-    atomic_int refs;
-    sbx_spec spec;
-    sbx_sandbox_row row;
-    sbx_create_waiter waiter;
-    sbx_image_wait wait;
-    bool waited, interrupted;
-    bool started;     /* the container and the main process; what is left is to be ready */
-    sbx_err failure;  /* that is still to be written */
-    sbx_err wait_err; /* how the last wait ended */
-};
-
 void sbx_create_unref(sbx_create *c)
 {
     if (!c || atomic_fetch_sub(&c->refs, 1) != 1)
@@ -381,25 +384,51 @@ const sbx_sandbox_row *sbx_create_row(const sbx_create *c)
     return &c->row;
 }
 
-int sbx_create_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_spec *spec,
-                     sbx_create **ret, sbx_err *err)
+int sandbox_create_deadline_s(const sbx_sandboxes *s, const sbx_spec *spec)
 {
-    SBX_CLEANUP(sbx_create_unref) sbx_create *c = sbx_alloc(sizeof(*c));
     int deadline_s = CREATE_DEADLINE_S + (int)s->c.pull_timeout_s;
 
-    if (spec->has_readiness)
-        deadline_s += (int)(sbx_check_budget_ms(&spec->readiness) / 1000);
+    return spec->has_readiness ? deadline_s + (int)(sbx_check_budget_ms(&spec->readiness) / 1000)
+                               : deadline_s;
+}
+
+/* @param pool  what it is to wait as; NULL: it is a user's. */
+static int insert(sbx_sandboxes *s, const char *owner, const char *id, const char *pool,
+                  sbx_spec *spec, sbx_create **ret, sbx_err *err)
+{
+    SBX_CLEANUP(sbx_create_unref) sbx_create *c = sbx_alloc(sizeof(*c));
+
     c->s = s;
     atomic_init(&c->refs, 1);
     c->from_us = sbx_now_us();
-    if (fill_row(s, owner, id, spec, &c->row, err) ||
-        sbx_store_sandbox_insert(s->c.store, &c->row, &spec->env, deadline_s, err))
+    if (sandbox_fill_row(s, owner, id, spec, &c->row, err))
+        return -1;
+    c->row.pool = sbx_strdup(pool);
+    if (sbx_store_sandbox_insert(s->c.store, &c->row, &spec->env,
+                                 sandbox_create_deadline_s(s, spec), err))
         return -1;
     sandbox_publish(s, &c->row);
     c->spec = *spec;
     *spec = (sbx_spec){0};
     *ret = sbx_steal(c);
     return 0;
+}
+
+int sbx_create_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_spec *spec,
+                     sbx_create **ret, sbx_err *err)
+{
+    if (!id && sbx_create_claim(s, owner, NULL, spec, ret, err))
+        return -1;
+    if (!id && *ret)
+        return 0;
+    sandbox_count_miss(s, spec);
+    return insert(s, owner, id, NULL, spec, ret, err);
+}
+
+int sandbox_create_for_pool(sbx_sandboxes *s, const char *pool, sbx_spec *spec, sbx_create **ret,
+                            sbx_err *err)
+{
+    return insert(s, SBX_POOL_OWNER, NULL, pool, spec, ret, err);
 }
 
 /* What a record may tell its owner: addresses and statements of the store are for the log. */
@@ -466,8 +495,15 @@ static int start_all(sbx_create *c, sbx_err *err)
     if (sandbox_bring_up(c->s, &c->row, &c->spec.env, err))
         return -1;
     sandbox_start_main(c->s, &c->row);
-    c->started = true;
     return 0;
+}
+
+void sandbox_created(const sbx_create *c)
+{
+    if (!c->row.pool)
+        sbx_metrics_observe_us(c->s->c.metrics, SBX_M_CREATE_SECONDS,
+                               c->spec.image ? "custom" : c->row.template_name,
+                               sbx_now_us() - c->from_us);
 }
 
 static int make_running(sbx_create *c, sbx_err *err)
@@ -484,9 +520,7 @@ static int make_running(sbx_create *c, sbx_err *err)
             (void)sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
         return -1;
     }
-    sbx_metrics_observe_us(s->c.metrics, SBX_M_CREATE_SECONDS,
-                           c->spec.image ? "custom" : row->template_name,
-                           sbx_now_us() - c->from_us);
+    sandbox_created(c);
     return 0;
 }
 
@@ -525,11 +559,30 @@ static int refuse_unready(sbx_create *c, sbx_err *err)
 static void wait_on_stream(void *arg);
 static void ready_on_stream(void *arg);
 
+/* The container runs, and its main process was begun. @return as run(). */
+static int wait_ready(sbx_create *c, sbx_err *err)
+{
+    c->started = true;
+    if (!c->row.readiness)
+        return make_running(c, err);
+    sbx_stream_post(c->s->c.stream, ready_on_stream, c);
+    return 1;
+}
+
+static int run_claimed(sbx_create *c, sbx_err *err)
+{
+    if (sandbox_finish_claim(c, err))
+        return -1;
+    return strcmp(c->row.state, sbx_state_wire(SBX_S_RUNNING)) == 0 ? 0 : wait_ready(c, err);
+}
+
 /* @return 0, 1 if the create waits now, or -1. */
 static int run(sbx_create *c, sbx_err *err)
 {
     if (c->started)
         return c->wait_err.code ? refuse_unready(c, err) : make_running(c, err);
+    if (c->claimed)
+        return run_claimed(c, err);
     if (c->wait_err.code)
         return refuse_image(c, err);
     int rc = sandbox_look_at_image(c->s, c->row.image, &c->row.image_user, err);
@@ -547,12 +600,7 @@ static int run(sbx_create *c, sbx_err *err)
         sbx_stream_post(c->s->c.stream, wait_on_stream, c);
         return 1;
     }
-    if (start_all(c, err))
-        return -1;
-    if (!c->row.readiness)
-        return make_running(c, err);
-    sbx_stream_post(c->s->c.stream, ready_on_stream, c);
-    return 1;
+    return start_all(c, err) ? -1 : wait_ready(c, err);
 }
 
 static void undo_later(void *arg);
@@ -594,9 +642,16 @@ static void run_job(void *arg)
     sbx_create *c = arg;
     sbx_err err = {0};
 
-    sbx_job_scope(sbx_now_ms() + CREATE_DEADLINE_S * 1000, c->waiter.cancelled);
-    int rc = run(c, &err);
+    bool of_user = !c->row.pool;
+    sbx_pools *pools = c->s->pools;
 
+    sbx_job_scope(sbx_now_ms() + CREATE_DEADLINE_S * 1000, c->waiter.cancelled);
+    if (of_user)
+        sandbox_pool_busy(pools, 1);
+    int rc = run(c, &err); /* that waits now may be with another worker */
+
+    if (of_user)
+        sandbox_pool_busy(pools, -1);
     if (rc == 1)
         return;
     if (rc && !undo(c, &err)) {
@@ -674,11 +729,17 @@ static void ready_on_stream(void *arg)
     /* it may be with a worker from here on */
 }
 
+/* A sandbox of a pool does not stand behind those that are made; what the engine has to do for it
+ * is no work for the lane that takes it. */
 void sbx_create_run(sbx_create *c, const sbx_create_waiter *waiter)
 {
+    sbx_job job = {.run = run_job, .arg = c};
+    sbx_err err;
+
     if (waiter)
         c->waiter = *waiter;
-    run_job(c);
+    if (!c->limits || sbx_lanes_submit(c->s->c.lanes, SBX_LANE_REAP, &job, &err))
+        run_job(c);
 }
 
 static void abandon_on_stream(void *arg)

@@ -95,6 +95,10 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
                                 .metrics = c->metrics,
                                 .timeout_ms = c->pull_timeout_s * 1000};
     s->images = sbx_images_new(&images);
+    if (sandbox_pools_new(s, c->pool, &s->pools, err)) {
+        sbx_sandboxes_free(s);
+        return -1;
+    }
     *ret = s;
     return 0;
 }
@@ -103,6 +107,7 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
 {
     if (!s)
         return;
+    sandbox_pools_free(s->pools);
     sbx_images_free(s->images);
     for (size_t i = 0; i < ARRAY_LEN(s->programs); i++)
         free((void *)s->programs[i].data);
@@ -174,6 +179,8 @@ void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(MIB);
 
+    if (row->pool) /* nobody's */
+        return;
     sbx_sandbox_json(row, &json);
     if (!sbx_buf_failed(&json) && s->c.changed)
         s->c.changed(s->c.arg, row, json.data);
@@ -331,7 +338,7 @@ void sbx_sandbox_json(const sbx_sandbox_row *r, sbx_buf *out)
     sbx_jw_time(&w, "startedAt", r->started_ms);
     sbx_jw_time(&w, "lastActiveAt", r->last_active_ms);
     sbx_jw_time(&w, "expiresAt", r->expires_ms);
-    sbx_jw_bool(&w, "warm", false);
+    sbx_jw_bool(&w, "warm", r->warm);
     sbx_jw_str(&w, "runtime", *r->runtime ? r->runtime : NULL);
     sbx_jw_str(&w, "host", *r->host ? r->host : NULL);
     sbx_jw_str(&w, "diskLimit", *r->disk_limit ? r->disk_limit : "none");

@@ -8,9 +8,12 @@
 
 #define DELETE_DEADLINE_S 8 /* then the cleanup tries it as well */
 
+typedef struct sbx_pools sbx_pools;
+
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
     sbx_images *images;
+    sbx_pools *pools;
     sbx_template templates[SBX_MAX_TEMPLATES];
     size_t template_count;
     sbx_volume_file programs[2]; /* the agent's, and that for files; their data is owned */
@@ -98,6 +101,48 @@ int sandbox_engine_stop(sbx_sandboxes *s, const char *id, int grace_s, sbx_err *
  * that is on its way to its end. */
 int sandbox_settle_move(sbx_sandboxes *s, sbx_sandbox_row *row, bool force,
                         sbx_err *err) SBX_MUST_CHECK;
+
+/* Give a container limits; one that is gone gets them when it is made again. `pids` 0 keeps. */
+int sandbox_engine_limits(sbx_sandboxes *s, const char *id, int64_t cpu_milli, int64_t memory_mb,
+                          int64_t pids, sbx_err *err) SBX_MUST_CHECK;
+
+/* --- pools; pool.c, but for the last ones --- */
+
+int sandbox_pools_new(sbx_sandboxes *s, const char *text, sbx_pools **ret,
+                      sbx_err *err) SBX_MUST_CHECK;
+void sandbox_pools_free(sbx_pools *p);
+
+/* What a create wants that a pool may have. */
+typedef struct pool_wish {
+    const char *template_name, *network;
+    int64_t cpu_milli, memory_mb;
+} pool_wish;
+/* A sandbox that waits. */
+typedef struct pool_slot {
+    char id[SBX_ID_LEN + 1];
+    char name[128];               /* the row's `pool` */
+    int64_t cpu_milli, memory_mb; /* that it has; its processes are the default */
+} pool_slot;
+/* One that nobody else is offered until sandbox_pool_taken(), which must follow. */
+bool sandbox_pool_take(sbx_pools *p, const pool_wish *wish, pool_slot *ret);
+void sandbox_pool_taken(sbx_pools *p, const pool_slot *slot, bool hit);
+/* A create went the slow way: was that for want of a slot? */
+void sandbox_pool_missed(sbx_pools *p, const pool_wish *wish);
+/* A create of a user is at work (1), or not any more (-1). */
+void sandbox_pool_busy(sbx_pools *p, int by);
+/* Its claim may have been written or not: if it was, it is undone. */
+void sandbox_pool_doubt(sbx_pools *p, const sbx_sandbox_row *row);
+
+/* claim.c */
+int sandbox_finish_claim(sbx_create *c, sbx_err *err) SBX_MUST_CHECK;
+void sandbox_count_miss(sbx_sandboxes *s, const sbx_spec *spec);
+/* create.c: the intent of one that is to wait as `pool`; its run is the same. */
+int sandbox_create_for_pool(sbx_sandboxes *s, const char *pool, sbx_spec *spec, sbx_create **ret,
+                            sbx_err *err) SBX_MUST_CHECK;
+/* It runs: count how long that took. */
+void sandbox_created(const sbx_create *c);
+
+#define SANDBOX_DEFAULT_TEMPLATE "python"
 
 /* The image of a template. @return NULL if there is no such template. */
 const char *sandbox_template_image(const sbx_sandboxes *s, const char *name);

@@ -10,9 +10,9 @@
 
 #define SHARE_MS 1000 /* so old may the engine's answer be for another viewer */
 
-/* What a row says of its sandbox's limits. */
+/* What a row says of its sandbox's limits, and when it was started by the wall clock. */
 typedef struct limits {
-    int64_t cpu_milli, pids, disk_mb;
+    int64_t cpu_milli, pids, disk_mb, started_ms;
 } limits;
 
 typedef struct viewer {
@@ -119,7 +119,11 @@ static void sample_json(const viewer *v, const sbx_usage *u, bool by_agent, int6
     known(&w, "diskLimitBytes", v->limits.disk_mb ? v->limits.disk_mb * (int64_t)MIB : -1);
     known(&w, "networkRxBytes", u->network_rx_bytes);
     known(&w, "networkTxBytes", u->network_tx_bytes);
-    known(&w, "uptimeMs", u->uptime_ms);
+    /* one that waited in a pool was started earlier than its record says */
+    known(&w, "uptimeMs",
+          u->uptime_ms < 0
+              ? -1
+              : SBX_MIN(u->uptime_ms, SBX_MAX(sbx_wall_ms() - v->limits.started_ms, 0)));
     sbx_jw_obj_end(&w);
 }
 
@@ -184,7 +188,7 @@ static int look(sbx_stats *s, const char *owner, const char *sandbox, limits *re
 
     if (sbx_store_sandbox_get(s->c.store, owner, sandbox, &row, err))
         return -1;
-    *ret = (limits){row.cpu_milli, row.pids, row.disk_mb};
+    *ret = (limits){row.cpu_milli, row.pids, row.disk_mb, row.started_ms};
     switch (sbx_state_parse(row.state)) {
     case SBX_S_RUNNING:
     case SBX_S_STOPPING:

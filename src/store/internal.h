@@ -73,7 +73,7 @@ void store_copy(const PGresult *r, int row, int col, char *out, size_t cap);
 
 /** Columns of SANDBOX_COLS, from column 0; then, if there is one more, the number of the event. */
 void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *ret);
-#define STORE_SANDBOX_COLS 41
+#define STORE_SANDBOX_COLS 43
 /** Columns of KEY_BY_HASH. */
 void store_read_key(const PGresult *r, sbx_key_row *ret);
 int store_read_list(const PGresult *r, sbx_sandbox_list *ret, sbx_err *err) SBX_MUST_CHECK;

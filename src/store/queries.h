@@ -15,7 +15,7 @@
     "disk_mb, network, metadata::text, env_names, command, timeout_s, idle_timeout_s, "            \
     "on_timeout, on_idle, created_at, started_at, last_active_at, expires_at, state_changed_at, "  \
     "container_id, token, epoch, image_user, runtime, host, readiness, health, health_state, "     \
-    "goal, log_seq, version, env_version, change, disk_limit"
+    "goal, log_seq, version, env_version, change, disk_limit, pool, warm"
 
 /* The columns of sbx_exec_record, in the order in which records.c reads them. */
 #define EXEC_COLS                                                                                  \
@@ -51,17 +51,19 @@
 
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
-/* Events of the rows in `u` that meet `which`. The counters are locked until the commit: what is
- * numbered later becomes visible later. Lock order: rows of sandboxes, then counters by owner. */
+/* Events of the rows in `u` that meet `which`; what waits in a pool has none. The counters are
+ * locked until the commit: what is numbered later becomes visible later. Lock order: rows of
+ * sandboxes, then counters by owner. */
 #define EVENTS_OF(status, data, which)                                                             \
     " n AS (INSERT INTO public.event_counters AS c (owner, last)"                                  \
-    " SELECT owner, count(*) FROM u WHERE " which " GROUP BY owner ORDER BY owner"                 \
+    " SELECT owner, count(*) FROM u WHERE pool IS NULL AND (" which ") GROUP BY owner"             \
+    " ORDER BY owner"                                                                              \
     " ON CONFLICT (owner) DO UPDATE SET last = c.last + excluded.last"                             \
     " RETURNING c.owner AS of_owner, c.last),"                                                     \
     " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                           \
     " SELECT owner, last + 1 - row_number() OVER (PARTITION BY owner ORDER BY id DESC), id,"       \
-    " 'sandbox.' || " status ", " data " FROM u JOIN n ON of_owner = owner WHERE " which           \
-    " RETURNING sandbox, seq)"
+    " 'sandbox.' || " status ", " data " FROM u JOIN n ON of_owner = owner WHERE pool IS NULL"     \
+    " AND (" which ") RETURNING sandbox, seq)"
 
 /* Of changes of state; the former one is the column or expression `was`. */
 #define EVENTS_OF_CHANGE(was, which)                                                               \
@@ -106,16 +108,47 @@
     X(MIGRATIONS, 0, SYSTEM,                                                                       \
       "SELECT version, name, checksum FROM public.schema_migrations ORDER BY version")             \
                                                                                                    \
-    X(SANDBOX_INSERT, 29, OWNER,                                                                   \
+    X(SANDBOX_INSERT, 30, OWNER,                                                                   \
       "WITH u AS (INSERT INTO public.sandboxes (id, owner, worker, name, template, image, state,"  \
       " size, cpu_milli, memory_mb, pids, disk_mb, network, metadata, env_names, env_sealed,"      \
       " command, timeout_s, idle_timeout_s, on_timeout, on_idle, token, image_user, runtime, host,"\
-      " deadline_at, change, readiness, health)"                                                   \
+      " deadline_at, change, readiness, health, pool)"                                             \
       " VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9::bigint, $10::bigint, $11::bigint," \
       " $12::bigint, $13, $14::jsonb, $15::json, $16::bytea, $17::json, $18::bigint, $19::bigint," \
       " $20, $21, $22::bytea, $23, $24, $25, now() + make_interval(secs => $26::int),"             \
-      " $27::bigint, $28::json, $29::json) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")         \
-      " SELECT created_at, last_active_at, state_changed_at, e.seq FROM u, e")                     \
+      " $27::bigint, $28::json, $29::json, $30) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")    \
+      " SELECT created_at, last_active_at, state_changed_at, coalesce(e.seq, 0)"                   \
+      " FROM u LEFT JOIN e ON true")                                                               \
+    /* From a pool: $2 what it waits as, $3 worker, $4 owner, $5 state (running, or creating until \
+     * $21 seconds from now), $22 number of this change, $23 Idempotency-Key, $24 its id so far.   \
+     * All that a create writes, its events and the claim of the key together. */                  \
+    X(SANDBOX_CLAIM, 24, OWNER,                                                                    \
+      "WITH u AS (UPDATE public.sandboxes SET owner = $4, state = $5::text, name = $6, size = $7," \
+      " cpu_milli = $8::bigint, memory_mb = $9::bigint, pids = $10::bigint,"                       \
+      " metadata = $11::jsonb, env_names = $12::json, env_sealed = $13::bytea,"                    \
+      " env_version = env_version + 1, command = $14::json, timeout_s = $15::bigint,"              \
+      " idle_timeout_s = $16::bigint, on_timeout = $17, on_idle = $18, readiness = $19::json,"     \
+      " health = $20::json, deadline_at = CASE WHEN $21::int > 0"                                  \
+      " THEN now() + make_interval(secs => $21::int) END, change = $22::bigint,"                   \
+      " created_at = now(), last_active_at = now(), state_changed_at = now(),"                     \
+      " started_at = CASE WHEN $5::text = 'running' THEN now() END,"                               \
+      " expires_at = CASE WHEN $5::text = 'running'"                                               \
+      " THEN now() + make_interval(secs => $15::bigint) END, pool = NULL, warm = true"             \
+      " WHERE id = $1 AND pool = $2 AND worker = $3 AND state = 'running' RETURNING *),"           \
+      " k AS (UPDATE public.idempotency_keys i SET resource = $1, begun = true FROM u"             \
+      " WHERE i.owner = $4 AND i.key = $23 AND i.resource = $24 AND i.status IS NULL"              \
+      " RETURNING 1),"                                                                             \
+      " n AS (INSERT INTO public.event_counters AS c (owner, last)"                                \
+      " SELECT owner, CASE state WHEN 'running' THEN 2 ELSE 1 END FROM u"                          \
+      " ON CONFLICT (owner) DO UPDATE SET last = c.last + excluded.last RETURNING last),"          \
+      " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                         \
+      " SELECT owner, last - CASE state WHEN 'running' THEN 2 ELSE 1 END + i, id,"                 \
+      " 'sandbox.' || is_now,"                                                                     \
+      " json_build_object('from', was, 'to', is_now, 'reason', NULL::json)"                        \
+      " FROM u, n, (VALUES (1, NULL, 'creating'), (2, 'creating', 'running')) s (i, was, is_now)"  \
+      " WHERE i = 1 OR state = 'running' RETURNING seq)"                                           \
+      " SELECT " SANDBOX_COLS ", (SELECT max(seq) FROM e),"                                        \
+      " $23::text IS NULL OR EXISTS (SELECT 1 FROM k) FROM u")                                     \
     X(SANDBOX_GET, 1, SYSTEM,                                                                      \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE id = $1 AND " STILL_READABLE)           \
     X(SANDBOX_GET_OWNED, 2, OWNER,                                                                 \
@@ -125,7 +158,8 @@
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE id = $1")            \
     X(SANDBOX_ENV, 1, SYSTEM, "SELECT env_sealed FROM public.sandboxes WHERE id = $1")             \
     X(SANDBOX_LIST, 8, SYSTEM,                                                                     \
-      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE $1::text IS NULL" LIST_REST)            \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE $1::text IS NULL"                       \
+      " AND pool IS NULL" LIST_REST)            \
     X(SANDBOX_LIST_OWNED, 8, OWNER,                                                                \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE owner = $1" LIST_REST)                  \
                                                                                                    \
@@ -141,7 +175,8 @@
       " WHEN $2::text = $3::text THEN deadline_at END,"                                            \
       " started_at = CASE WHEN $9::bool THEN now() ELSE started_at END,"                           \
       " last_active_at = CASE WHEN $9::bool OR $13::int = 1 THEN now() ELSE last_active_at END,"   \
-      " expires_at = CASE WHEN $9::bool THEN now() + make_interval(secs => timeout_s)"             \
+      " expires_at = CASE WHEN pool IS NOT NULL THEN NULL"                                         \
+      " WHEN $9::bool THEN now() + make_interval(secs => timeout_s)"                               \
       " WHEN $13::int = 1 THEN coalesce(expires_at, now() + make_interval(secs => timeout_s))"     \
       " WHEN $13::int = 2 THEN NULL ELSE expires_at END,"                                          \
       " health_state = CASE WHEN $9::bool THEN NULL ELSE health_state END,"                        \
@@ -276,7 +311,8 @@
       "SELECT id, state, container_id, state_changed_at, worker FROM public.sandboxes"             \
       " WHERE state = 'failed' AND id = ANY ($1::text[])")                                         \
     X(SANDBOX_COUNTS, 1, SYSTEM,                                                                   \
-      "SELECT state, count(*) FROM public.sandboxes WHERE state = ANY ($1::text[]) GROUP BY 1")    \
+      "SELECT state, count(*) FROM public.sandboxes"                                               \
+      " WHERE state = ANY ($1::text[]) AND pool IS NULL GROUP BY 1")    \
     X(SANDBOX_PURGE, 1, SYSTEM,                                                                    \
       "WITH old AS (SELECT id AS old_id FROM public.sandboxes WHERE state IN ('deleted', 'failed')"\
       " AND state_changed_at <= now() - interval '1 day'"                                          \
@@ -433,6 +469,46 @@
       "DELETE FROM public.tickets WHERE expires_at <= now() -"                                     \
       " CASE WHEN used = 'stream' THEN interval '1 hour' ELSE interval '0' END")                   \
                                                                                                    \
+    /* $1 worker. What waits is counted for all workers, and its share told: how many are alive,    \
+     * and how many of those come before this one. */                                              \
+    X(POOL_LIST, 1, SYSTEM,                                                                        \
+      "WITH w AS (SELECT id FROM public.workers"                                                   \
+      " WHERE heartbeat_at > now() - interval '10 seconds'),"                                      \
+      " s AS (SELECT substr(pool, 18) AS of_key, count(*) FILTER (WHERE state = 'running') AS ready,"  \
+      " count(*) FILTER (WHERE state = 'creating') AS filling FROM public.sandboxes"               \
+      " WHERE pool IS NOT NULL AND state NOT IN ('deleted', 'failed') GROUP BY 1)"                 \
+      " SELECT key, template, size, network, min, max, hits, misses,"                              \
+      " (1000 * recent * exp(- extract(epoch FROM now() - recent_at)::float8 / 60))::bigint,"      \
+      " fill_ms, error, coalesce(ready, 0), coalesce(filling, 0),"                                 \
+      " (SELECT count(*) FROM w WHERE id <> $1), (SELECT count(*) FROM w WHERE id < $1)"           \
+      " FROM public.pools LEFT JOIN s ON of_key = key ORDER BY key")                                   \
+    /* What waits and $1 holds; a row that came to some other state as well. */                    \
+    X(POOL_SLOTS, 2, SYSTEM,                                                                       \
+      "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE pool IS NOT NULL"                       \
+      " AND state NOT IN ('deleted', 'failed') AND worker = $1"                                    \
+      " ORDER BY created_at LIMIT $2::bigint")                                                     \
+    /* $2 hits and $3 misses since the last time; $4 milliseconds that a start took, or 0; $5 is    \
+     * there news of a start, $6 why it failed */                                                  \
+    X(POOL_COUNT, 6, SYSTEM,                                                                       \
+      "UPDATE public.pools SET hits = hits + $2::bigint, misses = misses + $3::bigint,"            \
+      " recent = recent * exp(- extract(epoch FROM now() - recent_at)::float8 / 60)"               \
+      " + $2::bigint + $3::bigint, recent_at = now(),"                                             \
+      " fill_ms = CASE WHEN $4::bigint = 0 THEN fill_ms WHEN fill_ms = 0 THEN $4::bigint"          \
+      " ELSE fill_ms + ($4::bigint - fill_ms) / 4 END,"                                            \
+      " error = CASE WHEN $5::bool THEN $6::text ELSE error END WHERE key = $1")                   \
+    /* As the option says, unless it says what it said before. $2 template, $3 size, $4 network,   \
+     * $5 min, $6 max, $7 the option's text. */                                                    \
+    X(POOL_OPTION, 7, SYSTEM,                                                                      \
+      "INSERT INTO public.pools AS p (key, template, size, network, min, max, option)"             \
+      " VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint, $7)"                                       \
+      " ON CONFLICT (key) DO UPDATE SET min = excluded.min, max = excluded.max,"                   \
+      " option = excluded.option WHERE p.option IS DISTINCT FROM excluded.option")                 \
+    X(POOL_OPTIONS_GONE, 1, SYSTEM,                                                                \
+      "DELETE FROM public.pools WHERE option IS NOT NULL AND key <> ALL ($1::text[])")             \
+    X(POOL_RESIZE, 6, SYSTEM,                                                                      \
+      "INSERT INTO public.pools AS p (key, template, size, network, min, max)"                     \
+      " VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint)"                                           \
+      " ON CONFLICT (key) DO UPDATE SET min = excluded.min, max = excluded.max")                   \
     /* A lock of the session: alone (exclusive) or with others (shared). */                        \
     X(PRESENCE_ALONE, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                        \
     X(PRESENCE_SHARED, 1, SYSTEM, "SELECT pg_try_advisory_lock_shared($1::bigint)")                \

@@ -108,6 +108,8 @@ void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *o)
     o->env_version = (uint64_t)store_int(r, row, c++);
     o->change = store_int(r, row, c++);
     store_copy(r, row, c++, o->disk_limit, sizeof o->disk_limit);
+    o->pool = store_str(r, row, c++);
+    o->warm = store_int(r, row, c++) != 0;
     if (PQnfields(r) > STORE_SANDBOX_COLS)
         o->event_seq = (uint64_t)store_int(r, row, STORE_SANDBOX_COLS);
 }
@@ -148,6 +150,7 @@ void sbx_sandbox_row_done(sbx_sandbox_row *r)
     free(r->readiness);
     free(r->health);
     free(r->health_state);
+    free(r->pool);
     sbx_wipe(r->token, sizeof r->token);
     memset(r, 0, sizeof *r);
 }

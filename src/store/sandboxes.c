@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include "sbx/core/limits.h"
+#include "sbx/store/idempotency.h"
 
 /* Names and values of env as one JSON document. */
 #define MAX_ENV_DOCUMENT (SBX_MAX_ENV_TOTAL_BYTES * 8)
@@ -121,6 +122,7 @@ static void insert_params(store_params *p, const sbx_sandbox_row *r, const sbx_b
     store_p_int(p, r->change);
     store_p_str(p, r->readiness);
     store_p_str(p, r->health);
+    store_p_str(p, r->pool);
 }
 
 /* The id is taken: by this very row, when the answer to the first try was lost? */
@@ -160,6 +162,87 @@ int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *
     r->state_changed_ms = store_ms(res, 0, 2);
     r->event_seq = (uint64_t)store_int(res, 0, 3);
     return 0;
+}
+
+/* --- from a pool --- */
+
+static void claim_params(store_params *p, const sbx_sandbox_row *r, const sbx_buf *sealed,
+                         int deadline_s, const sbx_claim *key)
+{
+    store_p_str(p, r->id);
+    store_p_str(p, r->pool);
+    store_p_str(p, r->worker);
+    store_p_str(p, r->owner);
+    store_p_str(p, r->state);
+    store_p_str(p, r->name);
+    store_p_str(p, r->size);
+    store_p_int(p, r->cpu_milli);
+    store_p_int(p, r->memory_mb);
+    store_p_int(p, r->pids);
+    store_p_str(p, r->metadata ? r->metadata : "{}");
+    store_p_str(p, r->env_names ? r->env_names : "[]");
+    store_p_bytes(p, sealed->data, sealed->len);
+    store_p_str(p, r->command);
+    store_p_int(p, r->timeout_s);
+    store_p_int(p, r->idle_timeout_s);
+    store_p_str(p, r->on_timeout);
+    store_p_str(p, r->on_idle);
+    store_p_str(p, r->readiness);
+    store_p_str(p, r->health);
+    store_p_int(p, deadline_s);
+    store_p_int(p, r->change);
+    store_p_str(p, key ? key->key : NULL);
+    store_p_str(p, key ? key->resource : NULL);
+}
+
+/* Nothing waits there: because the try whose answer was lost has taken it, or it is gone. */
+static int taken_before(sbx_store *s, sbx_sandbox_row *r, const sbx_claim *key, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *res = NULL;
+    sbx_sandbox_row now = {0};
+    store_params p = {0};
+
+    store_p_str(&p, r->id);
+    if (store_exec(s, Q_SANDBOX_CHANGE, &p, STORE_AGAIN, &res, err) != 0)
+        return -1;
+    if (PQntuples(res) == 0)
+        return 0;
+    store_read_sandbox(res, 0, &now);
+    if (now.change != r->change) {
+        sbx_sandbox_row_done(&now);
+        return 0;
+    }
+    sbx_sandbox_row_done(r);
+    *r = now;
+    if (!key)
+        return 1;
+    sbx_claim mine = *key;
+    mine.resource = r->id;
+    return sbx_store_idempotency_begun(s, &mine, err) != 0 ? -1 : 1;
+}
+
+int sbx_store_sandbox_claim(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env, int deadline_s,
+                            const sbx_claim *key, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *res = NULL;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf sealed = SBX_BUF_INIT(MAX_ENV_DOCUMENT + KIB);
+    store_params p = {0};
+
+    if (seal_env(s, r->id, env, &sealed, err) != 0)
+        return -1;
+    r->change = random_number();
+    claim_params(&p, r, &sealed, deadline_s, key);
+    if (store_exec(s, Q_SANDBOX_CLAIM, &p, STORE_AGAIN, &res, err) != 0)
+        return -1;
+    if (PQntuples(res) == 0)
+        return taken_before(s, r, key, err);
+    sbx_sandbox_row_done(r);
+    store_read_sandbox(res, 0, r);
+    if (store_int(res, 0, STORE_SANDBOX_COLS + 1))
+        return 1;
+    return sbx_fail(err, SBX_E_CAPACITY,
+                    "the server stood still, and another request with this Idempotency-Key goes "
+                    "on; repeat it");
 }
 
 int sbx_store_sandbox_get(sbx_store *s, const char *owner, const char *id, sbx_sandbox_row *ret,

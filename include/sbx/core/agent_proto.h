@@ -75,8 +75,9 @@
 #define SBX_PROTO_TOKEN_BYTES    16
 #define SBX_PROTO_MARKER_BYTES   (SBX_PROTO_MAGIC_BYTES + SBX_PROTO_TOKEN_BYTES)
 #define SBX_PROTO_TOKEN_ENV      "SBX_AGENT_TOKEN" /* 32 hex digits, removed from every command */
-#define SBX_PROTO_MAX_TO_AGENT   (1024 * 1024)     /* payload bytes, owner to agent */
-#define SBX_PROTO_MAX_FROM_AGENT (64 * 1024)       /* payload bytes, agent to owner */
+#define SBX_PROTO_MACHINE_ENV    "SBX_AGENT_MACHINE_ID" /* the same: for /etc/machine-id */
+#define SBX_PROTO_MAX_TO_AGENT   (1024 * 1024)          /* payload bytes, owner to agent */
+#define SBX_PROTO_MAX_FROM_AGENT (64 * 1024)            /* payload bytes, agent to owner */
 #define SBX_LOG_UNACKED_BYTES    (256 * 1024)
 #define SBX_JOURNAL_MAX_BYTES    (8 * 1024 * 1024) /* unread entries */
 #define SBX_JOURNAL_KEEP_BYTES   (1024 * 1024)     /* acknowledged entries kept for a new owner */

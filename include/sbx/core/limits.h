@@ -48,7 +48,10 @@
 #define SBX_DEFAULT_IDLE_S      900
 #define SBX_MAX_PULLS           16  /* with the engine at once */
 #define SBX_MAX_PULL_WAITS      512 /* creates that wait for an image */
-#define SBX_DEFAULT_GRACE_S     10  /* of a stop, until processes are killed */
+#define SBX_MAX_POOLS           64
+#define SBX_MAX_POOL            1000 /* sandboxes that wait in one pool */
+#define SBX_MAX_POOL_KEY        96
+#define SBX_DEFAULT_GRACE_S     10 /* of a stop, until processes are killed */
 #define SBX_MAX_GRACE_S         300
 
 /* Commands */

@@ -16,6 +16,14 @@ typedef struct sbx_metrics sbx_metrics;
     X(SANDBOXES, GAUGE, "sandboxd_sandboxes", "state", "Sandboxes by state")                       \
     X(CREATE_SECONDS, HISTOGRAM, "sandboxd_create_duration_seconds", "template",                   \
       "Create until ready")                                                                        \
+    X(POOL_READY, GAUGE, "sandboxd_pool_ready", "pool", "Started sandboxes that wait here")        \
+    X(POOL_TARGET, GAUGE, "sandboxd_pool_target", "pool", "How many are to wait here")             \
+    X(POOL_CREATES, COUNTER, "sandboxd_pool_creates_total", "pool,result",                         \
+      "Creates that a pool is for: hit, or miss because none was ready")                           \
+    X(POOL_FILL_SECONDS, HISTOGRAM, "sandboxd_pool_fill_duration_seconds", "pool",                 \
+      "Starting a sandbox for a pool")                                                             \
+    X(POOL_FAILURES, COUNTER, "sandboxd_pool_failures_total", "pool",                              \
+      "Sandboxes for a pool that did not start")                                                   \
     X(PULLS, COUNTER, "sandboxd_pulls_total", "result", "Images fetched by the engine")            \
     X(PULL_WAITING, GAUGE, "sandboxd_pull_waiting", NULL, "Creates that wait for an image")        \
     X(EXEC_SECONDS, HISTOGRAM, "sandboxd_exec_duration_seconds", NULL,                             \

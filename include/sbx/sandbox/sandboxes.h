@@ -39,6 +39,11 @@ typedef struct sbx_sandboxes_config {
     /* As sbx_guard_confirm() and sbx_guard_want(). */
     int (*open_network)(void *arg, int64_t since_ms, sbx_network_access *ret, sbx_err *err);
     void (*keep_network)(void *arg);
+    /* Is the guard confirmed now? Does not wait. NULL: no. */
+    bool (*network_ready)(void *arg);
+    const char *pool; /* option --pool; NULL: none */
+    /* Have sbx_pool_tick() run soon; any thread. May be NULL. */
+    void (*pool_kick)(void *arg);
     /* After each change of state, on the worker that made it. `json` is the sandbox. */
     void (*changed)(void *arg, const sbx_sandbox_row *row, const char *json);
     void *arg;
@@ -77,6 +82,13 @@ typedef struct sbx_create_waiter {
  * run(). */
 int sbx_create_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_spec *spec,
                      sbx_create **ret, sbx_err *err) SBX_MUST_CHECK;
+struct sbx_claim;
+/** The first half by a pool, if one has what `spec` asks for; for callers that must not wait. The
+ * id is that of the sandbox that waited. begin() without an id does the same first.
+ * @param key  the claim of an Idempotency-Key, which then names that id and is begun; or NULL.
+ * @param ret  NULL: no pool has one, and nothing happened. */
+int sbx_create_claim(sbx_sandboxes *s, const char *owner, const struct sbx_claim *key,
+                     sbx_spec *spec, sbx_create **ret, sbx_err *err) SBX_MUST_CHECK;
 const sbx_sandbox_row *sbx_create_row(const sbx_create *c); /* between begin and run */
 /** Second half: image, container, channel, running. Returns before the end if the image has to be
  * pulled; the rest is then a job of the slow lane. Takes the reference over. @param waiter  copied;

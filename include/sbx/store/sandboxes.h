@@ -35,6 +35,8 @@ typedef struct sbx_sandbox_row {
     uint64_t env_version;     /* counts changes of env */
     int64_t change;           /* random number of the last change of state, or of its taking over */
     char disk_limit[12];      /* none, enforced, watched */
+    char *pool;               /* while it waits in a pool: as what; else NULL; owned */
+    bool warm;                /* it came from a pool */
     uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
@@ -43,9 +45,21 @@ void sbx_sandbox_row_done(sbx_sandbox_row *r);
 /** Insert with the given state ("creating") and a deadline `deadline_s` from now; created_at,
  * last_active_at and state_changed_at are now(). Fills those times and event_seq of `r`. `env`
  * (may be NULL) is sealed here. Every string but name, command, reason, metadata ("{}"),
- * env_names ("[]") and image_user is required. A lost answer is found out by id and token. */
+ * env_names ("[]"), image_user and pool is required. A lost answer is found out by id and token. */
 int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env, int deadline_s,
                              sbx_err *err) SBX_MUST_CHECK;
+
+struct sbx_claim;
+
+/** Take a sandbox out of its pool: the row `r->pool` with `r->id`, if it runs and `r->worker` holds
+ * it, becomes what a create of `r` would have made, in state `r->state` (running, or creating with
+ * the deadline), with a create's events. The claim `key` of an Idempotency-Key (or NULL) then names
+ * this sandbox, and is begun; all or nothing. @param r  the row as it is now; token, container and
+ * what else was there stay. @return 1; 0: it is not to be had (any more); -1, and whether it was
+ * taken is not known: then r->change tells. CAPACITY: it was, but `key` was taken over by another
+ * request, and the sandbox must be undone. */
+int sbx_store_sandbox_claim(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env, int deadline_s,
+                            const struct sbx_claim *key, sbx_err *err) SBX_MUST_CHECK;
 
 /** By id; `owner` NULL means any (administrators and the system). Rows `deleted` for more than a
  * day are NOT_FOUND. */
