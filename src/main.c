@@ -235,6 +235,8 @@ static void make_reaper(sbx_app *app)
                                 .replaced = on_replaced,
                                 .arg = app};
     app->reaper = sbx_reaper_new(&reaper, app->keeper);
+    sbx_keeper_every(app->keeper, "pool", SBX_POOL_TICK_MS, SBX_LANE_REAP, sbx_pool_tick,
+                     app->sandboxes);
 }
 
 static void make_runs(sbx_app *app)
@@ -319,8 +321,6 @@ static int make_services(sbx_app *app, sbx_err *err)
     sandboxes.ledger = app->ledger;
     if (sbx_sandboxes_new(&sandboxes, &app->sandboxes, err))
         return -1;
-    sbx_keeper_every(app->keeper, "pool", SBX_POOL_TICK_MS, SBX_LANE_REAP, sbx_pool_tick,
-                     app->sandboxes);
     sbx_channels_watch(app->channels, &told);
     make_requests(app);
     make_reaper(app);
