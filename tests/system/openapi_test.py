@@ -13,7 +13,7 @@ import urllib.parse
 
 import sandboxd
 from openapi_contract import Document, media_type
-from sandboxd import Client, SystemCase, box_image
+from sandboxd import Client, SystemCase, box_image, wait_for
 
 QUICK = True
 
