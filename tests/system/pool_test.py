@@ -205,7 +205,9 @@ LOOK = r"""
 echo "## env"; env | sort
 echo "## hostname"; hostname; cat /etc/hostname
 echo "## processes"; ls /proc | grep -E '^[0-9]+$' | sort -n | while read p; do
-  [ $p -lt 8 ] && echo $p $(tr '\0' ' ' < /proc/$p/cmdline); done
+  line=$(tr '\0' ' ' < /proc/$p/cmdline 2>/dev/null); case "$p $line" in
+  "1 "*|*sbx-agent*|*"## env"*|*" tr "*|*" sort "*|*" ls "*|*" grep "*|*" ") ;; *) echo $line ;; esac; done
+echo "## process 1" $(tr '\0' ' ' < /proc/1/cmdline)
 echo "## mounts"; awk '{ for (i = 7; $i != "-"; i++); print $5, $6, $(i + 1) }' /proc/self/mountinfo
 echo "## limits"; cat /proc/self/limits
 echo "## cgroup"; for f in memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes   pids/pids.max cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us memory.max memory.swap.max pids.max   cpu.max; do [ ! -e /sys/fs/cgroup/$f ] || echo $f $(cat /sys/fs/cgroup/$f); done
@@ -335,8 +337,9 @@ class RaceTest(PoolCase):
         self.assertEqual(p.metric("sandboxd_pool_creates_total", 'result="hit"'), len(warm))
         mine = {s["id"] for s in p.api.every()}
         self.assertEqual(mine, set(ids))
-        told = wait_for(lambda: (x := p.pool(size="nano"))["hits"] == len(warm) and x, 20, "counts")
-        self.assertEqual(told["misses"], 30 - len(warm))
+        told = wait_for(lambda: (x := p.pool(size="nano"))["hits"] + x["misses"] == 30 and x, 20,
+                        "counts")
+        self.assertEqual(told["hits"], len(warm))
         self.assertGreater(told["claimsPerMinute"], 10)
 
     def test_a_pool_grows_with_demand_up_to_its_maximum(self):
