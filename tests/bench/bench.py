@@ -12,13 +12,15 @@ import sys
 import time
 import traceback
 
+from fleet import FLEET
 from inside import INSIDE
 from lab import REPO, Lab
 from measure import MEASUREMENTS, Bench, Row
+from pool import POOL
 from scale import SCALE
 from transfer import FILES
 
-MEASUREMENTS |= SCALE | FILES | INSIDE
+MEASUREMENTS |= SCALE | FILES | INSIDE | POOL | FLEET
 
 
 def cpu_ticks():
