@@ -92,19 +92,27 @@ class PrivateRedis(Process):
 
 
 class PrivateEngine(Process):
-    """A dockerd without networks. Its containers die with it."""
+    """A dockerd without networks. Its containers die with it.
+
+    It has a bridge of its own, which nothing uses: told to have none it would remove that of the
+    machine's engine."""
 
     def __init__(self, data=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxeng-"))
+        self.bridge = self.folder.name[:15].lower()
         self.data = data or self.folder / "data"
         self.host = f"unix://{self.folder}/docker.sock"
         self.api = Engine(self.host)
 
     def start(self):
+        if not pathlib.Path("/sys/class/net", self.bridge).exists():
+            subprocess.run(["ip", "link", "add", self.bridge, "type", "bridge"], check=True)
+            subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", self.bridge], check=True)
         with (self.folder / "log").open("ab") as log:
             self.run(["dockerd", "--host", self.host, "--data-root", self.data, "--exec-root",
-                      self.folder / "exec", "--pidfile", self.folder / "pid", "--bridge=none",
-                      "--iptables=false", "--ip-masq=false"], stdout=log, stderr=log)
+                      self.folder / "exec", "--pidfile", self.folder / "pid",
+                      f"--bridge={self.bridge}", "--iptables=false", "--ip-masq=false",
+                      "--ip-forward=false"], stdout=log, stderr=log)
         wait_for(self.answers, 60, "the engine")
 
     def answers(self):
@@ -139,6 +147,7 @@ class PrivateEngine(Process):
 
     def remove(self):
         self.stop(signal.SIGTERM)
+        subprocess.run(["ip", "link", "delete", self.bridge], check=True)
         mounts = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
         for point in sorted(mounts, reverse=True):
             if point.startswith(f"{self.folder}/"):
