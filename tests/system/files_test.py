@@ -228,6 +228,57 @@ class Failures(Case):
                   "conflict", "exists", "to")
         self.nothing_left()
 
+    def test_what_the_kernel_refuses_has_its_word(self):
+        self.says(api.delete(at(path="/dev/shm", recursive=True, user="root")), 409, "conflict", "busy")
+        self.says(get("/proc/self/mem"), 502, "engine_error", "io_error")
+        self.says(put("/tmp/" + "d/" * 3 + "n" * 256, b"", mkdirs=True), 400, "invalid_request",
+                  "invalid")
+        sh("mkdir -p /tmp/tower/$(yes n | head -n 300 | tr '\\n' /)")
+        self.says(api.post(at("/copy"), {"from": "/tmp/tower", "to": "/tmp/copied"}), 413,
+                  "payload_too_large", "too_large", "from")
+        self.assertEqual(stat("/tmp/copied"), 404)
+        self.assertEqual(api.delete(at(path="/tmp/tower", recursive=True)).status, 204)
+        self.nothing_left()
+
+    def test_devices_fifos_and_sockets_are_other_and_have_no_content(self):
+        sh("rm -rf /tmp/odd2; mkdir /tmp/odd2; mkfifo /tmp/odd2/fifo; echo x >/tmp/odd2/file")
+        for path in ("/dev/null", "/tmp/odd2/fifo"):
+            self.assertEqual(stat(path)["type"], "other")
+            self.says(get(path), 400, "invalid_request", "unsupported")
+        self.says(put("/dev/null", b"x"), 400, "invalid_request", "unsupported")
+        self.says(api.post(at("/copy"), {"from": "/dev/null", "to": "/tmp/odd2/null"}), 400,
+                  "invalid_request", "unsupported", "from")
+        got = api.get(at("/archive", path="/tmp/odd2"))
+        with tarfile.open(fileobj=io.BytesIO(got.body)) as tar:
+            kinds = {os.path.basename(m.name): m.isfile() for m in tar if not m.isdir()}
+        self.assertTrue(kinds["file"])
+        self.says(put("/tmp/odd2/fifo", b"x"), 400, "invalid_request", "unsupported")
+        self.nothing_left()
+
+    def test_holes_are_sent_as_zeros_and_kept_by_copies_and_archives(self):
+        sh("rm -rf /tmp/holes; mkdir /tmp/holes; cd /tmp/holes; "
+           "dd if=/dev/zero of=big bs=1 count=1 seek=30000000 2>/dev/null")
+        got = get("/tmp/holes/big")
+        self.assertEqual((len(got.body), got.body.strip(b"\0")), (30000001, b""))
+        api.post(at("/copy"), {"from": "/tmp/holes/big", "to": "/tmp/holes/copy"})
+        archive = api.get(at("/archive", path="/tmp/holes"))
+        self.assertLess(len(archive.body), 200000)
+        self.assertEqual(api.call("PUT", at("/archive", path="/tmp/holes/out"), archive.body,
+                                  {"Content-Type": "application/gzip"}).status, 200)
+        used = sh("cd /tmp/holes; find . -type f | xargs du -k | awk '{print $1}'").split()
+        self.assertEqual(len(used), 4)
+        self.assertTrue(all(int(kb) < 1000 for kb in used), used)
+        api.delete(at(path="/tmp/holes", recursive=True))
+
+    def test_a_path_of_4096_bytes_is_taken_and_what_the_kernel_says_is_told(self):
+        deep = "/tmp/" + "d" * 200 + "/"
+        path = (deep + "e/" * 2000)[:4000] + "x" * 96
+        self.assertEqual(len(path), 4096)
+        for got in (get(path), put(path, b"")):
+            self.assertIn(got.status, (400, 404), got)
+            self.assertIn(got.json["detail"].split(":")[0], ("invalid", "not_found"))
+        self.assert_problem(get(path + "x"), 400, "invalid_request", "path")
+
     def test_paths_are_checked_before_anything_runs(self):
         for query in ({}, {"path": ""}, {"path": "a" * 4097}):
             for route in ("", "/stat", "/list", "/archive"):
