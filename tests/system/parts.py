@@ -97,10 +97,11 @@ class PrivateEngine(Process):
     It has a bridge of its own, which nothing uses: told to have none it would remove that of the
     machine's engine."""
 
-    def __init__(self, data=None):
+    def __init__(self, data=None, arguments=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxeng-"))
         self.bridge = self.folder.name[:15].lower()
         self.data = data or self.folder / "data"
+        self.arguments = arguments
         self.host = f"unix://{self.folder}/docker.sock"
         self.api = Engine(self.host)
 
@@ -112,7 +113,7 @@ class PrivateEngine(Process):
             self.run(["dockerd", "--host", self.host, "--data-root", self.data, "--exec-root",
                       self.folder / "exec", "--pidfile", self.folder / "pid",
                       f"--bridge={self.bridge}", "--iptables=false", "--ip-masq=false",
-                      "--ip-forward=false"], stdout=log, stderr=log)
+                      "--ip-forward=false", *self.arguments], stdout=log, stderr=log)
         wait_for(self.answers, 60, "the engine")
 
     def answers(self):
