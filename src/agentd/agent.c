@@ -25,6 +25,7 @@
 #define GOODBYE_MS      3000
 #define LAST_CALL_MS    2000 /* for exits and the log to reach the owner */
 #define SILENCE_STEP_S  60
+#define STOPS_AT_ONCE   (2 * AGENT_MAX_COMMANDS)
 
 static void collect(void *arg);
 
@@ -217,16 +218,33 @@ static bool supervisor_died(agent *a, pid_t pid, int status)
     return c != NULL;
 }
 
+/* A supervisor was stopped from inside the sandbox: it has orders to follow. */
+static void wake_supervisor(const agent *a, pid_t pid)
+{
+    const agent_spare *s = &a->shared.spare;
+    bool ours = s->there && s->pair.supervisor == pid;
+
+    for (size_t i = 0; i < s->nidle; i++)
+        ours |= s->idle[i].supervisor == pid;
+    if (!a->ending && (ours || agent_registry_of(&a->commands, pid)))
+        (void)kill(pid, SIGCONT);
+}
+
 /* Reaps. @return whether a supervisor was killed, and so left orphans. */
 static bool reap(agent *a)
 {
     bool orphans = false;
-    int status;
+    int status, stops = 0;
     pid_t pid;
 
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (supervisor_died(a, pid, status))
+    /* who is stopped again and again holds up nothing: the next signal is there already */
+    while (stops < STOPS_AT_ONCE && (pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) > 0) {
+        if (WIFSTOPPED(status)) {
+            wake_supervisor(a, pid);
+            stops++;
+        } else if (supervisor_died(a, pid, status)) {
             orphans |= WIFSIGNALED(status);
+        }
     }
     return orphans;
 }
@@ -437,6 +455,7 @@ static int watch_signals(agent *a)
 /* Ends all that runs. As PID 1 the kernel would do it at our exit; elsewhere it would not. */
 static void end_all(agent *a)
 {
+    a->ending = true;
     agent_tree_kill(getpid(), NULL, GOODBYE_MS, collect, a);
 }
 

@@ -24,6 +24,7 @@ typedef struct agent {
     bool spare_failed;  /* there was no room for another process */
     bool leaving;       /* the owner wants all to end: no new commands */
     bool stop;          /* SIGTERM came, all is over, or nobody cared for too long */
+    bool ending;        /* what still runs is being killed */
 } agent;
 
 /** Serve until told to stop; then nothing of any command is left.

@@ -2,8 +2,10 @@
 #include "supervisor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -22,6 +24,9 @@
 /* Between looks at the CPU time; near the limit the shorter one. */
 #define CPU_LOOK_MS     200
 #define CPU_MIN_LOOK_MS 20
+
+#define SUPERVISOR_NAME "sbx-supervisor" /* also of the process that is to become the command */
+#define STOPS_AT_ONCE   64               /* who is stopped again and again holds up nothing */
 
 typedef struct supervisor {
     int notes;
@@ -68,14 +73,36 @@ static void command_ended(supervisor *s, int status)
     tell(s, &note);
 }
 
+/* Does the process still wait for its command? */
+static bool is_not_started(pid_t pid)
+{
+    char path[40], name[sizeof SUPERVISOR_NAME] = "";
+    int fd;
+
+    (void)snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    (void)!read(fd, name, sizeof name - 1);
+    close(fd);
+    return strcmp(name, SUPERVISOR_NAME) == 0;
+}
+
+/* What is stopped before it has become a command was not stopped by who wants to stop a command. */
 static void reap(void *arg)
 {
     supervisor *s = arg;
     struct rusage ru;
-    int status;
+    int status, stops = 0;
     pid_t pid;
 
-    while ((pid = wait4(-1, &status, WNOHANG, &ru)) > 0) {
+    while (stops < STOPS_AT_ONCE && (pid = wait4(-1, &status, WNOHANG | WUNTRACED, &ru)) > 0) {
+        if (WIFSTOPPED(status)) {
+            if (pid == s->command && !s->killing && is_not_started(pid))
+                (void)kill(pid, SIGCONT);
+            stops++;
+            continue;
+        }
         bool by_kill = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !s->killing;
 
         count(s, &ru);
@@ -262,7 +289,7 @@ _Noreturn void agent_supervisor_run(const agent_child_fds *first, const struct r
     (void)sigprocmask(SIG_SETMASK, &all, NULL);
     agent_descriptors_keep(keep, sizeof keep / sizeof *keep);
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    (void)prctl(PR_SET_NAME, "sbx-supervisor", 0, 0, 0);
+    (void)prctl(PR_SET_NAME, SUPERVISOR_NAME, 0, 0, 0);
     catch_children(&waiting);
     for (;;) {
         supervisor s = {.notes = fds.notes, .launch = fds.launch};

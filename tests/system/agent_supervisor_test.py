@@ -54,6 +54,22 @@ class SupervisorTest(AgentCase):
             wait_for(lambda: self.others() == 0, what="a new spare")
             self.assertEqual(self.agent.run(["echo", "ok"]).stdout, b"ok\n", i)
 
+    def test_what_was_stopped_from_inside_goes_on_and_its_time_out_holds(self):
+        wait_for(lambda: self.others() == 0, what="the spare")
+        for victim in (*self.supervisors(), *descendants(min(self.supervisors()))):
+            os.kill(victim, signal.SIGSTOP)
+        self.assertEqual(self.agent.run(["echo", "ok"]).stdout, b"ok\n")
+        req = self.agent.start(["sleep", "1000"], timeout_ms=1000)
+        self.agent.until(lambda: self.agent.commands[req].started, what="STARTED")
+        for victim in self.supervisors():
+            os.kill(victim, signal.SIGSTOP)
+        got = self.agent.wait(req)
+        self.assertEqual((got.exit[P.T_SIGNAL], got.exit[P.T_FLAGS]), (9, P.TIMED_OUT))
+        req = self.agent.start("kill -STOP $$; echo on")  # what stops itself stays
+        wait_for(lambda: "T" in descendants(self.pid).values(), what="the stop")
+        self.agent.send(P.KILL, req)
+        self.assertEqual(self.agent.wait(req).stdout, b"")
+
     def test_a_patient_owner_is_told_of_start_and_end(self):
         short = self.agent.run(["true"], flags=P.EXEC_PATIENT)
         self.assertTrue(short.started)

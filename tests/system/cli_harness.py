@@ -48,13 +48,13 @@ def sbx(*words, send=None, env=None, timeout=60, cwd=None, **more):
 
 
 class Terminal:
-    """sbx in a pseudo terminal. What it shows is collected in `shown`."""
+    """sbx, or another program, in a pseudo terminal. What it shows is collected in `shown`."""
 
-    def __init__(self, *words, env=None, cols=100, rows=30):
+    def __init__(self, *words, env=None, cols=100, rows=30, program=SBX):
         self.pid, self.fd = pty.fork()
         if not self.pid:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-            os.execve(SBX, [str(SBX), *map(str, words)], environment(**(env or {})))
+            os.execve(program, [str(program), *map(str, words)], environment(**(env or {})))
         self.shown, self.status = b"", None
 
     def resize(self, cols, rows):

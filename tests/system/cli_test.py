@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import unittest
@@ -113,6 +114,66 @@ class HelpTest(CliCase):
         got = subprocess.run(["zsh", "-n"], input=sbx("completion", "zsh").stdout,
                              capture_output=True, check=False)
         self.assertEqual((got.returncode, got.stderr), (0, b""))
+
+
+    @unittest.skipUnless(shutil.which("zsh"), "zsh is not installed")
+    def test_completion_works_in_zsh(self):
+        box = api.create()["id"]
+        self.addCleanup(api.delete, f"/sandboxes/{box}")
+        zsh = Terminal("-f", program=shutil.which("zsh"),
+                       env={"PATH": f"{sandboxd.BIN}:{os.environ['PATH']}", "PS1": "> "})
+        zsh.type(b"autoload -Uz compinit && compinit -u -D && source <(sbx completion zsh); "
+                 b"echo re''ady\r")
+        zsh.expect(b"ready\r")
+        for typed, completed in ((b"sbx resu\t", b"resume"), (b"sbx ls --state pausi\t", b"pausing"),
+                                 (b"sbx get " + box[:6].encode() + b"\t", box[6:].encode())):
+            zsh.type(typed)
+            zsh.expect(completed)
+            zsh.type(b"\x15")  # away with the line
+        zsh.type(b"sbx sta\t\t")
+        zsh.expect(rb"start\b.*stats\b")
+        zsh.type(b"\x15exit 3\r")
+        self.assertEqual(zsh.end(), 3)
+
+
+class StatsTest(CliCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.box = api.create(name="cli-stats", limits={"memoryMb": 256, "pids": 30})["id"]
+        cls.addClassCleanup(api.delete, f"/sandboxes/{cls.box}")
+
+    def test_one_sample_is_a_table_of_one_row(self):
+        lines = self.ok("stats", "cli-stats").splitlines()
+        self.assertEqual(len(lines), 2, lines)
+        self.assertRegex(lines[0], r"^TIME +CPU % +MEMORY +PEAK +PIDS +DISK +NET IN +NET OUT +OOM +UP$")
+        self.assertRegex(lines[1], r"^\d\d:\d\d:\d\d .*/ 256")
+
+    def test_with_json_it_is_what_the_api_said(self):
+        told = json.loads(self.ok("stats", "--json", self.box))
+        self.assertEqual((told["sandboxId"], told["source"], told["pidsLimit"]),
+                         (self.box, "agent", 30))
+
+    def test_it_goes_on_until_interrupted_or_the_sandbox_ends(self):
+        box = api.create()["id"]
+        plain = Follower("stats", "-f", "--interval", "200ms", box)
+        lines = Follower("stats", "-f", "--json", "--interval", "200ms", box)
+        for one in (plain, lines):
+            self.addCleanup(one.close)
+            wait_for(lambda one=one: len(one.lines) > 3, what="samples")
+        self.assertTrue(all(json.loads(line)["sandboxId"] == box for line in lines.lines))
+        self.assertTrue(plain.lines[0].startswith(b"TIME"))
+        lines.process.send_signal(signal.SIGINT)
+        self.assertEqual(lines.process.wait(10), -signal.SIGINT)
+        api.delete(f"/sandboxes/{box}")
+        self.assertEqual(plain.process.wait(20), 0)
+
+    def test_what_cannot_be_told_is_said(self):
+        self.fails(2, "not a time", "stats", "--interval", "often", self.box)
+        self.fails(125, "no sandbox", "stats", "a" * 20)
+        box = api.create()["id"]
+        api.move(box, "stop", {"graceSeconds": 0})
+        self.fails(125, "stopped", "stats", box)
+        api.delete(f"/sandboxes/{box}")
 
 
 class ReadmeTest(CliCase):
