@@ -21,7 +21,7 @@ QUICK = True
 # Not for a request: each comes once per tick or batch, however many requests there are. The
 # heartbeat is not among them: its connection prepares nothing, so its text is seen.
 BY_ITSELF = {"SANDBOX_REAP", "SANDBOX_OVERDUE", "SANDBOX_ADOPTABLE", "SANDBOX_ALL",
-             "SANDBOX_COUNTS", "SANDBOX_PURGE", "EVENT_PURGE", "SANDBOX_TOUCH", "EXEC_INSERT",
+             "SANDBOX_COUNTS", "SANDBOX_PURGE", "SANDBOX_WATCHED", "RUN_ORPHANS", "EVENT_PURGE", "SANDBOX_TOUCH", "EXEC_INSERT",
              "SANDBOX_GET"}  # the last after the engine's events about an end
 # A key is looked up again after a second; see auth.c.
 KEY = "KEY_BY_HASH"
@@ -81,6 +81,29 @@ class Counts(unittest.TestCase):
         calls, statements = self.counted(
             lambda: self.lab.exec(self.wire, self.sandbox, ["true"]))
         self.assertEqual((calls, self.without_key(statements)), ([], ["SANDBOX_GET_OWNED"]))
+
+    def test_code_in_a_sandbox_is_one_statement_and_no_engine_call(self):
+        told = []
+        sent = request("POST", f"/sandboxes/{self.sandbox}/run",
+                       {"runtime": "python", "code": "print(1)"}, self.lab.auth)
+        calls, statements = self.counted(lambda: told.append(self.wire.exchange(sent)))
+        self.assertEqual(told[0][0], 200)
+        self.assertEqual((calls, self.without_key(statements)), ([], ["SANDBOX_GET_OWNED"]))
+
+    def test_code_in_a_sandbox_of_its_own_is_a_create_a_delete_and_one_statement(self):
+        told = []
+        sent = request("POST", "/run", {"runtime": "python", "code": "print(1)"}, self.lab.auth)
+
+        def whole():
+            told.append(self.wire.exchange(sent))
+            wait_for(lambda: self.lab.count(
+                "sandboxes", "run IS NOT NULL AND state = 'deleted'") == 1, "its deletion")
+        calls, statements = self.counted(whole)
+        self.assertEqual(told[0][0], 200)
+        self.assertEqual(calls, CREATE_CALLS + DELETE_CALLS)
+        self.assertEqual(self.without_key(statements),
+                         ["SANDBOX_INSERT", "RUN_BEGIN", "SANDBOX_SET_STATE", "SANDBOX_GET_OWNED",
+                          "SANDBOX_SET_STATE", "SANDBOX_SET_STATE"])
 
     def test_a_file_is_read_and_written_by_one_statement_and_no_engine_call(self):
         for method, route, body in (("GET", "files?path=/etc/passwd", None),
