@@ -22,7 +22,7 @@ QUICK = True
 # heartbeat is not among them: its connection prepares nothing, so its text is seen.
 BY_ITSELF = {"SANDBOX_REAP", "SANDBOX_OVERDUE", "SANDBOX_ADOPTABLE", "SANDBOX_ALL",
              "SANDBOX_COUNTS", "SANDBOX_PURGE", "SANDBOX_WATCHED", "RUN_ORPHANS", "EVENT_PURGE",
-             "SANDBOX_TOUCH", "EXEC_INSERT",
+             "SANDBOX_TOUCH", "EXEC_INSERT", "POOL_LIST", "POOL_SLOTS",
              "SANDBOX_GET"}  # the last after the engine's events about an end
 # A key is looked up again after a second; see auth.c.
 KEY = "KEY_BY_HASH"

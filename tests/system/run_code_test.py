@@ -470,5 +470,39 @@ class CrashTest(SystemCase):
         wait_for(lambda: self.service.containers() == [], 20, "no container")
 
 
+
+class TwoWorkersTest(SystemCase):
+    def setUp(self):
+        if not sandboxd.REDIS_URL:
+            raise AssertionError("SBX_TEST_REDIS_URL is not set: run tests/run")
+        self.service = sandboxd.Service(env={"REDIS_URL": sandboxd.REDIS_URL})
+        self.addCleanup(self.service.close)
+        key = self.service.key()
+        self.a = Client(self.service.start(), key)
+        self.b = Client(self.service.start(), key)
+
+    def test_code_runs_in_a_sandbox_that_another_worker_holds(self):
+        box = self.a.create(template="python")["id"]
+        got = run("import os\nprint(os.listdir('.'))", sandbox=box, client=self.b)
+        self.assertEqual(got["stdout"], f"['.run-{got['execId']}.py']\n")
+        for client in (self.a, self.b):
+            told = record(box, got["execId"], client)
+            self.assertEqual((told["kind"], told["runtime"], told["exitCode"]),
+                             ("run", "python", 0))
+        self.assertNotIn(".run-", self.a.exec(box, "ls -a")["stdout"])
+
+    def test_the_runs_of_a_worker_that_was_killed_are_ended_by_the_other(self):
+        stream = run_stream("import time\nprint(1)\ntime.sleep(600)", client=self.a)
+        mine = run_stream("import time\nprint(1)\ntime.sleep(20)\nprint(2)", client=self.b)
+        start, other = next(stream.events())[1], next(mine.events())[1]
+        self.service.servers[0].kill()
+        wait_for(lambda: self.b.state(start["sandboxId"]) == "deleted", 60, "its end", 0.2)
+        self.assertEqual(record(start["sandboxId"], start["execId"], self.b)["error"],
+                         "interrupted")
+        self.assertEqual(self.b.state(other["sandboxId"]), "running")
+        rest = [e for _, e in mine.events()]
+        self.assertEqual((text(rest, "stdout")[-2:], rest[-1]["exitCode"]), (b"2\n", 0))
+
+
 if __name__ == "__main__":
     unittest.main()
