@@ -15,6 +15,7 @@
 #include "sbx/logs/logs.h"
 #include "sbx/metrics/metrics.h"
 #include "sbx/moves/moves.h"
+#include "sbx/packages/packages.h"
 #include "sbx/reaper/reaper.h"
 #include "sbx/run/keeper.h"
 #include "sbx/run/stream.h"
@@ -57,6 +58,7 @@ typedef struct sbx_app {
     sbx_files *files;
     sbx_runs *runs;
     sbx_moves *moves;
+    sbx_packages *packages;
     sbx_stats *stats;
     sbx_logs *logs;
     sbx_events *events;

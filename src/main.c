@@ -239,6 +239,31 @@ static void make_reaper(sbx_app *app)
                      app->sandboxes);
 }
 
+static int make_packages(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+    sbx_packages_config packages = {.stream = app->stream,
+                                    .lanes = app->lanes,
+                                    .store = app->store,
+                                    .engine = app->engine,
+                                    .channels = app->channels,
+                                    .sandboxes = app->sandboxes,
+                                    .metrics = app->metrics,
+                                    .cluster = app->cluster.s,
+                                    .worker = app->worker.s,
+                                    .pip_index_url = o->pip_index_url,
+                                    .npm_registry = o->npm_registry,
+                                    .ca_path = o->packages_ca,
+                                    .timeout_s = o->packages_timeout_s,
+                                    .ttl_s = o->packages_ttl_s,
+                                    .max_mb = o->packages_mb,
+                                    .max_set_mb = o->packages_set_mb,
+                                    .orphan_grace_s = o->orphan_grace_s,
+                                    .tidy_s = o->sweep_s};
+
+    return sbx_packages_new(&packages, app->keeper, &app->packages, err);
+}
+
 static void make_runs(sbx_app *app)
 {
     app->runs = sbx_runs_new(&(sbx_runs_config){.stream = app->stream,
@@ -248,6 +273,7 @@ static void make_runs(sbx_app *app)
                                                 .ledger = app->ledger,
                                                 .metrics = app->metrics,
                                                 .sandboxes = app->sandboxes,
+                                                .packages = app->packages,
                                                 .worker = app->worker.s});
     sbx_keeper_every(app->keeper, "runs", SBX_RUN_TICK_MS, SBX_LANE_REAP, sbx_runs_tick, app->runs);
 }
@@ -322,6 +348,8 @@ static int make_services(sbx_app *app, sbx_err *err)
     if (sbx_sandboxes_new(&sandboxes, &app->sandboxes, err))
         return -1;
     sbx_channels_watch(app->channels, &told);
+    if (make_packages(app, err))
+        return -1;
     make_requests(app);
     make_reaper(app);
     return 0;
@@ -409,6 +437,8 @@ static void stop_all(sbx_app *app)
         sbx_keeper_stop(app->keeper);
     if (app->reaper)
         sbx_reaper_stop(app->reaper);
+    if (app->packages)
+        sbx_packages_stop(app->packages);
     if (app->sandboxes) {
         sbx_sandboxes_interrupt(app->sandboxes);
         sbx_stream_sync(app->stream); /* what that leads to is with the lanes now */
@@ -453,6 +483,7 @@ static void close_all(sbx_app *app)
     sbx_stats_free(app->stats);
     sbx_runs_free(app->runs);
     sbx_files_free(app->files);
+    sbx_packages_free(app->packages);
     sbx_sandboxes_free(app->sandboxes);
     sbx_checks_free(app->checks);
     sbx_channels_free(app->channels);

@@ -51,7 +51,7 @@ typedef struct api_schema {
 
 /* contract_code.c */
 extern const api_field api_run_end[], api_run_error[], api_run_exit[], api_run_failure[],
-    api_run_output[], api_run_result[], api_run_start[];
+    api_run_install[], api_run_output[], api_run_result[], api_run_start[];
 
 extern const api_schema api_schemas[];
 extern const size_t api_schema_count;

@@ -12,7 +12,7 @@
     EXIT_FIELDS, {"duration", T_INT, 0, NULL, "Milliseconds from the code's start to its end."},   \
         {"truncated", T_BOOL, 0, NULL, "Output beyond maxOutputBytes was dropped."},               \
         {"error", T_REF, OPTIONAL, "RunFailure", "What is not the code's doing."},                 \
-        {"sandboxId", T_ID, 0, NULL, "Where it ran."},                                             \
+        {"sandboxId", T_ID, NULLABLE, NULL, "Where it ran; null: its packages failed before."},    \
         {"execId", T_ID, 0, NULL, "Of its record, among the sandbox's commands."},                 \
     {                                                                                              \
         "packagesInstalled", T_STRS, 0, NULL, "Name and version of each."                          \
@@ -29,14 +29,20 @@
      0,                                                                                            \
      NULL,                                                                                         \
      "For programs: timeout, oom (out of memory), or the code of a problem, such as "              \
-     "engine_error.",                                                                              \
+     "package_failed or engine_error.",                                                            \
      .example = "\"timeout\""},                                                                    \
     {                                                                                              \
         "message", T_STR, 0, NULL, "For people."                                                   \
     }
 
+#define OUTPUT_FIELD                                                                               \
+    {                                                                                              \
+        "output", T_STR, OPTIONAL, NULL, "Of package_failed: the installer's last lines."          \
+    }
+
 const api_field api_run_failure[] = {
     ERROR_FIELDS,
+    OUTPUT_FIELD,
     {0},
 };
 
@@ -55,6 +61,12 @@ const api_field api_run_start[] = {
     {0},
 };
 
+const api_field api_run_install[] = {
+    {"type", T_CONST, 0, "install", "Packages are being installed, before the code."},
+    {"data", T_STR, 0, NULL, "A line of the installer."},
+    {0},
+};
+
 const api_field api_run_output[] = {
     {"type", T_ENUM, 0, "stdout,stderr", "Where it was written."},
     {"data", T_STR, 0, NULL, "What was written; pieces end anywhere but within a character."},
@@ -65,6 +77,7 @@ const api_field api_run_output[] = {
 const api_field api_run_error[] = {
     {"type", T_CONST, 0, "error", "Something that is not the code's doing."},
     ERROR_FIELDS,
+    OUTPUT_FIELD,
     {0},
 };
 

@@ -7,7 +7,7 @@
 
 #define MOVE_FAILURES "409,410,502"
 #define EXEC_EVENTS   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
-#define RUN_EVENTS    "RunStart,RunOutput,RunError,RunEnd,RunExit"
+#define RUN_EVENTS    "RunInstall,RunStart,RunOutput,RunError,RunEnd,RunExit"
 #define FILE_FAILURES "409,410,502"
 
 const sbx_api_route sbx_api_routes[] = {

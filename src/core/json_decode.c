@@ -264,6 +264,21 @@ int sbx_json_decode(const sbx_json *obj, const sbx_json_field *fields, void *out
     return decode_object(&d, obj, fields, out);
 }
 
+void sbx_pairs_add(sbx_pairs *p, const char *name, const char *value)
+{
+    p->names = sbx_realloc(p->names, (p->count + 1) * sizeof(char *));
+    p->values = sbx_realloc(p->values, (p->count + 1) * sizeof(char *));
+    p->names[p->count] = sbx_strdup(name);
+    p->values[p->count++] = sbx_strdup(value);
+}
+
+void sbx_strs_add(sbx_strs *s, const char *item)
+{
+    s->items = sbx_realloc(s->items, (s->count + 2) * sizeof(char *));
+    s->items[s->count++] = sbx_strdup(item);
+    s->items[s->count] = NULL;
+}
+
 void sbx_strs_done(sbx_strs *s)
 {
     for (size_t i = 0; i < s->count; i++)

@@ -153,6 +153,8 @@ void docker_what(char *out, size_t cap, const char *doing, const char *name);
 /** Add /containers/{id}SUFFIX. @return -1 with INVALID if that can be no container's name. */
 int docker_container_path(sbx_buf *path, const char *id, const char *suffix,
                           sbx_err *err) SBX_MUST_CHECK;
+/** Add {"label":["sandboxd.cluster=X","LABEL"]} as a query's value. */
+void docker_label_filters(sbx_buf *path, const char *cluster, const char *label);
 /** Containers of the cluster that also have the label, "name" or "name=value". */
 int docker_list_label(sbx_docker *d, const char *cluster, const char *label,
                       sbx_container_info **ret, size_t *ret_count, sbx_err *err) SBX_MUST_CHECK;
@@ -182,6 +184,12 @@ int docker_pull(sbx_engine *e, const char *image, sbx_engine_pull **ret, sbx_err
 int docker_volume_ensure(sbx_engine *e, const char *volume, const char *cluster,
                          const sbx_volume_file *files, size_t count, sbx_err *err);
 void docker_volume_forget(sbx_engine *e, const char *volume);
+int docker_volume_make(sbx_engine *e, const char *volume, const char *cluster, const char *role,
+                       sbx_err *err);
+int docker_volume_look(sbx_engine *e, const char *volume, sbx_err *err);
+int docker_volume_remove(sbx_engine *e, const char *volume, sbx_err *err);
+int docker_volume_list(sbx_engine *e, const char *cluster, const char *role, sbx_volume_info **ret,
+                       size_t *ret_count, sbx_err *err);
 int docker_network_ensure(sbx_engine *e, const char *name, const char *bridge, const char *cluster,
                           sbx_network_info *ret, sbx_err *err);
 int docker_events(sbx_engine *e, const char *cluster, int64_t since_ns,

@@ -77,18 +77,26 @@ static void write_limits(sbx_jw *w, const sbx_container_spec *s)
     sbx_jw_int(w, "ShmSize", SHM_BYTES);
 }
 
-static void write_volume(sbx_jw *w, const sbx_container_spec *s)
+static void write_volume(sbx_jw *w, const char *volume, const char *target, bool writable)
 {
-    sbx_jw_arr(w, "Mounts");
     sbx_jw_obj(w, NULL);
     sbx_jw_str(w, "Type", "volume");
-    sbx_jw_str(w, "Source", s->volume);
-    sbx_jw_str(w, "Target", s->volume_target);
-    sbx_jw_bool(w, "ReadOnly", true);
+    sbx_jw_str(w, "Source", volume);
+    sbx_jw_str(w, "Target", target);
+    sbx_jw_bool(w, "ReadOnly", !writable);
     sbx_jw_obj(w, "VolumeOptions");
     sbx_jw_bool(w, "NoCopy", true);
     sbx_jw_obj_end(w);
     sbx_jw_obj_end(w);
+}
+
+static void write_volumes(sbx_jw *w, const sbx_container_spec *s)
+{
+    sbx_jw_arr(w, "Mounts");
+    if (s->volume)
+        write_volume(w, s->volume, s->volume_target, false);
+    if (s->mount && s->mount->volume[0])
+        write_volume(w, s->mount->volume, s->mount->path, s->mount->writable);
     sbx_jw_arr_end(w);
 }
 
@@ -119,8 +127,7 @@ static void write_host(sbx_jw *w, const sbx_container_spec *s, bool quota)
     sbx_jw_obj(w, "LogConfig");
     sbx_jw_str(w, "Type", "none");
     sbx_jw_obj_end(w);
-    if (s->volume)
-        write_volume(w, s);
+    write_volumes(w, s);
     if (s->dns) {
         static const char *const no_search[] = {".", NULL}; /* not the host's domains */
 

@@ -73,8 +73,7 @@ static bool on_piece(void *arg, const char *data, size_t len)
     return docker_lines_take(&l->lines, data, len, on_element, l);
 }
 
-/* {"label":["sandboxd.cluster=X","LABEL"]} as a query's value. */
-static void add_filters(sbx_buf *path, const char *cluster, const char *label)
+void docker_label_filters(sbx_buf *path, const char *cluster, const char *label)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(1024);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf pair = SBX_BUF_INIT(256);
@@ -102,7 +101,7 @@ int docker_list_label(sbx_docker *d, const char *cluster, const char *label,
 
     docker_lines_init(&l.lines, DOCKER_ENTRY_BYTES);
     sbx_buf_adds(&path, "/containers/json?all=1&filters=");
-    add_filters(&path, cluster, label);
+    docker_label_filters(&path, cluster, label);
     if (sbx_buf_failed(&path))
         return sbx_fail(err, SBX_E_INVALID, "listing containers: the cluster's name is too long");
     docker_req q = {.method = "GET", .path = path.data, .piece = on_piece, .arg = &l};

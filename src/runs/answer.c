@@ -2,8 +2,11 @@
  * and nothing more is granted to the agent until it is gone. */
 #include "runs_priv.h"
 
-#define EVENT_FACTOR  128 /* bytes of events for each byte of output, at most */
-#define PENDING_BYTES (EVENT_FACTOR * (SBX_STREAM_WINDOW_BYTES + SBX_CHUNK_BYTES))
+#define EVENT_FACTOR 128 /* bytes of events for each byte of output, at most */
+/* Of an installer: told without being taken first, so never more than this. */
+#define PROGRESS_BYTES (64 * KIB)
+#define PENDING_BYTES                                                                              \
+    (PROGRESS_BYTES * 8 + EVENT_FACTOR * (SBX_STREAM_WINDOW_BYTES + SBX_CHUNK_BYTES))
 
 const char *answer_error(const run *x, const char **ret_message)
 {
@@ -29,6 +32,8 @@ static void error_fields(const run *x, sbx_jw *w)
 
     sbx_jw_str(w, "code", answer_error(x, &message));
     sbx_jw_str(w, "message", message);
+    if (x->complaint)
+        sbx_jw_str(w, "output", x->complaint);
 }
 
 static void exit_fields(const run *x, sbx_jw *w)
@@ -53,10 +58,9 @@ static void result_fields(const run *x, sbx_jw *w)
         error_fields(x, w);
         sbx_jw_obj_end(w);
     }
-    sbx_jw_str(w, "sandboxId", x->sandbox);
+    sbx_jw_str(w, "sandboxId", x->sandbox[0] ? x->sandbox : NULL);
     sbx_jw_str(w, "execId", x->id);
-    sbx_jw_arr(w, "packagesInstalled");
-    sbx_jw_arr_end(w);
+    sbx_jw_raw(w, "packagesInstalled", x->installed ? x->installed : "[]");
 }
 
 /* --- one document --- */
@@ -116,23 +120,37 @@ static void close_event(making *m, run *x)
 
 static void begin_stream(run *x)
 {
-    making m;
-
     if (x->begun)
         return;
     x->begun = true;
     sbx_feed_queue_init(&x->queue, x->reply, PENDING_BYTES);
     sbx_reply_begin(x->reply, 200, "text/event-stream");
-    open_event(&m, x, "start");
-    sbx_jw_str(&m.w, "sandboxId", x->sandbox);
-    sbx_jw_str(&m.w, "execId", x->id);
+}
+
+void answer_progress(run *x, const char *line, size_t len)
+{
+    making m;
+
+    if (!x->streams || x->left || x->progressed > PROGRESS_BYTES)
+        return;
+    x->progressed += len;
+    begin_stream(x);
+    open_event(&m, x, "install");
+    sbx_jw_strn(&m.w, "data", line, len);
     close_event(&m, x);
 }
 
 void answer_started(run *x)
 {
-    if (x->streams)
-        begin_stream(x);
+    making m;
+
+    if (!x->streams)
+        return;
+    begin_stream(x);
+    open_event(&m, x, "start");
+    sbx_jw_str(&m.w, "sandboxId", x->sandbox);
+    sbx_jw_str(&m.w, "execId", x->id);
+    close_event(&m, x);
 }
 
 static void event_output(run *x, bool is_stderr, const char *data, size_t len)
@@ -192,10 +210,12 @@ void answer_end(run *x)
 {
     if (x->left)
         return;
-    if (!x->started && x->failure.code && !x->begun) {
+    if (!x->started && x->failure.code && x->failure.code != SBX_E_PACKAGE && !x->begun) {
         sbx_reply_problem(x->reply, &x->failure); /* nothing has run: a plain answer tells more */
         return;
     }
+    if (x->streams)
+        begin_stream(x);
     if (x->begun)
         end_stream(x);
     else

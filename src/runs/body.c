@@ -11,6 +11,7 @@ typedef struct run_body {
     char *code, *stdin_text;
     const sbx_json *files; /* of the parsed body */
     sbx_pairs env;
+    sbx_strs packages;
     int64_t timeout_ms, max_output, cpu_milli, memory_mb;
     bool cpu_given, memory_given, max_output_given, streaming;
 } run_body;
@@ -37,6 +38,14 @@ typedef struct run_body {
          .schema = sbx_batch_schema,                                                               \
          .doc = "files beside the code: contents by path, text, or `content` with `encoding` "     \
                 "(base64) and `mode` (octal)"},                                                    \
+        {"packages",                                                                               \
+         SBX_JF_STRS,                                                                              \
+         AT(packages),                                                                             \
+         .max = SBX_MAX_PACKAGES,                                                                  \
+         .max_each = SBX_MAX_PACKAGE_BYTES,                                                        \
+         .example = "[]",                                                                          \
+         .doc = "installed before the code, by pip or npm: names, with versions if need be "       \
+                "(`requests`, `requests==2.31.0`, `lodash@4.17.21`)"},                             \
         {"env",                                                                                    \
          SBX_JF_PAIRS,                                                                             \
          AT(env),                                                                                  \
@@ -110,20 +119,12 @@ static int spec_of(const run_body *b, const runner *how, sbx_spec *ret, sbx_err 
 }
 
 /* The intent stands in the row before there is a container. */
-static int make(run *x, const run_body *b, sbx_err *err)
+int run_make(run *x, sbx_err *err)
 {
     sbx_runs_config *c = &x->r->c;
-    sbx_spec spec = {0};
     sbx_err later;
-    int rc = spec_of(b, x->how, &spec, err);
 
-    if (!rc)
-        rc = sbx_create_begin(c->sandboxes, x->owner, NULL, &spec, &x->create, err);
-    sbx_spec_done(&spec);
-    if (rc && strcmp(err->field, "template") == 0)
-        rc = sbx_fail_field(err, "runtime", "runtime: this server has no template \"%s\"",
-                            x->how->template_name);
-    if (rc)
+    if (sbx_create_begin(c->sandboxes, x->owner, NULL, &x->own, &x->create, err))
         return -1;
     sbx_copy(x->sandbox, sizeof(x->sandbox), sbx_create_row(x->create)->id);
     if (sbx_store_run_begin(c->store, x->sandbox, x->id, c->worker, err) == 0)
@@ -200,12 +201,25 @@ static void take_record(run *x)
 static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
 {
     x->how = runner_find(b->runtime);
-    if (sbx_env_check("env", &b->env, err) || take_files(x, b, err))
+    if (sbx_env_check("env", &b->env, err) ||
+        sbx_package_specs_check(x->how->template_name, &b->packages, err))
+        return -1;
+    x->packages = b->packages;
+    b->packages = (sbx_strs){0};
+    packages_add_files(x);
+    if (take_files(x, b, err))
         return -1;
     x->streams = b->streaming || q->accept == SBX_ACCEPT_SSE;
     take_spec(x, b);
     take_record(x);
-    return x->one_shot ? make(x, b, err) : 0;
+    if (!x->one_shot)
+        return 0;
+    if (!sbx_sandboxes_template(x->r->c.sandboxes, x->how->template_name))
+        return sbx_fail_field(err, "runtime", "runtime: this server has no template \"%s\"",
+                              x->how->template_name);
+    if (spec_of(b, x->how, &x->own, err))
+        return -1;
+    return x->packages.count ? 0 : run_make(x, err);
 }
 
 int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx_request *q,

@@ -38,18 +38,22 @@ void run_free(run *x)
     sbx_buf_done(&x->output[0]);
     sbx_buf_done(&x->output[1]);
     sbx_create_unref(x->create);
+    sbx_spec_done(&x->own);
+    sbx_strs_done(&x->packages);
+    free(x->installed);
+    free(x->complaint);
     sbx_reply_unref(x->reply);
     free(x);
 }
 
-static void run_unref(run *x)
+void run_unref(run *x)
 {
     SBX_ASSERT_THREAD(SBX_T_STREAM);
     if (--x->refs == 0)
         run_free(x);
 }
 
-static void flush(run *x)
+void run_flush(run *x)
 {
     int64_t grant = answer_flush(x);
 
@@ -79,7 +83,8 @@ static void record(run *x)
     memcpy(r->sandbox, x->sandbox, sizeof(r->sandbox));
     sbx_copy(r->error, sizeof(r->error), error ? error : "");
     r->truncated |= x->truncated;
-    sbx_ledger_record(c->ledger, r);
+    if (x->sandbox[0])
+        sbx_ledger_record(c->ledger, r);
     sbx_metrics_add(c->metrics, SBX_M_RUNS, outcome(x), 1);
     sbx_metrics_observe_us(c->metrics, SBX_M_RUN_SECONDS, x->how->runtime,
                            sbx_now_us() - x->from_us);
@@ -89,11 +94,11 @@ static void record(run *x)
 static void finish(run *x)
 {
     answer_end(x);
-    flush(x);
+    run_flush(x);
     if (x->busy)
         sbx_ledger_end(x->r->c.ledger, x->sandbox);
     record(x);
-    if (x->one_shot)
+    if (x->one_shot && x->sandbox[0])
         runs_delete_later(x->r, x->owner, x->sandbox);
     run_unref(x);
 }
@@ -121,7 +126,7 @@ static void conclude(run *x)
     x->tool = sbx_tool_run(x->r->c.stream, x->r->c.channels, x->sandbox, argv, &none, removed, x);
 }
 
-static void fail(run *x, const sbx_err *err)
+void run_fail(run *x, const sbx_err *err)
 {
     x->failure = *err;
     if (!x->record.duration_ms && x->started)
@@ -143,7 +148,7 @@ static void code_started(void *arg, sbx_command *c, int64_t pid)
         return;
     }
     answer_started(x);
-    flush(x);
+    run_flush(x);
 }
 
 static void code_output(void *arg, sbx_command *c, bool is_stderr, const char *data, size_t len)
@@ -156,7 +161,7 @@ static void code_output(void *arg, sbx_command *c, bool is_stderr, const char *d
         return;
     }
     answer_output(x, is_stderr, data, len);
-    flush(x);
+    run_flush(x);
 }
 
 static void code_gap(void *arg, sbx_command *c, uint64_t from, uint64_t to)
@@ -194,7 +199,7 @@ static void code_failed(void *arg, const sbx_err *err)
         told.code = SBX_E_CAPACITY; /* no channel here at the moment */
         told.retry_after_s = 1;
     }
-    fail(x, &told);
+    run_fail(x, &told);
 }
 
 static void code_lost(void *arg);
@@ -206,7 +211,7 @@ static const sbx_command_events code_events = {.started = code_started,
                                                .gap = code_gap,
                                                .lost = code_lost};
 
-static void start_code(run *x)
+void run_start_code(run *x)
 {
     x->record.started_ms = sbx_wall_ms();
     sbx_channels_exec(x->r->c.channels, x->sandbox, &x->spec, &code_events, x);
@@ -242,8 +247,7 @@ static void fail_on_stream(void *arg)
     free(f);
 }
 
-/* From any thread: fn(x, err) on STREAM. */
-static void pass_on(run *x, const sbx_err *err, void (*fn)(void *arg, const sbx_err *err))
+void run_pass_on(run *x, const sbx_err *err, void (*fn)(void *arg, const sbx_err *err))
 {
     failing *f = sbx_alloc(sizeof(*f));
 
@@ -253,7 +257,7 @@ static void pass_on(run *x, const sbx_err *err, void (*fn)(void *arg, const sbx_
 
 static void not_found_again(void *arg, const sbx_err *err)
 {
-    pass_on(arg, err, code_failed);
+    run_pass_on(arg, err, code_failed);
 }
 
 static void use_on_worker(void *arg)
@@ -301,17 +305,19 @@ static void files_over(void *arg, const sbx_err *why)
     if (why) {
         err = *why;
         name_files(&err);
-        fail(x, &err);
+        run_fail(x, &err);
         return;
     }
     x->written = true;
     if (x->left)
         conclude(x);
+    else if (x->packages.count && !x->one_shot)
+        packages_install(x);
     else
-        start_code(x);
+        run_start_code(x);
 }
 
-static void put_files(run *x)
+void run_put_files(run *x)
 {
     static const char *const argv[] = {"batch", NULL};
 
@@ -332,10 +338,10 @@ static void ready_on_stream(void *arg)
     if (x->left)
         conclude(x);
     else
-        put_files(x);
+        run_put_files(x);
 }
 
-static void failed_on_stream(void *arg, const sbx_err *err)
+void run_failed(void *arg, const sbx_err *err)
 {
     run *x = arg;
 
@@ -350,7 +356,7 @@ static void created(void *arg, const sbx_sandbox_row *row, const sbx_err *err)
 
     (void)row;
     if (err)
-        pass_on(x, err, failed_on_stream);
+        run_pass_on(x, err, run_failed);
     else
         sbx_stream_post(x->r->c.stream, ready_on_stream, x);
 }
@@ -362,14 +368,14 @@ static void can_use(void *arg)
 
 static void cannot_use(void *arg, const sbx_err *err)
 {
-    pass_on(arg, err, failed_on_stream);
+    run_pass_on(arg, err, run_failed);
 }
 
 /* --- the client, seen from STREAM --- */
 
 static void client_ready_on_stream(void *arg)
 {
-    flush(arg);
+    run_flush(arg);
 }
 
 static void client_closed_on_stream(void *arg)
@@ -379,6 +385,7 @@ static void client_closed_on_stream(void *arg)
     x->left = true;
     if (x->creating && x->create)
         sbx_create_abandon(x->create);
+    packages_give_up(x);
     if (x->tool && !x->exited)
         sbx_tool_give_up(x->tool);
     if (x->command)
@@ -396,24 +403,32 @@ static void client_closed(void *arg)
     sbx_stream_post(((run *)arg)->r->c.stream, client_closed_on_stream, arg);
 }
 
+void run_create(run *x)
+{
+    sbx_create_waiter waiter = {
+        .cancelled = sbx_reply_cancel_flag(x->reply), .over = created, .arg = x};
+
+    sbx_create_run(sbx_create_ref(x->create), &waiter);
+}
+
 void run_begin(run *x)
 {
     sbx_reply_events watch = {.ready = client_ready, .closed = client_closed, .arg = x};
-    const atomic_bool *cancelled = sbx_reply_cancel_flag(x->reply);
-    sbx_create_waiter waiter = {.cancelled = cancelled, .over = created, .arg = x};
 
-    x->refs = 2;
+    x->refs = x->one_shot && x->packages.count ? 3 : 2; /* one is packages_get()'s */
     x->creating = true;
     x->use = (sbx_use){.parts = &x->r->parts,
                        .owner = x->owner,
                        .sandbox = x->sandbox,
-                       .cancelled = cancelled,
+                       .cancelled = sbx_reply_cancel_flag(x->reply),
                        .ready = can_use,
                        .failed = cannot_use,
                        .arg = x};
     sbx_reply_watch(x->reply, &watch);
-    if (x->one_shot)
-        sbx_create_run(sbx_create_ref(x->create), &waiter);
-    else
+    if (!x->one_shot)
         sbx_sandbox_use(&x->use);
+    else if (x->packages.count)
+        packages_get(x);
+    else
+        run_create(x);
 }

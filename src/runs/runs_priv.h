@@ -54,6 +54,14 @@ typedef struct run {
     size_t counted;             /* of r->bytes */
     sbx_command_spec spec;      /* until it was posted to the channel */
 
+    sbx_strs packages;           /* that were asked for */
+    char *installed, *complaint; /* what there is of them as JSON, or the installer's last lines */
+    sbx_spec own;                /* one shot, until the create has begun */
+    sbx_package_want want;       /* one shot with packages */
+    bool wanting, wanted;        /* it is waited for; it was answered */
+    size_t progressed;           /* bytes of its progress that were told */
+    struct installer *installer; /* in a sandbox that is there, while it runs */
+
     sbx_create *create; /* one shot */
     sbx_use use;
     bool creating; /* the create is under way */
@@ -84,8 +92,37 @@ run *run_new(sbx_runs *r, const char *owner, const char *sandbox, sbx_reply *rep
 void run_begin(run *x);
 void run_free(run *x); /* nobody else has it */
 
+/** Write the intent of a one-shot sandbox. WORKER. */
+int run_make(run *x, sbx_err *err);
+/** Write code and files. STREAM. */
+void run_put_files(run *x);
+void run_start_code(run *x);
+void run_fail(run *x, const sbx_err *err);
+/** It has no sandbox, or not more than one that failed. STREAM. */
+void run_failed(void *x, const sbx_err *err);
+/** Begin to make the sandbox whose intent is written. WORKER. */
+void run_create(run *x);
+/** From any thread: fn(x, err) on STREAM. */
+void run_pass_on(run *x, const sbx_err *err, void (*fn)(void *arg, const sbx_err *err));
+void run_unref(run *x);
+/** Hand on what the client takes. STREAM. */
+void run_flush(run *x);
+
+/* --- packages.c: what a run needs before its code --- */
+
+/** Of a one-shot run: get them, then make the sandbox. WORKER. */
+void packages_get(run *x);
+/** Of a run in a sandbox that is there: install them, then start the code. STREAM. */
+void packages_install(run *x);
+/** The client has left. STREAM. */
+void packages_give_up(run *x);
+/** What has to be written for that beside the files. */
+void packages_add_files(run *x);
+
 /* --- answer.c: what the client gets. STREAM. --- */
 
+/** A line of an installer. */
+void answer_progress(run *x, const char *line, size_t len);
 /** The code has started. */
 void answer_started(run *x);
 void answer_output(run *x, bool is_stderr, const char *data, size_t len);

@@ -12,7 +12,7 @@
 /* What no pool has. */
 static bool never_pooled(const sbx_spec *spec)
 {
-    return spec->image || spec->limits.disk_mb;
+    return spec->image || spec->limits.disk_mb || spec->mount.volume[0];
 }
 
 static void fill_wish(const sbx_sandboxes *s, const sbx_spec *spec, pool_wish *ret)

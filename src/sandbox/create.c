@@ -14,7 +14,7 @@
 #define RETRY_MS 100  /* until the lane has room again */
 #define UNDO_MS  1000 /* until a failure is written, if it could not be */
 
-const char *sandbox_template_image(const sbx_sandboxes *s, const char *name)
+const char *sbx_sandboxes_template(const sbx_sandboxes *s, const char *name)
 {
     for (size_t i = 0; i < s->template_count; i++)
         if (strcmp(s->templates[i].name, name) == 0)
@@ -33,7 +33,7 @@ static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const cha
     *ret_image = spec->image;
     if (!wanted)
         return 0;
-    const char *image = sandbox_template_image(s, wanted);
+    const char *image = sbx_sandboxes_template(s, wanted);
     if (image && !spec->image)
         *ret_image = image;
     if (image)
@@ -141,7 +141,7 @@ static void machine_id(const sbx_sandbox_row *r, char out[2 * SBX_PROTO_TOKEN_BY
     sbx_hex(hash, SBX_PROTO_TOKEN_BYTES, out);
 }
 
-static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
+static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r, const sbx_mount *mount,
                             const sbx_network_access *access, char ret_id[65], sbx_err *err)
 {
     static const char *const entrypoint[] = {SBX_AGENT_PROGRAM, NULL};
@@ -169,6 +169,7 @@ static int create_container(sbx_sandboxes *s, const sbx_sandbox_row *r,
                                .dns = access->dns_count ? dns : NULL,
                                .volume = s->volume,
                                .volume_target = SBX_AGENT_DIR,
+                               .mount = mount,
                                .runtime = r->runtime,
                                .disk_bytes = r->disk_mb * (int64_t)MIB,
                                .ret_disk_enforced = &enforced,
@@ -230,13 +231,14 @@ static void explain_dead(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_err *
 }
 
 /* @return 0, 1 if the engine refused the container as it is, or -1; err is set unless 0. */
-static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)
+static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
+                     const sbx_mount *mount, sbx_err *err)
 {
     sandbox_network net;
     sbx_greeting *g;
 
     if (sandbox_network_begin(s, row, &net, err) ||
-        create_container(s, row, &net.access, row->container_id, err) ||
+        create_container(s, row, mount, &net.access, row->container_id, err) ||
         sandbox_connect(s, row, env, false, &g, err))
         return -1;
     if (s->c.engine->ops->start(s->c.engine, row->container_id, err)) {
@@ -258,17 +260,17 @@ static int try_start(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *en
 /* Whoever prunes the engine's volumes takes the agent's with them, and the engine then mounts an
  * empty one: so a refused start is tried once more with the volume filled again. */
 static int start_container(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
-                           sbx_err *err)
+                           const sbx_mount *mount, sbx_err *err)
 {
     sbx_err again;
-    int rc = try_start(s, row, env, err);
+    int rc = try_start(s, row, env, mount, err);
 
     if (rc != 1)
         return rc;
     s->c.engine->ops->volume_forget(s->c.engine, s->volume);
     if (sandbox_remove_container(s, row->id, &again) || sbx_sandboxes_prepare(s, &again))
         return -1;
-    return try_start(s, row, env, err) ? -1 : 0;
+    return try_start(s, row, env, mount, err) ? -1 : 0;
 }
 
 /* --- the main process --- */
@@ -484,15 +486,16 @@ static bool undo(sbx_create *c, sbx_err *err)
     return false;
 }
 
-int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env, sbx_err *err)
+int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
+                     const sbx_mount *mount, sbx_err *err)
 {
-    return sbx_sandboxes_prepare(s, err) || start_container(s, row, env, err) ? -1 : 0;
+    return sbx_sandboxes_prepare(s, err) || start_container(s, row, env, mount, err) ? -1 : 0;
 }
 
 /* The main process comes before `running`: what waits to be ready is mostly the main process. */
 static int start_all(sbx_create *c, sbx_err *err)
 {
-    if (sandbox_bring_up(c->s, &c->row, &c->spec.env, err))
+    if (sandbox_bring_up(c->s, &c->row, &c->spec.env, &c->spec.mount, err))
         return -1;
     sandbox_start_main(c->s, &c->row);
     return 0;

@@ -349,7 +349,7 @@ static int begin_start(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_move *v, sbx_
               .deadline_s = start_deadline_s(s, row),
               .goal = fresh ? "fresh" : NULL,
               .template_name = v->template_name,
-              .image = v->template_name ? sandbox_template_image(s, v->template_name) : NULL};
+              .image = v->template_name ? sbx_sandboxes_template(s, v->template_name) : NULL};
     int rc = begin(s, row, v, &m, err);
 
     return rc ? rc : sandbox_start(s, row, err);
@@ -364,7 +364,7 @@ static int begin_stop(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_move *v, sbx_e
                       : v->fresh            ? "fresh"
                                             : "start",
               .template_name = v->template_name,
-              .image = v->template_name ? sandbox_template_image(s, v->template_name) : NULL};
+              .image = v->template_name ? sbx_sandboxes_template(s, v->template_name) : NULL};
     int rc = begin(s, row, v, &m, err);
 
     return rc ? rc : do_stop(s, row, frozen, v->grace_s, err);
@@ -415,7 +415,7 @@ static int step(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_move *v, sbx_err *er
     }
     if (v->begun || !(verbs[v->verb].from & 1u << now))
         return refuse(v, row, err);
-    if (v->template_name && !sandbox_template_image(s, v->template_name))
+    if (v->template_name && !sbx_sandboxes_template(s, v->template_name))
         return sbx_fail_field(err, "template", "template: there is no template \"%s\"",
                               v->template_name);
     if (v->env.count) {

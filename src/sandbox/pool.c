@@ -103,7 +103,7 @@ int sandbox_pools_new(sbx_sandboxes *s, const char *text, sbx_pools **ret, sbx_e
     if (sbx_pool_options_parse(text, s->c.network, p->options, &p->option_count, err))
         return -1;
     for (size_t i = 0; i < p->option_count; i++)
-        if (!sandbox_template_image(s, p->options[i].row.template_name))
+        if (!sbx_sandboxes_template(s, p->options[i].row.template_name))
             return sbx_fail(err, SBX_E_INVALID, "option --pool: there is no template \"%s\"",
                             p->options[i].row.template_name);
     return 0;
@@ -359,7 +359,7 @@ static int read_resize(sbx_sandboxes *s, const char *body, size_t len, sbx_pool_
                  ? -1
                  : 0;
 
-    if (!rc && !sandbox_template_image(s, want.template_name))
+    if (!rc && !sbx_sandboxes_template(s, want.template_name))
         rc = sbx_fail_field(err, "template", "template: there is no template \"%s\"",
                             want.template_name);
     if (!want.max_given)

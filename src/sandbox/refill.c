@@ -81,7 +81,7 @@ static void take_rows_locked(sbx_pools *p, const sbx_pool_row *rows, int count)
         if (!k)
             continue;
         k->row = rows[i];
-        k->known = sandbox_template_image(p->s, k->row.template_name) != NULL &&
+        k->known = sbx_sandboxes_template(p->s, k->row.template_name) != NULL &&
                    sbx_size_limits(k->row.size, &k->cpu_milli, &k->memory_mb);
     }
 }
@@ -249,7 +249,7 @@ static void settle_doubts(sbx_pools *p)
 static int name_kind(sbx_pools *p, pool_kind *k, sbx_err *err)
 {
     sbx_sandboxes *s = p->s;
-    const char *image = sandbox_template_image(s, k->row.template_name);
+    const char *image = sbx_sandboxes_template(s, k->row.template_name);
     sbx_image_info info = {0};
     unsigned char hash[SBX_HASH_BYTES];
     char text[1024], name[POOL_NAME_BYTES], hex[SBX_POOL_HASH_BYTES];

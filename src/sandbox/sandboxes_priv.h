@@ -63,9 +63,10 @@ int sandbox_connect_again(sbx_sandboxes *s, sbx_sandbox_row *row, bool adopted, 
 /* The image's USER. @return 0, 1 if the engine does not have the image, -1. */
 int sandbox_look_at_image(sbx_sandboxes *s, const char *image, char **ret_user,
                           sbx_err *err) SBX_MUST_CHECK;
-/* The agent's volume, a new container, its agent's answer. Fills container_id. */
+/* The agent's volume, a new container, its agent's answer. Fills container_id.
+ * @param mount  one more volume, or NULL. */
 int sandbox_bring_up(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,
-                     sbx_err *err) SBX_MUST_CHECK;
+                     const sbx_mount *mount, sbx_err *err) SBX_MUST_CHECK;
 /* Start the main process, if there is to be one; the agent refuses a second. */
 void sandbox_start_main(sbx_sandboxes *s, const sbx_sandbox_row *row);
 
@@ -145,7 +146,7 @@ void sandbox_created(const sbx_create *c);
 #define SANDBOX_DEFAULT_TEMPLATE "python"
 
 /* The image of a template. @return NULL if there is no such template. */
-const char *sandbox_template_image(const sbx_sandboxes *s, const char *name);
+const char *sbx_sandboxes_template(const sbx_sandboxes *s, const char *name);
 
 /* What a container needs to join its network, and when that was found. */
 typedef struct sandbox_network {

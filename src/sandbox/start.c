@@ -39,7 +39,7 @@ static int run_anew(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
         sbx_store_sandbox_take(s->c.store, row->id, s->c.worker, &row->epoch, err) ||
         sbx_store_sandbox_env(s->c.store, row->id, &env, err))
         return -1;
-    int rc = sandbox_bring_up(s, row, &env, err);
+    int rc = sandbox_bring_up(s, row, &env, NULL, err);
     sbx_pairs_done(&env);
     return rc;
 }

@@ -509,6 +509,77 @@
       "INSERT INTO public.pools AS p (key, template, size, network, min, max)"                     \
       " VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint)"                                           \
       " ON CONFLICT (key) DO UPDATE SET min = excluded.min, max = excluded.max")                   \
+    /* $1 owner, $2 request, $3 set, $4 worker, $5 installer, $6 seconds. Decided by the request's  \
+     * row alone, of which ON CONFLICT sees the newest version; other tables are seen as they were  \
+     * before. */                                                                                   \
+    X(PACKAGES_CLAIM, 6, OWNER,                                                                     \
+      "WITH r AS (INSERT INTO public.package_requests AS s (owner, request, set_id, state, worker," \
+      " until_at) VALUES ($1, $2::bytea, $3, 'installing', $4, now() + make_interval(secs => $6::int))" \
+      " ON CONFLICT (owner, request) DO UPDATE SET set_id = excluded.set_id, state = 'installing'," \
+      " worker = excluded.worker, until_at = excluded.until_at, code = NULL, error = NULL,"         \
+      " output = NULL WHERE s.set_id = excluded.set_id OR s.until_at <= now()"                      \
+      " OR (s.state = 'installing' AND " HOLDER_IS_DEAD ") RETURNING 1),"                           \
+      " n AS (INSERT INTO public.package_sets (id, owner, installer, state, worker, deadline_at)"   \
+      " SELECT $3, $1, $5, 'installing', $4, now() + make_interval(secs => $6::int) FROM r"         \
+      " ON CONFLICT (id) DO NOTHING),"                                                              \
+      " t AS (UPDATE public.package_sets p SET used_at = now() FROM public.package_requests q"      \
+      " WHERE q.owner = $1 AND q.request = $2::bytea AND q.state = 'sealed' AND q.until_at > now()" \
+      " AND p.id = q.set_id AND p.state = 'sealed' RETURNING p.id, p.installed)"                    \
+      " SELECT CASE WHEN EXISTS (SELECT 1 FROM r) THEN 'mine' WHEN t.id IS NOT NULL THEN 'sealed'"  \
+      " WHEN q.state = 'failed' THEN 'failed' ELSE 'wait' END, coalesce(t.id, q.set_id),"           \
+      " t.installed::text, q.code, q.error, q.output FROM (SELECT 1) AS one"                        \
+      " LEFT JOIN public.package_requests q ON q.owner = $1 AND q.request = $2::bytea"              \
+      " LEFT JOIN t ON true")                                                                       \
+    X(PACKAGES_STAGE, 3, SYSTEM,                                                                    \
+      "UPDATE public.package_sets SET sandbox = $3"                                                 \
+      " WHERE id = $1 AND worker = $2 AND state = 'installing' RETURNING 1")                        \
+    /* $1 set, $2 worker, $3 key, $4 installed, $5 bytes, $6 seconds. */                            \
+    X(PACKAGES_SEAL, 6, SYSTEM,                                                                     \
+      "WITH m AS (SELECT id, owner FROM public.package_sets"                                        \
+      " WHERE id = $1 AND worker = $2 AND state = 'installing' FOR UPDATE),"                        \
+      " o AS (UPDATE public.package_sets p SET used_at = now() FROM m WHERE p.owner = m.owner"      \
+      " AND p.key = $3::bytea AND p.state = 'sealed' RETURNING p.id),"                              \
+      " u AS (UPDATE public.package_sets p SET key = $3::bytea, installed = $4::json,"              \
+      " size_bytes = $5::bigint, used_at = now(), sandbox = NULL,"                                  \
+      " state = CASE WHEN EXISTS (SELECT 1 FROM o) THEN 'removing' ELSE 'sealed' END"               \
+      " FROM m WHERE p.id = m.id RETURNING p.id),"                                                  \
+      " r AS (UPDATE public.package_requests SET state = 'sealed',"                                 \
+      " set_id = coalesce((SELECT id FROM o), $1), until_at = now() + make_interval(secs => $6::int)" \
+      " WHERE set_id = $1 AND state = 'installing' AND EXISTS (SELECT 1 FROM u))"                   \
+      " SELECT coalesce((SELECT id FROM o), id) FROM u")                                            \
+    X(PACKAGES_FAIL, 6, SYSTEM,                                                                     \
+      "WITH u AS (UPDATE public.package_sets SET state = 'removing'"                                \
+      " WHERE id = $1 AND worker = $2 AND state = 'installing')"                                    \
+      " UPDATE public.package_requests SET state = 'failed', code = $3, error = $4, output = $5,"   \
+      " until_at = now() + make_interval(secs => $6::int) WHERE set_id = $1 AND state = 'installing'") \
+    X(PACKAGES_LOST, 1, SYSTEM,                                                                     \
+      "WITH u AS (UPDATE public.package_sets SET state = 'removing', installed = NULL"              \
+      " WHERE id = $1 AND state = 'sealed')"                                                        \
+      " DELETE FROM public.package_requests WHERE set_id = $1 AND state = 'sealed'")                \
+    X(PACKAGES_OVERDUE, 0, SYSTEM,                                                                  \
+      "WITH u AS (UPDATE public.package_sets s SET state = 'removing' WHERE state = 'installing'"   \
+      " AND (deadline_at <= now() OR " HOLDER_IS_DEAD ") RETURNING id)"                             \
+      " DELETE FROM public.package_requests WHERE until_at <= now() - interval '1 day'"             \
+      " OR (state = 'installing' AND set_id IN (SELECT id FROM u))")                                \
+    X(PACKAGES_EVICT, 2, SYSTEM,                                                                    \
+      "WITH a AS (SELECT id, sum(size_bytes) OVER (ORDER BY used_at DESC, id) AS total"             \
+      " FROM public.package_sets WHERE state = 'sealed'),"                                          \
+      " u AS (UPDATE public.package_sets p SET state = 'removing' FROM a WHERE p.id = a.id"         \
+      " AND a.total > $1::bigint AND p.state = 'sealed'"                                            \
+      " AND p.used_at <= now() - make_interval(secs => $2::int) RETURNING p.id),"                   \
+      " d AS (DELETE FROM public.package_requests WHERE set_id IN (SELECT id FROM u))"              \
+      " SELECT count(*) FROM u")                                                                    \
+    X(PACKAGES_ALL, 0, SYSTEM,                                                                      \
+      "SELECT id, owner, sandbox, state = 'removing', state <> 'installing' AND installed IS NOT NULL," \
+      " CASE WHEN state = 'sealed' THEN size_bytes ELSE 0 END FROM public.package_sets")            \
+    X(PACKAGES_REMOVED, 1, SYSTEM,                                                                  \
+      "DELETE FROM public.package_sets WHERE id = $1 AND state = 'removing'")                       \
+    X(PACKAGES_RESTORE, 1, SYSTEM,                                                                  \
+      "UPDATE public.package_sets s SET state = 'sealed', used_at = now()"                          \
+      " WHERE id = $1 AND state = 'removing' AND installed IS NOT NULL AND NOT EXISTS"              \
+      " (SELECT 1 FROM public.package_sets o WHERE o.owner = s.owner AND o.key = s.key"             \
+      " AND o.state = 'sealed')")                                                                   \
+                                                                                                    \
     /* A lock of the session: alone (exclusive) or with others (shared). */                        \
     X(PRESENCE_ALONE, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                        \
     X(PRESENCE_SHARED, 1, SYSTEM, "SELECT pg_try_advisory_lock_shared($1::bigint)")                \

@@ -538,11 +538,13 @@ class Service:
             raise AssertionError("; ".join(problems))
 
     def _leaked_volumes(self):
-        """All but the one with the agent, which stays for the next create."""
+        """All but the one with the agent, which stays for the next create, and sealed packages."""
+        sealed = self.psql("SELECT 'sandboxd-packages-' || id FROM package_sets"
+                           " WHERE state = 'sealed'").split()
         filters = json.dumps({"label": [f"sandboxd.cluster={self.cluster}"]})
         told = self.engine.call("GET", "/volumes", {"filters": filters})["Volumes"] or []
         return [f"leaked volume {v['Name']}" for v in told
-                if not v["Name"].startswith("sandboxd-agent-")]
+                if not v["Name"].startswith("sandboxd-agent-") and v["Name"] not in sealed]
 
     def tail(self, lines=40):
         """The end of each server's log, for the report of a failure."""

@@ -75,6 +75,7 @@ Test(error, the_codes_are_those_of_the_contract)
         {"uri_too_long", 414},
         {"unsupported_media_type", 415},
         {"range_not_satisfiable", 416},
+        {"package_failed", 422},
         {"rate_limited", 429},
         {"quota_exceeded", 429},
         {"headers_too_large", 431},

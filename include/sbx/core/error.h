@@ -19,6 +19,7 @@
     X(URI_TOO_LONG, 414, "uri_too_long", "The request target is too long")                         \
     X(MEDIA_TYPE, 415, "unsupported_media_type", "The request body has another type")              \
     X(RANGE, 416, "range_not_satisfiable", "The resource has no such range")                       \
+    X(PACKAGE, 422, "package_failed", "A package could not be installed")                          \
     X(RATE_LIMITED, 429, "rate_limited", "Too many requests")                                      \
     X(QUOTA, 429, "quota_exceeded", "A limit of the account is reached")                           \
     X(HEADERS_TOO_LARGE, 431, "headers_too_large", "The request headers are too large")            \

@@ -109,6 +109,9 @@ int sbx_json_decode(const sbx_json *obj, const sbx_json_field *fields, void *out
 void sbx_json_struct_done(const sbx_json_field *fields, void *s);
 void sbx_strs_done(sbx_strs *s);
 void sbx_pairs_done(sbx_pairs *p);
+/** Add one more; copied. */
+void sbx_strs_add(sbx_strs *s, const char *item);
+void sbx_pairs_add(sbx_pairs *p, const char *name, const char *value);
 
 /* --- writing --- */
 

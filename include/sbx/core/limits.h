@@ -98,6 +98,24 @@
 #define SBX_RUN_MARGIN_S   60 /* that a run's sandbox may live longer than its code */
 #define SBX_RUN_TICK_MS    2000
 
+/* Packages */
+#define SBX_MAX_PACKAGES         100        /* of one request */
+#define SBX_MAX_PACKAGE_BYTES    214        /* one of them, with its versions */
+#define SBX_MAX_INSTALLS         8          /* at once, of one worker */
+#define SBX_MAX_OWNER_INSTALLS   3          /* of those, of one user */
+#define SBX_MAX_PACKAGE_WAITS    1024       /* requests that wait for them */
+#define SBX_MAX_PACKAGE_LIST     (64 * KIB) /* what was installed, as JSON */
+#define SBX_INSTALL_CPU_MILLI    2000
+#define SBX_INSTALL_MEMORY_MB    1024
+#define SBX_INSTALL_PIDS         512
+#define SBX_INSTALL_LINE_BYTES   1024       /* of its output; longer lines are split */
+#define SBX_INSTALL_TAIL_BYTES   (16 * KIB) /* of its output, in which the reason is looked for */
+#define SBX_INSTALL_OUTPUT_BYTES 4096       /* of that, told with a failure */
+#define SBX_INSTALL_LOOK_S       60         /* for looking at what was installed */
+#define SBX_PACKAGES_FAILED_S    20         /* a failure is remembered, and answered again */
+#define SBX_PACKAGES_USE_S       1800       /* after its last use, until a set may be removed */
+#define SBX_PACKAGES_PINNED_TTL  30         /* times the time to live, if all versions are exact */
+
 /* Checks */
 #define SBX_MAX_CHECK_BYTES      (8 * KIB) /* a check's command, all arguments together */
 #define SBX_MAX_CHECK_PATH_BYTES 4095

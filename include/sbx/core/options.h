@@ -45,6 +45,20 @@
       "private places open to them: ADDRESS[/BITS][:PORT], joined by commas")                      \
     X(guard_image, STR, "guard-image", "SBX_GUARD_IMAGE", "sandboxd/guard:1", 0, 0, 0,             \
       "image of the helper that holds the firewall's rules")                                       \
+    X(pip_index_url, STR, "pip-index-url", "SBX_PIP_INDEX_URL", "", 0, 0, 1,                       \
+      "index that Python packages come from; empty: pip's own")                                    \
+    X(npm_registry, STR, "npm-registry", "SBX_NPM_REGISTRY", "", 0, 0, 1,                          \
+      "registry that Node.js packages come from; empty: npm's own")                                \
+    X(packages_ca, STR, "packages-ca", "SBX_PACKAGES_CA", "", 0, 0, 0,                             \
+      "PEM file of the certificates by which these are trusted; empty: the image's")               \
+    X(packages_timeout_s, INT, "packages-timeout", "SBX_PACKAGES_TIMEOUT", "300", 5, 3600, 0,      \
+      "seconds for installing the packages of a run")                                              \
+    X(packages_ttl_s, INT, "packages-ttl", "SBX_PACKAGES_TTL", "86400", 1, 2592000, 0,             \
+      "seconds until names without an exact version are looked up anew")                           \
+    X(packages_mb, INT, "packages-mb", "SBX_PACKAGES_MB", "10240", 0, 16777216, 0,                 \
+      "MB of installed packages that are kept for further runs")                                   \
+    X(packages_set_mb, INT, "packages-set-mb", "SBX_PACKAGES_SET_MB", "1024", 1, 1048576, 0,       \
+      "MB that the packages of one run may take")                                                  \
     X(metrics_token, STR, "metrics-token", "SBX_METRICS_TOKEN", "", 0, 0, 1,                       \
       "bearer token of /metrics; empty: loopback only")                                            \
     X(log_level, STR, "log-level", "SBX_LOG_LEVEL", "info", 0, 0, 0, "debug, info, warn or error") \

@@ -21,6 +21,13 @@ typedef struct sbx_engine sbx_engine;
 typedef struct sbx_engine_conn sbx_engine_conn; /* a hijacked byte stream */
 typedef struct sbx_engine_pull sbx_engine_pull; /* an image on its way */
 
+/* A volume in a container. */
+typedef struct sbx_mount {
+    char volume[96]; /* "": none */
+    char path[64];
+    bool writable;
+} sbx_mount;
+
 typedef struct sbx_container_spec {
     const char *name, *image, *hostname;
     const char *const *entrypoint; /* NULL-terminated */
@@ -31,6 +38,7 @@ typedef struct sbx_container_spec {
     const char *const *dns;                        /* addresses, NULL-terminated; or NULL */
     const char *volume;                            /* named volume, or NULL */
     const char *volume_target;                     /* where, read-only */
+    const sbx_mount *mount;                        /* one more volume, or NULL */
     const char *runtime;                           /* NULL or "": the engine's default */
     int64_t disk_bytes;                            /* that it may write; 0: no limit */
     bool *ret_disk_enforced;    /* set if disk_bytes is: does the storage driver keep the limit? */
@@ -88,6 +96,11 @@ typedef struct sbx_volume_file {
     const void *data;
     size_t len;
 } sbx_volume_file;
+
+typedef struct sbx_volume_info {
+    char name[96];
+    int64_t created_ms; /* wall clock, in seconds; 0: not known */
+} sbx_volume_info;
 
 /* What the engine says of itself and its host. */
 typedef struct sbx_engine_facts {
@@ -167,6 +180,17 @@ typedef struct sbx_engine_ops {
     /* Forget that the volume is complete: when a start failed because a file is missing, somebody
      * removed the volume and the engine made an empty one. Ensure it again, then start again. */
     void (*volume_forget)(sbx_engine *e, const char *volume);
+    /* Make an empty volume with the labels of the cluster and sandboxd.role=`role`; one of that
+     * name that is there is left alone. */
+    int (*volume_make)(sbx_engine *e, const char *volume, const char *cluster, const char *role,
+                       sbx_err *err);
+    /* NOT_FOUND: there is none. */
+    int (*volume_look)(sbx_engine *e, const char *volume, sbx_err *err);
+    /* One that is gone is success. CONFLICT: a container has it. */
+    int (*volume_remove)(sbx_engine *e, const char *volume, sbx_err *err);
+    /* Those of the cluster and role; *ret is the caller's to free (NULL if none). */
+    int (*volume_list)(sbx_engine *e, const char *cluster, const char *role, sbx_volume_info **ret,
+                       size_t *ret_count, sbx_err *err);
     /* Make sure that a bridge network of this name is there: on the host interface `bridge`,
      * labelled with the cluster, without IPv6 and without traffic among its containers. Any number
      * of servers may call at once. CONFLICT if one of that name is there with other settings. */

@@ -40,6 +40,11 @@ typedef struct sbx_metrics sbx_metrics;
       "1 while open sandboxes may start: the firewall's rules are in force")                       \
     X(GUARD_RESTORED, COUNTER, "sandboxd_guard_restored_total", NULL,                              \
       "How often the firewall's rules were found changed and set again")                           \
+    X(PACKAGES, COUNTER, "sandboxd_packages_total", "installer,result",                            \
+      "Package sets that were asked for or removed, by what came of it")                           \
+    X(PACKAGE_SECONDS, HISTOGRAM, "sandboxd_packages_install_duration_seconds", "installer",       \
+      "Installing a set of packages")                                                              \
+    X(PACKAGE_BYTES, GAUGE, "sandboxd_packages_bytes", NULL, "Installed packages that are kept")   \
     X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
     X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")                        \
     X(EVENT_VIEWERS, GAUGE, "sandboxd_event_viewers", NULL, "Open event streams")

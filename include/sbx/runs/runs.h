@@ -11,6 +11,7 @@
 
 #include "sbx/http/http.h"
 #include "sbx/metrics/metrics.h"
+#include "sbx/packages/packages.h"
 #include "sbx/sandbox/sandboxes.h"
 #include "sbx/sandbox/use.h"
 
@@ -24,6 +25,7 @@ typedef struct sbx_runs_config {
     sbx_ledger *ledger;
     sbx_metrics *metrics;
     sbx_sandboxes *sandboxes;
+    sbx_packages *packages;
     const char *worker; /* id; borrowed */
 } sbx_runs_config;
 

@@ -62,6 +62,9 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret,
                       sbx_err *err) SBX_MUST_CHECK;
 void sbx_sandboxes_free(sbx_sandboxes *s); /* after STREAM has ended */
 
+/** The image of a template, or NULL if there is none. Any thread. */
+const char *sbx_sandboxes_template(const sbx_sandboxes *s, const char *name);
+
 /** Put the volume with the programs onto the engine host, so that the first create need not. */
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
 

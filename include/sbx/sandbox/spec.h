@@ -3,6 +3,7 @@
 #define SBX_SANDBOX_SPEC_H
 
 #include "sbx/core/json.h"
+#include "sbx/engine/engine.h"
 #include "sbx/sandbox/check.h"
 
 typedef struct sbx_spec {
@@ -22,6 +23,9 @@ typedef struct sbx_spec {
     sbx_check readiness, health;
     bool has_readiness, has_health;
     bool wait;
+    /* Of the server itself, no field of a request: for the first container, not for one that a
+     * later start makes anew. */
+    sbx_mount mount;
 } sbx_spec;
 
 extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */
