@@ -143,13 +143,13 @@ class Requests(Shared):
                 (404, "not_found"), (405, "method_not_allowed"), (406, "not_acceptable"),
                 (409, "conflict"), (410, "gone"), (412, "precondition_failed"),
                 (413, "payload_too_large"), (414, "uri_too_long"), (415, "unsupported_media_type"),
-                (416, "range_not_satisfiable"), (429, "rate_limited"),
+                (416, "range_not_satisfiable"), (422, "package_failed"), (429, "rate_limited"),
                 (429, "quota_exceeded"), (431, "headers_too_large")), 1):
             r = self.probe.get("/fail?code=%d" % code)
             self.problem(r, status, wire)
             if status == 401:
                 self.assertEqual(r.headers["www-authenticate"], "Bearer")
-        r = self.probe.get("/fail?code=14&after=7&field=limits.cpus&sandbox=abc")
+        r = self.probe.get("/fail?code=15&after=7&field=limits.cpus&sandbox=abc")
         p = self.problem(r, 429, "rate_limited")
         self.assertEqual(r.headers["retry-after"], "7")
         self.assertEqual(p["errors"], [{"field": "limits.cpus", "message": "as you wished"}])
