@@ -163,14 +163,19 @@ typedef struct scan {
     const agent_tree_except *except;
     int sig;   /* sent to each member at once; 0: none */
     bool once; /* only to those that have not had it */
+    bool left; /* also those that were stopped, and whose parent was killed */
     size_t alive, fresh;
     uint64_t ticks, pages, threads; /* of all members */
 } scan;
 
-/* Takes a process into the tree if its parent is in it. */
+/* Takes a process into the tree if its parent is in it. Not every kernel gives orphans to the
+ * nearest subreaper: in gVisor's they go to the first process of all. */
 static bool join(scan *s, const proc *p)
 {
-    if (bit(in_tree, p->pid) || (p->ppid != s->root && !bit(in_tree, p->ppid)))
+    bool kin = p->ppid == s->root || bit(in_tree, p->ppid) ||
+               (s->left && p->state == 'T' && bit(signalled, p->pid));
+
+    if (bit(in_tree, p->pid) || !kin)
         return false;
     if (p->pid == s->root || excepted(s->except, p->pid))
         return false;
@@ -229,7 +234,7 @@ void agent_tree_kill(pid_t root, const agent_tree_except *except, int limit_ms,
                      void (*reap)(void *arg), void *arg)
 {
     scan stop = {.root = root, .except = except, .sig = SIGSTOP, .once = true};
-    scan end = {.root = root, .except = except, .sig = SIGKILL};
+    scan end = {.root = root, .except = except, .sig = SIGKILL, .left = true};
     uint64_t until = agent_now_ms() + (uint64_t)limit_ms;
 
     agent_pages_forget(signalled, sizeof signalled);
