@@ -18,7 +18,8 @@
 #define SBX_AGENT_PROGRAM SBX_AGENT_DIR "/sbx-agent"
 
 /* Why an agent of version 1 cannot do what was asked. */
-#define SBX_OLD_AGENT "this sandbox was started by an older version; restart it"
+#define SBX_OLD_AGENT                                                                              \
+    "this sandbox was made by an older version: make a new one, or reset it hard (its files go)"
 
 typedef struct sbx_channels sbx_channels;
 typedef struct sbx_command sbx_command; /* one follower of a command on a channel; STREAM */
