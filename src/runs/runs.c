@@ -93,6 +93,6 @@ void sbx_runs_tick(void *arg)
         delete_one(l);
         l = next;
     }
-    if (sbx_store_run_orphans(r->c.store, MAX_ORPHANS, &ended, &err))
+    if (sbx_store_run_orphans(r->c.store, r->c.worker, MAX_ORPHANS, &ended, &err))
         sbx_log_err(SBX_WARN, "cleanup could not look", &err, "what", "runs", NULL);
 }

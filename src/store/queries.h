@@ -353,9 +353,10 @@
     X(RUN_BEGIN, 3, SYSTEM,                                                                        \
       "UPDATE public.sandboxes SET run = $2::text, run_worker = $3::text"                          \
       " WHERE id = $1 AND state NOT IN ('deleting', 'deleted') RETURNING id")                      \
-    /* Of each at most $1. The reaper ends what has no lifetime left. */                           \
-    X(RUN_ORPHANS, 1, SYSTEM,                                                                      \
-      "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE run_worker IS NOT NULL"      \
+    /* At most $1, of others than $2, who knows what he follows. The reaper ends what has no        \
+     * lifetime left. */                                                                            \
+    X(RUN_ORPHANS, 2, SYSTEM,                                                                      \
+      "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE run_worker <> $2::text"      \
       " AND state NOT IN ('deleting', 'deleted')"                                                  \
       " AND NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.run_worker"                  \
       " AND w.heartbeat_at > now() - interval '10 seconds')"                                       \

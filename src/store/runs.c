@@ -19,12 +19,14 @@ int sbx_store_run_begin(sbx_store *s, const char *sandbox, const char *run, cons
     return 0;
 }
 
-int sbx_store_run_orphans(sbx_store *s, int64_t limit, int64_t *ret, sbx_err *err)
+int sbx_store_run_orphans(sbx_store *s, const char *worker, int64_t limit, int64_t *ret,
+                          sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     store_params p = {0};
 
     store_p_int(&p, limit);
+    store_p_str(&p, worker);
     if (store_exec(s, Q_RUN_ORPHANS, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     *ret = store_int(r, 0, 0);

@@ -62,7 +62,7 @@ Test(store_runs, those_of_a_dead_worker_end_now_and_are_recorded_as_interrupted)
     OK(sbx_store_run_begin(store, mine.s, other.s, owner.s, &err));
     OK(sbx_store_run_begin(store, box.s, id.s, dead.s, &err));
     sql("UPDATE sandboxes SET expires_at = now() + interval '1 hour', on_timeout = 'pause'");
-    OK(sbx_store_run_orphans(store, 100, &n, &err));
+    OK(sbx_store_run_orphans(store, owner.s, 100, &n, &err));
     cr_expect_eq(n, 1);
     cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE id = '%s' AND expires_at <= now()"
                      " AND on_timeout = 'delete' AND run_worker IS NULL",
@@ -75,9 +75,14 @@ Test(store_runs, those_of_a_dead_worker_end_now_and_are_recorded_as_interrupted)
     cr_expect_eq(o.exit_code, -1);
     cr_expect_not(o.running);
     sbx_exec_record_done(&o);
-    OK(sbx_store_run_orphans(store, 100, &n, &err));
+    OK(sbx_store_run_orphans(store, owner.s, 100, &n, &err));
     cr_expect_eq(n, 0, "once is enough");
     FAILS(sbx_store_exec_get(store, owner.s, mine.s, other.s, &o, &err), NOT_FOUND);
+    sql("UPDATE workers SET heartbeat_at = now() - interval '1 hour'");
+    OK(sbx_store_run_orphans(store, owner.s, 100, &n, &err));
+    cr_expect_eq(n, 0, "a worker whose sign of life is late leaves its own runs alone");
+    OK(sbx_store_run_orphans(store, dead.s, 100, &n, &err));
+    cr_expect_eq(n, 1);
 }
 
 Test(store_runs, one_that_was_recorded_stays_as_it_is_and_one_that_runs_is_ended)
@@ -92,7 +97,7 @@ Test(store_runs, one_that_was_recorded_stays_as_it_is_and_one_that_runs_is_ended
     OK(sbx_store_exec_insert(store, r, 2, &err));
     OK(sbx_store_run_begin(store, box[0].s, id.s, dead.s, &err));
     OK(sbx_store_run_begin(store, box[1].s, running.s, dead.s, &err));
-    OK(sbx_store_run_orphans(store, 100, &n, &err));
+    OK(sbx_store_run_orphans(store, owner.s, 100, &n, &err));
     cr_expect_eq(n, 2);
     OK(sbx_store_exec_get(store, owner.s, box[0].s, id.s, &o, &err));
     cr_expect_eq(o.exit_code, 3);

@@ -12,7 +12,9 @@ int sbx_store_run_begin(sbx_store *s, const char *sandbox, const char *run, cons
 
 /** Have the sandboxes of runs whose worker is dead end now: their lifetime is over, and an
  * execution with the error `interrupted` is recorded unless there is one. At most `limit`.
+ * @param worker  the caller, whose own runs are left alone, however old his sign of life is.
  * @param ret  how many. */
-int sbx_store_run_orphans(sbx_store *s, int64_t limit, int64_t *ret, sbx_err *err) SBX_MUST_CHECK;
+int sbx_store_run_orphans(sbx_store *s, const char *worker, int64_t limit, int64_t *ret,
+                          sbx_err *err) SBX_MUST_CHECK;
 
 #endif
