@@ -46,7 +46,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
-    {"POST", "/run", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_RUN, SBX_CAN_SSE, ENGINE_MS,
+    {"POST", "/run", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_RUN, SBX_CAN_SSE, ENGINE_MS,
      api_run, "run", "Run code in a sandbox of its own", sbx_run_fields, .tag = "Code",
      .success = "200", .response = "RunResult", .sse = RUN_EVENTS, .failures = "409,502",
      .doc = "The key needs `exec:write` as well. Code that fails is a success of this request: "

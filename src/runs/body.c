@@ -118,14 +118,12 @@ static int spec_of(const run_body *b, const runner *how, sbx_spec *ret, sbx_err 
     return sbx_spec_parse(text.data, text.len, ret, err);
 }
 
-/* The intent stands in the row before there is a container. */
-int run_make(run *x, sbx_err *err)
+/* The intent stands in the row before anything runs there. */
+static int note(run *x, sbx_err *err)
 {
     sbx_runs_config *c = &x->r->c;
     sbx_err later;
 
-    if (sbx_create_begin(c->sandboxes, x->owner, NULL, &x->own, &x->create, err))
-        return -1;
     sbx_copy(x->sandbox, sizeof(x->sandbox), sbx_create_row(x->create)->id);
     if (sbx_store_run_begin(c->store, x->sandbox, x->id, c->worker, err) == 0)
         return 0;
@@ -133,6 +131,21 @@ int run_make(run *x, sbx_err *err)
         sbx_log_err(SBX_WARN, "a create that was given up stays until its deadline", &later,
                     "sandbox", x->sandbox, NULL);
     return -1;
+}
+
+int run_make(run *x, sbx_err *err)
+{
+    if (sbx_create_begin(x->r->c.sandboxes, x->owner, NULL, &x->own, &x->create, err))
+        return -1;
+    return note(x, err);
+}
+
+/* From a pool, if one has it. */
+static int claim(run *x, sbx_err *err)
+{
+    if (sbx_create_claim(x->r->c.sandboxes, x->owner, NULL, &x->own, &x->create, err))
+        return -1;
+    return x->create ? note(x, err) : 0;
 }
 
 /* --- the code --- */
@@ -219,7 +232,7 @@ static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
                               x->how->template_name);
     if (spec_of(b, x->how, &x->own, err))
         return -1;
-    return x->packages.count ? 0 : run_make(x, err);
+    return x->packages.count ? 0 : claim(x, err);
 }
 
 int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx_request *q,
@@ -229,6 +242,8 @@ int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
     run *x = run_new(r, owner, sandbox, q->reply);
     run_body body = {0};
+
+    x->deadline_ms = q->received_ms + q->route->deadline_ms;
     int rc = sbx_json_parse(q->body, q->body_len, &root, err) ||
                      sbx_json_decode(root, fields, &body, err) || prepare(x, &body, q, err)
                  ? -1

@@ -7,17 +7,6 @@
 
 /* --- a set, for a sandbox of its own --- */
 
-static void make_job(void *arg)
-{
-    run *x = arg;
-    sbx_err err;
-
-    if (run_make(x, &err))
-        run_pass_on(x, &err, run_failed);
-    else
-        run_create(x);
-}
-
 /* What the run is given beside what its request says. Paths of the request come first. */
 static void add_env(run *x, const sbx_pairs *set)
 {
@@ -57,7 +46,6 @@ static void got_on_stream(void *arg)
 {
     got *g = arg;
     run *x = g->x;
-    sbx_job job = {.run = make_job, .arg = x};
     sbx_err err = g->err;
 
     x->wanted = true;
@@ -69,8 +57,10 @@ static void got_on_stream(void *arg)
     sbx_package_set_done(&g->set);
     free(g->output);
     free(g);
-    if (!err.code && !x->left && sbx_lanes_submit(x->r->c.lanes, SBX_LANE_SLOW, &job, &err) == 0)
+    if (!err.code && !x->left) {
+        run_make_later(x);
         return;
+    }
     if (!err.code)
         sbx_err_set(&err, SBX_E_CANCELLED, "the client went away");
     run_failed(x, &err);

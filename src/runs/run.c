@@ -98,7 +98,7 @@ static void finish(run *x)
     if (x->busy)
         sbx_ledger_end(x->r->c.ledger, x->sandbox);
     record(x);
-    if (x->one_shot && x->sandbox[0])
+    if (x->one_shot && x->sandbox[0] && !x->unmade)
         runs_delete_later(x->r, x->owner, x->sandbox);
     run_unref(x);
 }
@@ -123,6 +123,7 @@ static void conclude(run *x)
         return;
     }
     x->written = false;
+    x->removing = true;
     x->tool = sbx_tool_run(x->r->c.stream, x->r->c.channels, x->sandbox, argv, &none, removed, x);
 }
 
@@ -346,6 +347,7 @@ void run_failed(void *arg, const sbx_err *err)
     run *x = arg;
 
     x->creating = false;
+    x->unmade = true;
     x->failure = *err;
     conclude(x);
 }
@@ -383,10 +385,10 @@ static void client_closed_on_stream(void *arg)
     run *x = arg;
 
     x->left = true;
-    if (x->creating && x->create)
+    if (x->creating && x->made)
         sbx_create_abandon(x->create);
     packages_give_up(x);
-    if (x->tool && !x->exited)
+    if (x->tool && !x->removing)
         sbx_tool_give_up(x->tool);
     if (x->command)
         sbx_command_kill(x->command);
@@ -403,12 +405,52 @@ static void client_closed(void *arg)
     sbx_stream_post(((run *)arg)->r->c.stream, client_closed_on_stream, arg);
 }
 
-void run_create(run *x)
+static void made_on_stream(void *arg)
+{
+    run *x = arg;
+
+    x->made = true;
+    if (x->left)
+        sbx_create_abandon(x->create);
+}
+
+/* Begin to make the sandbox whose intent is written. On a WORKER. */
+static void create(run *x)
 {
     sbx_create_waiter waiter = {
         .cancelled = sbx_reply_cancel_flag(x->reply), .over = created, .arg = x};
 
+    sbx_stream_post(x->r->c.stream, made_on_stream, x);
     sbx_create_run(sbx_create_ref(x->create), &waiter);
+}
+
+static void make_job(void *arg)
+{
+    run *x = arg;
+    sbx_err err;
+
+    if (run_make(x, &err))
+        run_pass_on(x, &err, run_failed);
+    else
+        create(x);
+}
+
+static void make_refused(void *arg, const sbx_err *why)
+{
+    run_pass_on(arg, why, run_failed);
+}
+
+void run_make_later(run *x)
+{
+    sbx_job job = {.run = make_job,
+                   .refuse = make_refused,
+                   .arg = x,
+                   .cancelled = sbx_reply_cancel_flag(x->reply),
+                   .deadline_ms = x->deadline_ms};
+    sbx_err err;
+
+    if (sbx_lanes_submit(x->r->c.lanes, SBX_LANE_SLOW, &job, &err))
+        run_pass_on(x, &err, run_failed);
 }
 
 void run_begin(run *x)
@@ -429,6 +471,8 @@ void run_begin(run *x)
         sbx_sandbox_use(&x->use);
     else if (x->packages.count)
         packages_get(x);
+    else if (x->create)
+        create(x);
     else
-        run_create(x);
+        run_make_later(x);
 }

@@ -6,13 +6,17 @@
  * transformed. */
 #include "runs_priv.h"
 
+/* It tells the user otherwise to write a package.json, of which a run has none. */
+#define FOUND_OUT "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON"
+
 static const runner runners[] = {
     {"python", "python", ".py", {"python3", "-u", NULL}},
-    {"node", "node", ".js", {"node", NULL}},
+    {"node", "node", ".js", {"node", FOUND_OUT, NULL}},
     {"typescript",
      "node",
      ".ts",
-     {"node", "--experimental-transform-types", "--disable-warning=ExperimentalWarning", NULL}},
+     {"node", FOUND_OUT, "--disable-warning=ExperimentalWarning", "--experimental-transform-types",
+      NULL}},
 };
 
 const char *const run_runtimes[] = {"python", "node", "typescript", NULL};

@@ -64,7 +64,11 @@ typedef struct run {
 
     sbx_create *create; /* one shot */
     sbx_use use;
-    bool creating; /* the create is under way */
+    int64_t deadline_ms; /* of the request, for its wait for a worker */
+    bool creating;       /* the create is under way */
+    bool made;           /* x->create is there for STREAM */
+    bool unmade;         /* it came to nothing; the record says why */
+    bool removing;       /* the tool removes the code's file */
     sbx_tool *tool;
     sbx_command *command;
     bool left;    /* the client went away */
@@ -100,8 +104,8 @@ void run_start_code(run *x);
 void run_fail(run *x, const sbx_err *err);
 /** It has no sandbox, or not more than one that failed. STREAM. */
 void run_failed(void *x, const sbx_err *err);
-/** Begin to make the sandbox whose intent is written. WORKER. */
-void run_create(run *x);
+/** Make the sandbox of a one-shot run that no pool serves, as a job of its own. Any thread. */
+void run_make_later(run *x);
 /** From any thread: fn(x, err) on STREAM. */
 void run_pass_on(run *x, const sbx_err *err, void (*fn)(void *arg, const sbx_err *err));
 void run_unref(run *x);

@@ -193,6 +193,7 @@ class NodeTest(SystemCase):
         self.ok("import {x} from './h.mjs';\nconsole.log(await Promise.resolve(x))", "8\n",
                 files={"h.mjs": "export const x = 8"})
         self.ok("console.log(await Promise.resolve(5))", "5\n")
+        self.assertEqual(run("import 'node:fs';", "node")["stderr"], "")
 
     def test_type_script(self):
         self.needs_22()
@@ -469,6 +470,33 @@ class CrashTest(SystemCase):
         self.gone(client, [s["id"] for s in runs(client)])
         wait_for(lambda: self.service.containers() == [], 20, "no container")
 
+
+
+class PoolTest(SystemCase):
+    def test_a_run_takes_a_sandbox_that_waits_and_others_are_made(self):
+        service_ = sandboxd.Service(env={"SBX_POOL": "python=1"})
+        self.addCleanup(service_.close)
+        api_ = Client(service_.start(), service_.key())
+        admin = Client(api_.server, service_.key("root", "--role", "admin"))
+        wait_for(lambda: admin.get("/pool").json["items"][0]["ready"] == 1, 60, "one that waits")
+        got = all_at_once(lambda n: run(f"print({n})", client=api_), range(4), 4)
+        self.assertEqual([g["stdout"] for g in got], ["0\n", "1\n", "2\n", "3\n"])
+        for g in got:
+            wait_for(lambda g=g: api_.state(g["sandboxId"]) == "deleted", 30, "its end")
+        warm = [api_.sandbox(g["sandboxId"])["warm"] for g in got]
+        self.assertIn(True, warm)
+        self.assertIn(False, warm)
+
+    def test_a_sandbox_that_cannot_be_made_stays_failed_and_says_why(self):
+        other = sandboxd.Service(templates="python=sbxtest-none-such:1")
+        self.addCleanup(other.close)
+        client = Client(other.start(), other.key())
+        got = client.post("/run", body_of("1"))
+        self.assertGreaterEqual(got.status, 400)
+        self.assertEqual(client.state(got.json["sandboxId"]), "failed")
+        told, = wait_for(lambda: client.get(
+            f"/sandboxes/{got.json['sandboxId']}/execs").json["items"], what="a record")
+        self.assertEqual((told["kind"], told["state"], told["exitCode"]), ("run", "failed", None))
 
 
 class TwoWorkersTest(SystemCase):
