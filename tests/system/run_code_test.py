@@ -478,7 +478,15 @@ class PoolTest(SystemCase):
         self.addCleanup(service_.close)
         api_ = Client(service_.start(), service_.key())
         admin = Client(api_.server, service_.key("root", "--role", "admin"))
-        wait_for(lambda: admin.get("/pool").json["items"][0]["ready"] == 1, 60, "one that waits")
+
+        def waiting():
+            return sum(p["ready"] for p in admin.get("/pool").json["items"])
+
+        def empty():
+            service_.psql("UPDATE pools SET min = 0, max = 0")
+            wait_for(lambda: not service_.containers(), 60, "empty pools")
+        self.addCleanup(empty)
+        wait_for(waiting, 60, "one that waits")
         got = all_at_once(lambda n: run(f"print({n})", client=api_), range(4), 4)
         self.assertEqual([g["stdout"] for g in got], ["0\n", "1\n", "2\n", "3\n"])
         for g in got:
