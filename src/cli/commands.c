@@ -90,6 +90,8 @@ static const cli_option run_options[] = {
      .doc = "what runs it (default: by the file's extension, else python)"},
     {"file", 'f', "NAME[=PATH]", .repeated = true,
      .doc = "put a file from here beside the code, PATH under NAME"},
+    {"package", 'p', "NAME", .repeated = true,
+     .doc = "install this before, such as requests==2.31.0 or lodash@^4"},
     {"env", 0, "NAME=VALUE", .repeated = true,
      .doc = "environment of the code; NAME alone takes it from here"},
     {"stdin", 'i', "FILE", .doc = "standard input of the code; - is that of sbx"},
@@ -186,7 +188,8 @@ const cli_command cli_commands[] = {
      "FILE is the program, - reads it from standard input. Output comes as it is written, the exit "
      "status is that of the code. The sandbox is deleted behind the run; whatever ends sbx, such "
      "as Ctrl-C, ends the run, too. With --json the answer is one document.",
-     "sbx run report.py -f data.csv\nsbx run -r node -e 'console.log(await Promise.resolve(1))'\n"
+     "sbx run report.py -f data.csv -p pandas\nsbx run -r node -e 'console.log(await "
+     "Promise.resolve(1))'\n"
      "echo 'print(6*7)' | sbx run --timeout 10s -",
      run_options, cli_run},
     {"logs", "ID", 1, 1, -1, "show the log", NULL, "sbx logs -f --tail 20 demo", logs_options,

@@ -93,6 +93,19 @@ static int write_files(cli *c, sbx_jw *w)
     return CLI_OK;
 }
 
+static void write_packages(cli *c, sbx_jw *w)
+{
+    const char *given;
+    size_t at = 0;
+
+    if (!cli_flag(c, "package"))
+        return;
+    sbx_jw_arr(w, "packages");
+    while ((given = cli_opt_each(c, "package", &at)))
+        sbx_jw_str(w, NULL, given);
+    sbx_jw_arr_end(w);
+}
+
 static void write_runtime(cli *c, sbx_jw *w, const char *file)
 {
     const char *runtime = cli_opt(c, "runtime"), *dot = file ? strrchr(file, '.') : NULL;
@@ -143,6 +156,7 @@ static int write_request(cli *c, sbx_jw *w)
         return cli_usage(c, "the code is not UTF-8");
     sbx_jw_obj(w, NULL);
     write_runtime(c, w, file);
+    write_packages(c, w);
     if (code)
         sbx_jw_str(w, "code", code);
     if ((file && (status = write_text(c, w, "code", file))) ||
@@ -186,6 +200,20 @@ static bool take_output(code_run *x, sbx_json_span event, int fd)
     return !x->out_gone;
 }
 
+/* What installers say, line by line. */
+static void show_lines(const char *text)
+{
+    while (*text) {
+        SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf shown = SBX_BUF_INIT(64 * KIB);
+        size_t len = strcspn(text, "\n");
+
+        cli_escape(&shown, text, len);
+        sbx_buf_addc(&shown, '\n');
+        (void)cli_write(2, shown.data, shown.len);
+        text += len + (text[len] == '\n');
+    }
+}
+
 static void warn_of(code_run *x, const sbx_json *error)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf shown = SBX_BUF_INIT(8 * KIB);
@@ -193,6 +221,10 @@ static void warn_of(code_run *x, const sbx_json *error)
 
     sbx_buf_adds(&shown, "");
     cli_escape(&shown, message, strnlen(message, 2000));
+    const char *output = sbx_json_str(sbx_json_get(error, "output"));
+
+    if (output)
+        show_lines(output);
     cli_warn(x->c, "%s", shown.data);
 }
 
@@ -210,6 +242,8 @@ static bool take_event(void *arg, const cli_event *e)
         return take_output(x, event, strcmp(type.data, "stdout") == 0 ? 1 : 2);
     if (sbx_json_parse(e->data, e->len, &doc, &err))
         return fail(x, "the server sent a malformed event");
+    if (strcmp(type.data, "install") == 0 && isatty(2) && !x->c->quiet)
+        show_lines(cli_text_of(doc, "data"));
     if (strcmp(type.data, "error") == 0)
         warn_of(x, doc);
     if (strcmp(type.data, "result") == 0 && sbx_json_bool(sbx_json_get(doc, "truncated"), false))

@@ -161,7 +161,8 @@ static int look_at_image(sbx_package_want *w, sbx_err *err)
 
     if (e->ops->image_inspect(e, w->image, &info, err)) {
         if (err->code == SBX_E_NOT_FOUND)
-            sbx_copy(err->field, sizeof(err->field), "image");
+            sbx_err_set(err, SBX_E_CAPACITY, "image %s is not on the engine yet; try again shortly",
+                        w->image);
         return -1;
     }
     w->image_id = sbx_strdup(info.id);

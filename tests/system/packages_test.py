@@ -40,6 +40,15 @@ SETUP = """
 from setuptools import Extension, setup
 setup(name={0!r}, version='1.0', ext_modules=[Extension({0!r}, ['code.c'])])
 """
+LINGER = """
+import subprocess, sys
+from setuptools import setup
+late = "import time; time.sleep(2.5); open('/opt/packages/late.py', 'w')"
+subprocess.Popen([sys.executable, '-c', late], start_new_session=True, stdin=subprocess.DEVNULL,
+                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+open('/opt/packages/early.py', 'w')
+setup(name='sbxlinger', version='1.0')
+"""
 NOSY = """
 import os
 print('the address is', os.environ.get('PIP_INDEX_URL'))
@@ -89,6 +98,7 @@ class Mirror:
         python_index.source(self.folder, "sbxbroken", SETUP.format("sbxbroken"),
                             files={"code.c": "this is not C;\n"})
         python_index.source(self.folder, "sbxnosy", NOSY)
+        python_index.source(self.folder, "sbxlinger", LINGER)
 
     def asked(self, part):
         with urllib.request.urlopen(f"http://{MIRROR}:{PORT}/asked", timeout=5) as answer:
@@ -247,6 +257,23 @@ class Python(PackagesCase):
         self.assertEqual(api.delete(f"/sandboxes/{box}").status, 204)
 
 
+class CommandLine(PackagesCase):
+    def sbx(self, *arguments):
+        return subprocess.run([sandboxd.BIN / "sbx", *arguments], capture_output=True, text=True,
+                              timeout=200, check=False, env={
+                                  "PATH": "/usr/bin:/bin", "SBX_KEY": api.key,
+                                  "SBX_URL": f"http://127.0.0.1:{api.server.port}"})
+
+    def test_sbx_run_takes_packages_and_tells_why_one_failed(self):
+        got = self.sbx("run", "-p", "sbxpure==1.0", "--package", "sbxten4", "-e",
+                       "import sbxpure, sbxten4; print(sbxpure.version)")
+        self.assertEqual((got.returncode, got.stdout, got.stderr), (0, "1.0\n", ""))
+        got = self.sbx("run", "-p", "sbxnothing", "-e", "print(1)")
+        self.assertEqual((got.returncode, got.stdout), (125, ""))
+        self.assertIn("sbxnothing: the package index has no such package", got.stderr)
+        self.assertIn("No matching distribution", got.stderr)
+
+
 class Sealed(PackagesCase):
     def test_a_set_cannot_be_written_by_whom_it_is_for(self):
         code = ("import os\n"
@@ -256,6 +283,12 @@ class Sealed(PackagesCase):
         self.assertEqual(run(code=code, packages=["sbxpure==1.0"])["stdout"], "30\n30\n")
         box = run(packages=["sbxpure==1.0"])["packagesInstalled"]
         self.assertEqual(box, ["sbxpure==1.0"])
+
+    def test_what_lingers_in_an_installer_cannot_write_to_a_set_that_is_sealed(self):
+        code = "import os, time; time.sleep(4); print(sorted(f for f in os.listdir('/opt/packages')" \
+               " if f.endswith('.py')))"
+        for _ in range(2):
+            self.assertEqual(run(code=code, packages=["sbxlinger"])["stdout"], "['early.py']\n")
 
     def test_two_users_never_share_a_set(self):
         mallory = Client(api.server, service.key("mallory"))

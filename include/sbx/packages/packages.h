@@ -70,7 +70,7 @@ typedef struct sbx_package_want {
     bool left;
 } sbx_package_want;
 
-/** Get a set. On a WORKER. An image that the engine does not have is NOT_FOUND, field image. */
+/** Get a set. On a WORKER. An image that the engine does not have yet is CAPACITY. */
 void sbx_packages_want(sbx_packages *p, sbx_package_want *w);
 /** Nobody waits for it any more: done follows with CANCELLED, or how else it ended at the same
  * moment. On STREAM, after sbx_packages_want() has returned and before `done` was called. An
