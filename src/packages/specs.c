@@ -151,7 +151,7 @@ static bool npm_exact(const char *s)
         while (isdigit((unsigned char)*s))
             s++;
         if (parts == 2)
-            return !*s || *s == '-' || *s == '+';
+            return (!*s || *s == '-' || *s == '+') && !s[span(s, ".+-")];
         if (*s++ != '.')
             return false;
     }

@@ -59,6 +59,7 @@ static const struct name_case {
     {SBX_PACKAGES_NPM, "lodash@4.17.21", true, true},
     {SBX_PACKAGES_NPM, "lodash@4.17.21-beta.1", true, true},
     {SBX_PACKAGES_NPM, "lodash@4.17", true, false},
+    {SBX_PACKAGES_NPM, "lodash@4.17.21-x || 5", true, false},
     {SBX_PACKAGES_NPM, "lodash@latest", true, false},
     {SBX_PACKAGES_NPM, "lodash@^4 || >=5 <6", true, false},
     {SBX_PACKAGES_NPM, "@types/node@^20", true, false},
