@@ -9,16 +9,15 @@ import pathlib
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import unittest
-import urllib.parse
 import urllib.request
 
+import parts
 import python_index
 import sandboxd
 from python_index import PASSWORD, USER
@@ -28,7 +27,6 @@ TIMEOUT_S = 900
 ALONE = True
 
 ROUTER, MIRROR, PORT = "10.78.1.1", "10.78.1.2", 8080
-CA = "/etc/ssl/certs/ca-certificates.crt"
 NATIVE_C = """
 #include <Python.h>
 static PyObject *answer(PyObject *s, PyObject *a) { (void)s, (void)a; return PyLong_FromLong(42); }
@@ -114,32 +112,20 @@ class Mirror:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def npm_registry():
-    """Its address, and the exceptions of the firewall without which sandboxes may not reach it."""
-    got = subprocess.run(["npm", "config", "get", "registry"], capture_output=True, text=True,
-                         check=False) if shutil.which("npm") else None
-    if not got or got.returncode or not got.stdout.startswith("http"):
-        return None, []
-    url = urllib.parse.urlsplit(got.stdout.strip())
-    port = url.port or (443 if url.scheme == "https" else 80)
-    found = {a[4][0] for a in socket.getaddrinfo(url.hostname, port, socket.AF_INET)}
-    return got.stdout.strip(), [f"{address}:{port}" for address in found]
-
-
 def setUpModule():
     global service, api, mirror
     if os.geteuid() != 0:
         raise unittest.SkipTest("making network namespaces needs root")
     mirror = Mirror()
     unittest.addModuleCleanup(mirror.close)
-    registry, allow = npm_registry()
+    registry, allow = parts.npm_registry()
     env = {"SBX_NETWORK_ALLOW": ",".join([f"{MIRROR}:{PORT}", *allow]),
            "SBX_PIP_INDEX_URL": f"http://{MIRROR}:{PORT}/simple/", "SBX_SWEEP_SECONDS": 1,
            "SBX_ORPHAN_GRACE": 2, "SBX_PACKAGES_TIMEOUT": 120}
     if registry:
         env["SBX_NPM_REGISTRY"] = registry
-    if os.path.exists(CA):
-        env["SBX_PACKAGES_CA"] = CA
+    if os.path.exists(parts.CERTIFICATES):
+        env["SBX_PACKAGES_CA"] = parts.CERTIFICATES
     service, api = sandboxd.module_service(env=env)
 
 

@@ -16,6 +16,9 @@ from engine import Engine, EngineError
 from sandboxd import engine, wait_for
 
 
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+
 class Process:
     """A program that is started and stopped again and again."""
 
@@ -154,6 +157,18 @@ class PrivateEngine(Process):
             if point.startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "--lazy", point], check=True)
         shutil.rmtree(self.folder)
+
+
+def npm_registry():
+    """Its address, and the exceptions of the firewall without which sandboxes may not reach it."""
+    got = subprocess.run(["npm", "config", "get", "registry"], capture_output=True, text=True,
+                         check=False) if shutil.which("npm") else None
+    if not got or got.returncode or not got.stdout.startswith("http"):
+        return None, []
+    url = urllib.parse.urlsplit(got.stdout.strip())
+    port = url.port or (443 if url.scheme == "https" else 80)
+    found = {a[4][0] for a in socket.getaddrinfo(url.hostname, port, socket.AF_INET)}
+    return got.stdout.strip(), [f"{address}:{port}" for address in found]
 
 
 class Registry:
