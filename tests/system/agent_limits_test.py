@@ -83,5 +83,60 @@ class StatsTest(AgentCase):
         self.assertLess(times[50], 0.05)
 
 
+class CgroupFilesTest(AgentCase):
+    """Files as a kernel with cgroups of version 2 has them, in the agent's root: this machine's kernel may
+    have only version 1, whose files are read in agent_container_test."""
+
+    FILES = {"cpu.stat": "usage_usec 7654321\nuser_usec 7000000\nsystem_usec 654321\n",
+             "memory.current": "50000000\n", "memory.peak": "60000000\n",
+             "memory.max": "268435456\n", "pids.current": "9\n",
+             "memory.stat": "anon 1\nfile 2\ninactive_anon 3\nactive_anon 4\ninactive_file 20000000\n",
+             "memory.events": "low 0\nhigh 0\nmax 3\noom 0\noom_kill 0\noom_group_kill 0\n"}
+
+    def cgroup(self, name):
+        return os.path.join(self.root, "sys/fs/cgroup", name)
+
+    def write(self, name, text):
+        with open(self.cgroup(name), "w", encoding="ascii") as file:
+            file.write(text)
+
+    def prepare(self):
+        os.makedirs(self.cgroup(""))
+        for name, text in self.FILES.items():
+            self.write(name, text)
+
+    def test_a_sample_tells_what_version_2_counts(self):
+        got = self.agent.stats()
+        self.assertEqual([got[tag] for tag in (P.T_CPU_US, P.T_MEMORY, P.T_MEMORY_PEAK,
+                                               P.T_MEMORY_LIMIT, P.T_OOM_KILLS)],
+                         [7654321, 30000000, 60000000, 268435456, 0])
+        self.assertLess(got[P.T_PROCESSES], 9)  # without the agent's own
+
+    def test_what_is_not_there_is_not_told_and_no_limit_is_none(self):
+        self.write("memory.max", "max\n")
+        for name in ("memory.peak", "memory.stat"):  # the first came with Linux 5.19
+            os.unlink(self.cgroup(name))
+        got = self.agent.stats()
+        self.assertNotIn(P.T_MEMORY_LIMIT, got)
+        self.assertNotIn(P.T_MEMORY_PEAK, got)
+        self.assertEqual(got[P.T_MEMORY], 50000000)
+        for name in ("cpu.stat", "memory.current", "pids.current"):
+            os.unlink(self.cgroup(name))
+        got = self.agent.stats()
+        self.assertLess(got[P.T_MEMORY], 50000000)  # of the processes, summed up
+        self.assertLess(got[P.T_CPU_US], 7654321)
+        self.write("cpu.stat", "nonsense\nusage_usec x\n")
+        self.assertLess(self.agent.stats()[P.T_CPU_US], 7654321)
+
+    def test_a_kill_is_told_in_the_log(self):
+        a = self.agent
+        req = a.start("sleep 1000", exec_id="hog")
+        a.until(lambda: a.commands[req].started, what="STARTED")
+        self.write("memory.events", self.FILES["memory.events"].replace("oom_kill 0", "oom_kill 1"))
+        a.until(lambda: any(b"out of memory" in line for line in a.lines(stream=2)), 5, "the line")
+        self.assertIn(b"limit of 256 MB", [x for x in a.lines(stream=2) if b"out of memory" in x][0])
+        self.assertEqual(a.stats()[P.T_OOM_KILLS], 1)
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
