@@ -23,11 +23,12 @@ QUICK = True
 BY_ITSELF = {"SANDBOX_REAP", "SANDBOX_OVERDUE", "SANDBOX_ADOPTABLE", "SANDBOX_ALL",
              "SANDBOX_COUNTS", "SANDBOX_PURGE", "SANDBOX_WATCHED", "RUN_ORPHANS", "EVENT_PURGE",
              "SANDBOX_TOUCH", "EXEC_INSERT", "POOL_LIST", "POOL_SLOTS",
+             "PACKAGES_OVERDUE", "PACKAGES_EVICT", "PACKAGES_ALL",
              "SANDBOX_GET"}  # the last after the engine's events about an end
 # A key is looked up again after a second; see auth.c.
 KEY = "KEY_BY_HASH"
 # The sweep's, and the stream of events.
-ENGINE_BY_ITSELF = {"GET /containers/json", "GET /events", "GET /_ping"}
+ENGINE_BY_ITSELF = {"GET /containers/json", "GET /events", "GET /_ping", "GET /volumes"}
 
 CREATE_CALLS = ["GET /images/{name}/json", "POST /containers/create",
                 "POST /containers/{id}/attach", "POST /containers/{id}/start"]
