@@ -333,6 +333,7 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .keep_network = on_keep_network,
                                       .network_ready = on_network_ready,
                                       .pool = o->pool,
+                                      .registries = o->registries,
                                       .pool_kick = on_pool_kick,
                                       .changed = on_changed,
                                       .arg = app};
@@ -386,13 +387,14 @@ static int open_http(sbx_app *app, sbx_err *err)
     return sbx_http_new(&config, &app->http, err);
 }
 
-/* The volume with the agent is made now rather than by the first create; if the engine is down
- * the server starts all the same, and /ready tells. */
+/* The volume with the agent is made, and images are fetched, now rather than by the first create;
+ * if the engine is down the server starts all the same, and /ready tells. */
 static void prepare_engine(void *arg)
 {
     sbx_err err;
 
-    if (sbx_sandboxes_prepare(((sbx_app *)arg)->sandboxes, &err))
+    if (sbx_sandboxes_prepare(((sbx_app *)arg)->sandboxes, &err) ||
+        sbx_sandboxes_prefetch(((sbx_app *)arg)->sandboxes, &err))
         sbx_log_err(SBX_WARN, "the engine is not ready yet", &err, NULL);
 }
 

@@ -427,8 +427,9 @@ static const api_field event[] = {
     {"ts", T_TIME, 0, NULL,
      "When it happened (a change of state: `stateChangedAt`). The order is that of `seq`."},
     {"type", T_STR, 0, NULL,
-     "`sandbox.` and the new state, status of health, or `alert`: it came near a limit, which the "
-     "code of the reason names (memory_80, memory_90, processes_80, processes_90).",
+     "`sandbox.` and the new state, status of health, `pulling`: its image is on its way, and the "
+     "reason says how far; or `alert`: it came near a limit, which the code of the reason names "
+     "(memory_80, memory_90, processes_80, processes_90).",
      .example = "\"sandbox.running\""},
     {"sandboxId", T_ID, 0, NULL, "Whose state changed."},
     {"data", T_REF, 0, "EventData", "The change."},

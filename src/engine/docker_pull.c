@@ -13,7 +13,14 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define BATCH 8
+#define BATCH      8
+#define MAX_LAYERS 128 /* that progress is told of; an image may have as many */
+
+typedef struct pull_layer {
+    char id[16];
+    int64_t bytes, total_bytes;
+    bool done;
+} pull_layer;
 
 struct sbx_engine_pull {
     sbx_docker *d;
@@ -26,6 +33,8 @@ struct sbx_engine_pull {
     docker_transfer transfer;
     docker_lines lines;
     char *url;
+    pull_layer layers[MAX_LAYERS];
+    int layer_count;
     bool failed;
     char message[300]; /* what the stream said, if failed */
     char shown[SBX_ENGINE_IMAGE_BYTES];
@@ -33,19 +42,69 @@ struct sbx_engine_pull {
 
 /* --- the stream of progress --- */
 
+static pull_layer *layer_of(sbx_engine_pull *p, const char *id)
+{
+    char key[sizeof(p->layers[0].id)];
+
+    sbx_copy(key, sizeof(key), id);
+    for (int i = 0; i < p->layer_count; i++)
+        if (strcmp(p->layers[i].id, key) == 0)
+            return &p->layers[i];
+    if (p->layer_count == MAX_LAYERS)
+        return NULL;
+    memcpy(p->layers[p->layer_count].id, key, sizeof(key));
+    return &p->layers[p->layer_count++];
+}
+
+/* "Pulling fs layer", "Downloading" with numbers, "Download complete", "Pull complete", ... */
+static void take_progress(sbx_engine_pull *p, const sbx_json *json)
+{
+    const char *id = sbx_json_str(sbx_json_get(json, "id"));
+    const char *status = sbx_json_str(sbx_json_get(json, "status"));
+    int64_t total = sbx_json_int(docker_get2(json, "progressDetail", "total"), 0);
+    int64_t now = sbx_json_int(docker_get2(json, "progressDetail", "current"), 0);
+
+    if (!id || !status || strncmp(status, "Pulling from", 12) == 0)
+        return;
+    pull_layer *l = layer_of(p, id);
+    if (!l)
+        return;
+    if (strcmp(status, "Downloading") == 0 && total > 0 && now >= 0 && now <= total) {
+        l->bytes = now;
+        l->total_bytes = total;
+    } else if (strcmp(status, "Download complete") == 0) {
+        l->bytes = l->total_bytes;
+    } else if (strcmp(status, "Pull complete") == 0 || strcmp(status, "Already exists") == 0) {
+        l->bytes = l->total_bytes;
+        l->done = true;
+    }
+}
+
+void sbx_engine_pull_progress(const sbx_engine_pull *p, sbx_pull_progress *ret)
+{
+    *ret = (sbx_pull_progress){.layers = p->layer_count};
+    for (int i = 0; i < p->layer_count; i++) {
+        ret->layers_done += p->layers[i].done;
+        ret->bytes += p->layers[i].bytes;
+        ret->total_bytes += p->layers[i].total_bytes;
+    }
+}
+
 static bool on_value(void *arg, char *text, size_t len)
 {
     sbx_engine_pull *p = arg;
     SBX_CLEANUP(sbx_json_free) sbx_json *json = NULL;
 
     if (p->failed || docker_parse(text, len, &json, NULL))
-        return true; /* progress is decoration; only errors are looked for */
+        return true; /* progress is decoration: what cannot be read is left out */
     const char *error = sbx_json_str(docker_get2(json, "errorDetail", "message"));
 
     error = error ? error : sbx_json_str(sbx_json_get(json, "error"));
     if (error) {
         p->failed = true;
         docker_clean(p->message, sizeof(p->message), error, strlen(error));
+    } else {
+        take_progress(p, json);
     }
     return true;
 }

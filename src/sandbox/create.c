@@ -31,6 +31,8 @@ static int resolve_image(const sbx_sandboxes *s, const sbx_spec *spec, const cha
 
     *ret_template = wanted;
     *ret_image = spec->image;
+    if (spec->image && sandbox_registry_check(s->c.registries, spec->image, err))
+        return -1;
     if (!wanted)
         return 0;
     const char *image = sbx_sandboxes_template(s, wanted);

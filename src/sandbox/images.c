@@ -8,6 +8,7 @@
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 
 typedef struct sbx_image_fetch {
@@ -16,7 +17,8 @@ typedef struct sbx_image_fetch {
     sbx_image_wait *waits;
     sbx_engine_pull *pull; /* NULL: in line */
     sbx_watch *watch;
-    sbx_timer *timer;
+    sbx_timer *timer, *tell;
+    sbx_pull_progress told;
     int64_t from_ms;
     char image[SBX_MAX_IMAGE_BYTES + 1];
 } fetch;
@@ -83,6 +85,7 @@ static void end_fetch(fetch *f, const sbx_err *err)
     unlink_fetch(f);
     sbx_watch_free(f->watch);
     sbx_timer_free(f->timer);
+    sbx_timer_free(f->tell);
     if (f->pull)
         i->pulls--;
     sbx_engine_pull_close(f->pull);
@@ -128,6 +131,37 @@ static void on_timeout(void *arg)
     start_queued(i);
 }
 
+static void on_tell(void *arg);
+
+/* Those who wait hear how far it is, if that is news. */
+static void tell_progress(fetch *f, bool begun)
+{
+    sbx_images *i = f->i;
+    sbx_pull_progress now;
+    char text[SBX_MAX_IMAGE_BYTES + 128];
+
+    sbx_engine_pull_progress(f->pull, &now);
+    f->tell = sbx_timer_new(i->c.stream, SBX_PULL_TELL_MS, on_tell, f);
+    if (!i->c.progress || (!begun && memcmp(&now, &f->told, sizeof(now)) == 0))
+        return;
+    f->told = now;
+    if (begun)
+        snprintf(text, sizeof(text), "pulling image %s", f->image);
+    else
+        snprintf(text, sizeof(text), "pulling image %s: %d of %d layers, %lld of %lld MB", f->image,
+                 now.layers_done, now.layers, (long long)(now.bytes / 1000000),
+                 (long long)((now.total_bytes + 999999) / 1000000));
+    i->c.progress(i->c.arg, f->waits, text);
+}
+
+static void on_tell(void *arg)
+{
+    fetch *f = arg;
+
+    f->tell = NULL; /* it fired */
+    tell_progress(f, false);
+}
+
 static void start(fetch *f)
 {
     sbx_images *i = f->i;
@@ -139,6 +173,7 @@ static void start(fetch *f)
     }
     i->pulls++;
     f->watch = sbx_stream_watch(i->c.stream, sbx_engine_pull_fd(f->pull), EPOLLIN, on_ready, f);
+    tell_progress(f, true);
 }
 
 static void start_queued(sbx_images *i)

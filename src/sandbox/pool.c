@@ -289,6 +289,23 @@ void sandbox_pool_doubt(sbx_pools *p, const sbx_sandbox_row *row)
     pthread_mutex_unlock(&p->mu);
 }
 
+void sandbox_pool_no_image(sbx_pools *p, const char *image, const sbx_err *err)
+{
+    pthread_mutex_lock(&p->mu);
+    for (size_t i = 0; i < p->count; i++) {
+        pool_kind *k = p->kinds[i];
+        const char *wanted = sbx_sandboxes_template(p->s, k->row.template_name);
+
+        if (!sbx_streq(wanted, image))
+            continue;
+        sbx_copy(k->error, sizeof(k->error), err->msg);
+        k->news.started = true;
+        k->news.error = k->error;
+    }
+    p->stirred = true;
+    pthread_mutex_unlock(&p->mu);
+}
+
 /* --- the view --- */
 
 static void pool_json(const sbx_sandboxes *s, const sbx_pool_row *r, sbx_jw *w, const char *name)

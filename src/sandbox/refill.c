@@ -255,9 +255,10 @@ static int name_kind(sbx_pools *p, pool_kind *k, sbx_err *err)
     char text[1024], name[POOL_NAME_BYTES], hex[SBX_POOL_HASH_BYTES];
 
     if (s->c.engine->ops->image_inspect(s->c.engine, image, &info, err)) {
-        if (err->code == SBX_E_NOT_FOUND)
-            sbx_fail(err, SBX_E_NOT_FOUND, "image %s is not on the engine", image);
-        return -1;
+        if (err->code != SBX_E_NOT_FOUND)
+            return -1;
+        sandbox_fetch_image(s, image);
+        return sbx_fail(err, SBX_E_NOT_FOUND, "image %s is not on the engine yet", image);
     }
     snprintf(text, sizeof(text), "%s\n%s\n%s\n%s\n%s\n%lld %lld %d\n" MADE_AS, info.id, image,
              s->volume, s->c.runtime, k->row.network, (long long)k->cpu_milli,

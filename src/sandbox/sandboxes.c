@@ -93,8 +93,11 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
     sbx_images_config images = {.stream = c->stream,
                                 .engine = c->engine,
                                 .metrics = c->metrics,
-                                .timeout_ms = c->pull_timeout_s * 1000};
+                                .timeout_ms = c->pull_timeout_s * 1000,
+                                .progress = sandbox_pull_progress,
+                                .arg = s};
     s->images = sbx_images_new(&images);
+    s->fetches = sandbox_fetches_new(s);
     if (sandbox_pools_new(s, c->pool, &s->pools, err)) {
         sbx_sandboxes_free(s);
         return -1;
@@ -107,6 +110,7 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
 {
     if (!s)
         return;
+    sandbox_fetches_free(s->fetches);
     sandbox_pools_free(s->pools);
     sbx_images_free(s->images);
     for (size_t i = 0; i < ARRAY_LEN(s->programs); i++)

@@ -9,11 +9,13 @@
 #define DELETE_DEADLINE_S 8 /* then the cleanup tries it as well */
 
 typedef struct sbx_pools sbx_pools;
+typedef struct sbx_fetches sbx_fetches;
 
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
     sbx_images *images;
     sbx_pools *pools;
+    sbx_fetches *fetches;
     sbx_template templates[SBX_MAX_TEMPLATES];
     size_t template_count;
     sbx_volume_file programs[2]; /* the agent's, and that for files; their data is owned */
@@ -133,6 +135,20 @@ void sandbox_pool_missed(sbx_pools *p, const pool_wish *wish);
 void sandbox_pool_busy(sbx_pools *p, int by);
 /* Its claim may have been written or not: if it was, it is undone. */
 void sandbox_pool_doubt(sbx_pools *p, const sbx_sandbox_row *row);
+
+/* An image of a template could not be fetched. Any thread. */
+void sandbox_pool_no_image(sbx_pools *p, const char *image, const sbx_err *err);
+
+/* Write events for those who wait for an image. STREAM; `arg` is the sbx_sandboxes. fetch.c */
+void sandbox_pull_progress(void *arg, const sbx_image_wait *first, const char *text);
+/* Fetch an image in the background, unless that is under way. Any thread. fetch.c */
+void sandbox_fetch_image(sbx_sandboxes *s, const char *image);
+sbx_fetches *sandbox_fetches_new(sbx_sandboxes *s);
+void sandbox_fetches_free(sbx_fetches *f); /* after STREAM has ended */
+
+/* May a user have this image? INVALID for the field `image`. @param allowed  hosts joined by
+ * commas; NULL or "": all. registry.c */
+int sandbox_registry_check(const char *allowed, const char *image, sbx_err *err) SBX_MUST_CHECK;
 
 /* claim.c */
 int sandbox_finish_claim(sbx_create *c, sbx_err *err) SBX_MUST_CHECK;

@@ -212,6 +212,12 @@
       " AND state = 'running' FOR KEY SHARE),"                                                     \
       EVENTS_OF("'alert'", "json_build_object('from', state, 'to', state, 'reason', $3::json)",    \
       "true") " SELECT " SANDBOX_COLS ", e.seq FROM u, e")                                         \
+    /* $1 ids of sandboxes that wait for their image, $2 the reason, how far it is */              \
+    X(SANDBOX_PULLING, 2, SYSTEM,                                                                  \
+      "WITH u AS (SELECT * FROM public.sandboxes WHERE id = ANY ($1::text[])"                      \
+      " AND state IN ('creating', 'starting') ORDER BY id FOR KEY SHARE),"                         \
+      EVENTS_OF("'pulling'", "json_build_object('from', state, 'to', state, 'reason', $2::json)",  \
+      "true") " SELECT count(*) FROM e")                                                           \
     /* $1 worker, $2 an array of {"id", "state"}: of unchanged status */                           \
     X(SANDBOX_HEALTH_REFRESH, 2, SYSTEM,                                                           \
       "UPDATE public.sandboxes s SET health_state = r.state"                                       \

@@ -524,6 +524,25 @@ int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count, 
     return store_exec(s, Q_SANDBOX_TOUCH, &p, STORE_AGAIN, &r, err);
 }
 
+int sbx_store_sandbox_pulling(sbx_store *s, const char *const *ids, size_t count, const char *text,
+                              sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MAX_IDS_BYTES);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf why = SBX_BUF_INIT(4 * KIB);
+    store_params p = {0};
+    sbx_jw w = SBX_JW(&why);
+
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_str(&w, "code", "pulling");
+    sbx_jw_str(&w, "message", text);
+    sbx_jw_obj_end(&w);
+    if (ids_param(&p, &b, ids, count, err) != 0)
+        return -1;
+    store_p_str(&p, why.data);
+    return store_exec(s, Q_SANDBOX_PULLING, &p, STORE_ONCE, &r, err);
+}
+
 /* What a claim took whose answer was lost. */
 static int claimed_before(sbx_store *s, int64_t number, sbx_sandbox_list *ret, sbx_err *err)
 {

@@ -6,6 +6,7 @@ its own times (heartbeat, reaper, batches), is told apart by the statements' nam
 
 import os
 import pathlib
+import re
 import sys
 import time
 import unittest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 from lab import DEFAULT_HOST, Lab, wait_for  # noqa: E402
 from scale import Crowd, sleeper, viewer  # noqa: E402
 from taps import DatabaseTap, EngineTap  # noqa: E402
+import sandboxd  # noqa: E402
 from wire import request  # noqa: E402
 
 QUICK = True
@@ -221,6 +223,52 @@ class Counts(unittest.TestCase):
         self.taps[1].take()
         wait_for(beats, "three heartbeats", timeout=60)
         self.assertLess(len(seen) / (time.monotonic() - began), 6, seen)
+
+
+class PoolCounts(unittest.TestCase):
+    """A create that a pool serves."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.taps = [EngineTap(os.environ.get("DOCKER_HOST") or DEFAULT_HOST)]
+
+        def wrap(url):
+            cls.taps.append(DatabaseTap(url))
+            return cls.taps[1].url
+        for tap in cls.taps:
+            cls.addClassCleanup(tap.close)
+        cls.lab = Lab(engine_host=cls.taps[0].url, wrap_database=wrap, variables={
+            "SBX_TEMPLATES": f"box={sandboxd.box_image()}", "SBX_POOL": "box=2"})
+        cls.addClassCleanup(cls.lab.close)
+        cls.addClassCleanup(cls.taps[1].close)
+        cls.wire = cls.lab.wire()
+
+    def ready(self):
+        with self.lab.wire() as wire:
+            page = wire.exchange(request("GET", "/metrics"))[-1].decode()
+        return re.search(r"^sandboxd_pool_ready{.*} 2$", page, re.M)
+
+    def create(self, **spec):
+        wait_for(self.ready, "two that wait", timeout=60)
+        for tap in self.taps:
+            tap.take()
+        made = self.lab.call(self.wire, "POST", "/sandboxes", {"template": "box", **spec}, {201})
+        calls = [c for c in self.taps[0].take() if c not in ENGINE_BY_ITSELF]
+        statements = [s for s in self.taps[1].take() if s not in BY_ITSELF and s != KEY
+                      and not s.startswith("POOL_") and "public.workers" not in s]
+        self.addCleanup(self.lab.delete, self.wire, made["id"])
+        self.assertTrue(made["warm"])
+        return calls, statements
+
+    def test_a_warm_create_is_one_statement_and_no_engine_call(self):
+        self.assertEqual(self.create(name="a", env={"A": "1"}, metadata={"b": "c"},
+                                     timeoutSeconds=60, command=["true"]),
+                         ([], ["SANDBOX_CLAIM"]))
+
+    def test_other_limits_are_an_engine_call_and_a_statement_more(self):
+        calls, statements = self.create(limits={"memoryMb": 300})
+        self.assertEqual(calls, ["POST /containers/{id}/update"])
+        self.assertEqual(statements, ["SANDBOX_CLAIM", "SANDBOX_SET_STATE"])
 
 
 if __name__ == "__main__":

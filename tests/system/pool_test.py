@@ -76,6 +76,10 @@ class Pools:
         self.service.close()
 
 
+def setUpModule():
+    unittest.addModuleCleanup(sandboxd.remove_images)
+
+
 class PoolCase(SystemCase):
     def make(self, pool, **options):
         made = Pools(pool, **options)
@@ -86,7 +90,6 @@ class PoolCase(SystemCase):
 class HitTest(PoolCase):
     @classmethod
     def setUpClass(cls):
-        cls.addClassCleanup(sandboxd.remove_images)
         cls.p = Pools("box=3")
         cls.addClassCleanup(cls.p.close)
 
@@ -227,7 +230,6 @@ PLAIN = {"template": "box"}
 class SameTest(PoolCase):
     @classmethod
     def setUpClass(cls):
-        cls.addClassCleanup(sandboxd.remove_images)
         cls.p = Pools("box=1")
         cls.addClassCleanup(cls.p.close)
 

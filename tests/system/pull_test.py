@@ -28,6 +28,8 @@ class Valve:
         self.open.set()
         self.manifests = 0
         self.held = 0
+        self.repositories = set()  # whose layers were asked for
+        self.credentials = []
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.name = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -52,6 +54,11 @@ class Valve:
             pass
 
     def look(self, request):
+        asked = re.match(rb"GET /v2/(\S+)/blobs/", request)
+        with self.lock:
+            self.credentials += re.findall(rb"(?i)^(?:x-registry-)?auth\S*:.*", request, re.M)
+            if asked:
+                self.repositories.add(asked.group(1))
         if re.match(rb"GET /v2/\S+/blobs/", request) and not self.open.is_set():
             with self.lock:
                 self.held += 1
@@ -233,6 +240,78 @@ class WaitTest(PullCase):
             told = self.assert_problem(answer, 504, "timeout")
             self.assertIn("--pull-timeout", told["detail"])
             self.assertEqual(client.state(told["sandboxId"]), "failed")
+
+    def test_a_create_that_waits_for_its_image_tells_how_far_it_is(self):
+        valve = self.shut_valve()
+        image = self.slow_image(valve)
+        box = api.create(image=image, wait=False)["id"]
+
+        def told():
+            items = api.get(f"/events?sandboxId={box}&limit=100").json["items"]
+            return [e["data"] for e in items if e["type"] == "sandbox.pulling"]
+        first = wait_for(told, 20, "the first event")[0]
+        self.assertEqual((first["from"], first["to"], first["reason"]["code"]),
+                         ("creating", "creating", "pulling"))
+        self.assertIn(image, first["reason"]["message"])
+        wait_for(lambda: any(" layers, " in e["reason"]["message"] for e in told()), 20, "numbers")
+        valve.open.set()
+        wait_for(lambda: api.state(box) == "running", 30, "a sandbox")
+        types = [e["type"] for e in api.get(f"/events?sandboxId={box}&limit=100").json["items"]]
+        self.assertEqual((types[0], types[1], types[-1]),
+                         ("sandbox.creating", "sandbox.pulling", "sandbox.running"))
+        self.assertEqual(api.delete(f"/sandboxes/{box}").status, 204)
+
+
+class OperatorTest(PullCase):
+    def installation(self, **options):
+        made = sandboxd.Service(**options)
+        self.addCleanup(made.close)
+        return made
+
+    def test_images_of_templates_are_fetched_at_the_start_three_at_once_each_once(self):
+        valve = self.shut_valve()
+        images = [self.slow_image(valve) for _ in range(4)]
+        names = ",".join(f"t{i}={image}" for i, image in enumerate(images + images[:1]))
+        other = self.installation(templates=f"box={sandboxd.box_image()},{names}")
+        client = Client(other.start(), other.key())
+        wait_for(lambda: len(valve.repositories) == 3, 30, "three pulls")
+        time.sleep(0.5)
+        self.assertEqual(len(valve.repositories), 3)
+        self.assertEqual(client.create()["state"], "running")  # nobody is held up
+        valve.open.set()
+        for image in images:
+            wait_for(lambda i=image: engine.image(i), 60, "the image")
+        pulls = re.search(r'^sandboxd_pulls_total{result="ok"} (\d+)',
+                          client.get("/metrics").body.decode(), re.M)
+        self.assertEqual(int(pulls.group(1)), 4)
+
+    def test_users_have_images_of_the_registries_that_the_operator_allows(self):
+        allowed = f"{registry.name}/{self.pushed()}"
+        self.addCleanup(engine.remove_image, allowed)
+        other = self.installation(env={"SBX_REGISTRIES": f"ghcr.example,{registry.name}"})
+        client = Client(other.start(), other.key())
+        self.assertEqual(client.create(image=allowed)["state"], "running")
+        self.assertEqual(client.create()["state"], "running")  # a template is the operator's
+        for image in ("127.0.0.1:1/x:1", "busybox", "library/busybox:1", "docker.io/x",
+                      "localhost/x", sandboxd.BOX_IMAGE, "ghcr.example.evil/x"):
+            told = self.assert_problem(client.post("/sandboxes", {"image": image}), 400,
+                                       "invalid_request", "image")
+            self.assertIn("ghcr.example", told["detail"])
+            self.assertNotIn("sandboxId", told)
+
+    def test_the_credentials_of_the_machine_are_not_used_for_users(self):
+        valve = Valve(registry.port)
+        self.addCleanup(valve.close)
+        image = self.slow_image(valve)
+        other = self.installation()
+        folder = other.folder / ".docker"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(
+            {"auths": {valve.name: {"auth": "b3BlcmF0b3I6c2VjcmV0"}}}))
+        server = other.start(env={"HOME": other.folder, "DOCKER_CONFIG": folder})
+        self.assertEqual(Client(server, other.key()).create(image=image)["state"], "running")
+        self.assertTrue(valve.repositories)
+        self.assertEqual(valve.credentials, [])
 
 
 if __name__ == "__main__":

@@ -226,6 +226,12 @@ int sbx_engine_pull_fd(const sbx_engine_pull *p);
  * for us), INVALID, ENGINE (with the registry's or the engine's words), ENGINE_UNAVAILABLE, TIMEOUT
  * (the client's time for pulls). After 1 or -1 only to be closed. */
 int sbx_engine_pull_step(sbx_engine_pull *p, sbx_err *err);
+/* How far it is. Sizes grow while the registry tells of more layers. */
+typedef struct sbx_pull_progress {
+    int layers, layers_done;
+    int64_t bytes, total_bytes; /* of the layers that are being transferred, or were */
+} sbx_pull_progress;
+void sbx_engine_pull_progress(const sbx_engine_pull *p, sbx_pull_progress *ret);
 /** Close; the engine gives up what is not complete. NULL is fine. */
 void sbx_engine_pull_close(sbx_engine_pull *p);
 SBX_DEFINE_CLEANUP(sbx_engine_pull, sbx_engine_pull_close)

@@ -31,7 +31,13 @@ typedef struct sbx_images_config {
     sbx_engine *engine;
     sbx_metrics *metrics; /* may be NULL */
     int64_t timeout_ms;   /* of a pull, the wait in line included */
+    /* For those who wait: the pull has begun, or got on; at most every SBX_PULL_TELL_MS. May be
+     * NULL. `first`: a list of waits, by `next`; borrowed. */
+    void (*progress)(void *arg, const sbx_image_wait *first, const char *text);
+    void *arg;
 } sbx_images_config;
+
+#define SBX_PULL_TELL_MS 2000
 
 sbx_images *sbx_images_new(const sbx_images_config *c); /* any thread */
 void sbx_images_free(sbx_images *i);                    /* after stop, and STREAM has ended */

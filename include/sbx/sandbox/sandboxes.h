@@ -41,7 +41,8 @@ typedef struct sbx_sandboxes_config {
     void (*keep_network)(void *arg);
     /* Is the guard confirmed now? Does not wait. NULL: no. */
     bool (*network_ready)(void *arg);
-    const char *pool; /* option --pool; NULL: none */
+    const char *pool;       /* option --pool; NULL: none */
+    const char *registries; /* option --registries: hosts whose images users may have; "": all */
     /* Have sbx_pool_tick() run soon; any thread. May be NULL. */
     void (*pool_kick)(void *arg);
     /* After each change of state, on the worker that made it. `json` is the sandbox. */
@@ -67,6 +68,9 @@ const char *sbx_sandboxes_template(const sbx_sandboxes *s, const char *name);
 
 /** Put the volume with the programs onto the engine host, so that the first create need not. */
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
+
+/** Have the images of templates that the engine lacks fetched in the background. Does not wait. */
+int sbx_sandboxes_prefetch(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
 
 /* A create under way. */
 typedef struct sbx_create sbx_create;

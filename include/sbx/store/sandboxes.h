@@ -132,6 +132,11 @@ int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const cha
 int sbx_store_sandbox_alert(sbx_store *s, const char *id, const char *worker, const char *reason,
                             sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
 
+/** Write an event "sandbox.pulling" of each of these that is being created or started.
+ * @param text  for people. */
+int sbx_store_sandbox_pulling(sbx_store *s, const char *const *ids, size_t count, const char *text,
+                              sbx_err *err) SBX_MUST_CHECK;
+
 /** How the limit of its disk is kept: "enforced" or "watched". */
 int sbx_store_sandbox_disk(sbx_store *s, const char *id, const char *limit,
                            sbx_err *err) SBX_MUST_CHECK;
