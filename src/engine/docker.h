@@ -176,7 +176,7 @@ int docker_thaw(sbx_engine *e, const char *id, sbx_err *err);
 /* Limits as the engine wants them; 0 leaves one out. */
 void docker_write_limits(sbx_jw *w, int64_t cpu_milli, int64_t memory_bytes, int64_t pids);
 int docker_update(sbx_engine *e, const char *id, int64_t cpu_milli, int64_t memory_bytes,
-                  int64_t pids, sbx_err *err);
+                  int64_t pids, bool fresh, sbx_err *err);
 int docker_usage(sbx_engine *e, const char *id, sbx_usage *ret, sbx_err *err);
 int docker_disk(sbx_engine *e, const char *id, int64_t *ret_bytes, sbx_err *err);
 int docker_image_inspect(sbx_engine *e, const char *image, sbx_image_info *ret, sbx_err *err);

@@ -179,7 +179,7 @@ static int enough_memory(sbx_engine *e, const char *id, int64_t wanted, sbx_err 
 
 /* cgroup v1 refuses a limit below the use, v2 would kill processes: so it is looked at first. */
 int docker_update(sbx_engine *e, const char *id, int64_t cpu_milli, int64_t memory_bytes,
-                  int64_t pids, sbx_err *err)
+                  int64_t pids, bool fresh, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf path = SBX_BUF_INIT(DOCKER_PATH_BYTES);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(KIB);
@@ -188,7 +188,7 @@ int docker_update(sbx_engine *e, const char *id, int64_t cpu_milli, int64_t memo
     sbx_err got = {0};
     char what[160];
 
-    if (memory_bytes > 0 && enough_memory(e, id, memory_bytes, err))
+    if (memory_bytes > 0 && !fresh && enough_memory(e, id, memory_bytes, err))
         return -1;
     sbx_jw_obj(&w, NULL);
     docker_write_limits(&w, cpu_milli, memory_bytes, pids);

@@ -126,7 +126,7 @@ int sandbox_finish_claim(sbx_create *c, sbx_err *err)
     sbx_sandbox_row *row = &c->row;
 
     if (c->limits &&
-        sandbox_engine_limits(s, row->id, row->cpu_milli, row->memory_mb, row->pids, err))
+        sandbox_engine_limits(s, row->id, row->cpu_milli, row->memory_mb, row->pids, true, err))
         return -1;
     if (c->limits)
         sbx_channels_pids(s->c.channels, row->id, row->pids);

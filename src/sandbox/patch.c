@@ -160,13 +160,13 @@ int sandbox_patch_env(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *e
 /* --- limits --- */
 
 int sandbox_engine_limits(sbx_sandboxes *s, const char *id, int64_t cpu_milli, int64_t memory_mb,
-                          int64_t pids, sbx_err *err)
+                          int64_t pids, bool fresh, sbx_err *err)
 {
     char name[SBX_ID_LEN + 8];
 
     sbx_sandbox_container(id, name);
     if (s->c.engine->ops->update(s->c.engine, name, cpu_milli, memory_mb * (int64_t)MIB,
-                                 pids ? pids + SBX_PIDS_RESERVE : 0, err) &&
+                                 pids ? pids + SBX_PIDS_RESERVE : 0, fresh, err) &&
         err->code != SBX_E_NOT_FOUND)
         return -1;
     return 0; /* the next container gets them from the row */
@@ -177,7 +177,8 @@ int sandbox_settle_limits(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     sbx_container_info info = {0};
     fate how;
 
-    if (sandbox_engine_limits(s, row->id, row->cpu_milli, row->memory_mb, row->pids, err) == 0)
+    if (sandbox_engine_limits(s, row->id, row->cpu_milli, row->memory_mb, row->pids, false, err) ==
+        0)
         return sbx_store_sandbox_limits_end(s->c.store, row->id, 0, 0, 0, err);
     if (err->code != SBX_E_CONFLICT || sandbox_look(s, row->id, &info, &how, err))
         return -1;
@@ -207,7 +208,7 @@ static int patch_limits(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_patch 
     if (sbx_store_sandbox_limits_begin(s->c.store, id, state, LIMITS_DUE_S, err))
         return -1;
     sbx_job_scope(0, NULL); /* that the client leaves must not stop it half-way */
-    if (sandbox_engine_limits(s, id, p->limits.cpu_milli, memory_mb, p->limits.pids, err)) {
+    if (sandbox_engine_limits(s, id, p->limits.cpu_milli, memory_mb, p->limits.pids, false, err)) {
         /* of any other failure the outcome is unknown, and the mark has it looked at */
         if (refused(err) && sbx_store_sandbox_limits_end(s->c.store, id, 0, 0, 0, &later))
             sbx_log_err(SBX_WARN, "limits will be compared", &later, "sandbox", id, NULL);

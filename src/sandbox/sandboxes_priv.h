@@ -105,9 +105,10 @@ int sandbox_engine_stop(sbx_sandboxes *s, const char *id, int grace_s, sbx_err *
 int sandbox_settle_move(sbx_sandboxes *s, sbx_sandbox_row *row, bool force,
                         sbx_err *err) SBX_MUST_CHECK;
 
-/* Give a container limits; one that is gone gets them when it is made again. `pids` 0 keeps. */
+/* Give a container limits; one that is gone gets them when it is made again. 0 keeps.
+ * @param fresh  as of sbx_engine_ops.update */
 int sandbox_engine_limits(sbx_sandboxes *s, const char *id, int64_t cpu_milli, int64_t memory_mb,
-                          int64_t pids, sbx_err *err) SBX_MUST_CHECK;
+                          int64_t pids, bool fresh, sbx_err *err) SBX_MUST_CHECK;
 
 /* --- pools; pool.c, but for the last ones --- */
 

@@ -158,9 +158,10 @@ typedef struct sbx_engine_ops {
     int (*pause)(sbx_engine *e, const char *id, sbx_err *err);
     int (*unpause)(sbx_engine *e, const char *id, sbx_err *err);
     /* Change limits; 0 keeps. Swap stays equal to memory. CONFLICT: the container uses more memory
-     * than it is to have. Also for a container that does not run. */
+     * than it is to have, which is looked at first, and takes time, unless it is `fresh`: of a
+     * container in which nothing of a user has run. Also for a container that does not run. */
     int (*update)(sbx_engine *e, const char *id_or_name, int64_t cpu_milli, int64_t memory_bytes,
-                  int64_t pids, sbx_err *err);
+                  int64_t pids, bool fresh, sbx_err *err);
     /* What it uses, also while it is paused. Takes up to 400 ms. CONFLICT: it does not run. */
     int (*usage)(sbx_engine *e, const char *id_or_name, sbx_usage *ret, sbx_err *err);
     /* How much it has written to files outside of volumes. Takes as long as it has files. */
