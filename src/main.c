@@ -432,6 +432,7 @@ static int serve_until_signal(sbx_app *app, sbx_err *err)
 /* Nothing new begins, and what runs comes to its end. */
 static void stop_all(sbx_app *app)
 {
+    sbx_sandbox_refs frozen = {0};
     sbx_err err;
 
     serving = NULL;
@@ -460,8 +461,9 @@ static void stop_all(sbx_app *app)
         sbx_channels_shutdown(app->channels);
         sbx_stream_sync(app->stream);
     }
-    if (app->ledger && sbx_ledger_flush(app->ledger, &err))
+    if (app->ledger && sbx_ledger_flush(app->ledger, &frozen, &err))
         sbx_log_err(SBX_WARN, "the last records were lost", &err, NULL);
+    sbx_sandbox_refs_done(&frozen); /* nobody waits any more */
     if (app->logs) {
         sbx_logs_stop(app->logs);
         sbx_logs_free(app->logs);

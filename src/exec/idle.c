@@ -79,11 +79,13 @@ static void on_listed(void *arg, const sbx_err *err)
     idle_terminal *t = arg;
     const sbx_execs_config *c = &t->e->c;
 
-    if (err || !t->there) {
+    if (!err && !t->there) {
         drop(t);
         return;
     }
-    if (t->viewed) {
+    if (err) { /* it may be paused: what nobody knows does not count */
+        t->alone_since_ms = sbx_now_ms();
+    } else if (t->viewed) {
         t->alone_since_ms = sbx_now_ms();
         t->hung_up = false;
     } else if (t->hung_up || sbx_now_ms() - t->alone_since_ms >= c->terminal_idle_ms) {

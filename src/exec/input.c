@@ -236,6 +236,7 @@ static void use(order *o)
                        .owner = o->owner,
                        .sandbox = o->sandbox,
                        .cancelled = sbx_reply_cancel_flag(o->reply),
+                       .reading = o->kind != GIVE,
                        .ready = ask,
                        .failed = cannot_ask,
                        .arg = o};

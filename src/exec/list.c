@@ -229,6 +229,7 @@ static int run(lister *l, sbx_err *err)
                            .owner = l->owner,
                            .sandbox = l->sandbox,
                            .cancelled = sbx_reply_cancel_flag(l->reply),
+                           .reading = true,
                            .ready = ask,
                            .failed = cannot_ask,
                            .arg = l};

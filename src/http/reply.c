@@ -265,6 +265,14 @@ static void for_clients(const sbx_reply *r, sbx_err *err)
         sbx_copy(err->msg, sizeof(err->msg), "the server's log tells more, under this requestId");
 }
 
+void sbx_reply_problem_json(const sbx_reply *r, const sbx_err *err, sbx_buf *out)
+{
+    sbx_err told = *err;
+
+    for_clients(r, &told);
+    respond_problem_json(out, &told, r->request_id);
+}
+
 void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
 {
     sbx_reply_problem_with(r, err, NULL);

@@ -61,19 +61,29 @@ static void complain(const char *what, const sbx_err *err)
     sbx_log_err(SBX_WARN, "cleanup could not look", err, "what", what, NULL);
 }
 
+static void free_ids(char **ids, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(ids[i]);
+    free(ids);
+}
+
 static void reap_expired(void *arg)
 {
     sbx_reaper *r = arg;
     sbx_sandbox_list list = {0};
-    char **busy;
+    char **busy, **later;
     sbx_err err;
-    size_t n = sbx_ledger_busy(r->c.ledger, &busy);
-    int rc = sbx_store_sandbox_reap(r->c.store, r->c.worker, (const char *const *)busy, n,
-                                    CLAIM_MAX, &list, &err);
+    sbx_reap which = {.worker = r->c.worker, .max = CLAIM_MAX};
 
-    for (size_t i = 0; i < n; i++)
-        free(busy[i]);
-    free(busy);
+    which.busy.count = sbx_ledger_busy(r->c.ledger, &busy);
+    which.busy.items = (const char *const *)busy;
+    which.later.count = sbx_sandboxes_not_now(r->c.sandboxes, &later);
+    which.later.items = (const char *const *)later;
+    int rc = sbx_store_sandbox_reap(r->c.store, &which, &list, &err);
+
+    free_ids(busy, which.busy.count);
+    free_ids(later, which.later.count);
     if (rc)
         complain("expired", &err);
     else
@@ -138,13 +148,50 @@ static void ping(void *arg)
     (void)!r->c.engine->ops->ping(r->c.engine, NULL, &ignored);
 }
 
+/* A use that another worker let in, or one that looked just before, is waiting in a sandbox that
+ * was paused as idle. */
+typedef struct waking {
+    sbx_reaper *r;
+    char id[SBX_ID_LEN + 1], owner[SBX_ID_LEN + 1];
+} waking;
+
+static void run_waking(void *arg)
+{
+    waking *w = arg;
+    sbx_move resume = {.verb = SBX_V_RESUME};
+    sbx_sandbox_row row = {0};
+    sbx_err err;
+
+    /* a failure is told by the move; what is still active is found by the next flush */
+    (void)!sbx_sandbox_move(w->r->c.sandboxes, w->owner, w->id, &resume, &row, &err);
+    sbx_sandbox_row_done(&row);
+    free(w);
+}
+
+static void wake(sbx_reaper *r, const char *id, const char *owner)
+{
+    waking *w = sbx_alloc(sizeof(*w));
+    sbx_job job = {.run = run_waking, .arg = w};
+    sbx_err err;
+
+    w->r = r;
+    sbx_copy(w->id, sizeof(w->id), id);
+    sbx_copy(w->owner, sizeof(w->owner), owner);
+    if (sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
+        free(w);
+}
+
 static void flush(void *arg)
 {
     sbx_reaper *r = arg;
+    sbx_sandbox_refs frozen = {0};
     sbx_err err;
 
-    if (sbx_ledger_flush(r->c.ledger, &err))
+    if (sbx_ledger_flush(r->c.ledger, &frozen, &err))
         complain("records", &err);
+    for (size_t i = 0; i < frozen.count; i++)
+        wake(r, frozen.items[i].id, frozen.items[i].owner);
+    sbx_sandbox_refs_done(&frozen);
 }
 
 static void health(void *arg)

@@ -2,7 +2,10 @@
  * inside, which carries the bytes to the agent. The lease stays where it is. */
 #include "sandboxes_priv.h"
 
-#define BRIDGE_EPOCH 1 /* of its own: nobody else greets on this connection */
+#include "sbx/core/log.h"
+
+#define AWAKE_S      120 /* at most; longer than an engine's call */
+#define BRIDGE_EPOCH 1   /* of its own: nobody else greets on this connection */
 
 static int open_bridge(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_greeting **ret,
                        sbx_err *err)
@@ -20,7 +23,10 @@ static int open_bridge(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_greetin
     sbx_sandbox_container(row->id, name);
     memcpy(hello.sandbox, row->id, sizeof(hello.sandbox));
     memcpy(hello.token, row->token, sizeof(hello.token));
-    if (sbx_store_sandbox_env(s->c.store, row->id, &env, err))
+    /* An engine that is told to pause a container while it starts something in it may never do
+     * either. */
+    if (sbx_store_sandbox_awake(s->c.store, row->id, AWAKE_S, err) ||
+        sbx_store_sandbox_env(s->c.store, row->id, &env, err))
         return -1;
     int rc = s->c.engine->ops->exec_attach(s->c.engine, name, argv, &conn, err);
     if (!rc)
@@ -33,6 +39,7 @@ int sbx_sandbox_bridge(sbx_sandboxes *s, const char *owner, const char *id, sbx_
 {
     sbx_sandbox_row row = {0};
     sbx_greeting *g = NULL;
+    sbx_err later;
 
     if (sbx_store_sandbox_get(s->c.store, owner, id, &row, err))
         return -1;
@@ -41,5 +48,9 @@ int sbx_sandbox_bridge(sbx_sandboxes *s, const char *owner, const char *id, sbx_
             ? sbx_fail(err, SBX_E_CONFLICT, "there is no other worker to bridge")
             : open_bridge(s, &row, &g, err);
     sbx_sandbox_row_done(&row);
-    return rc ? -1 : sbx_greeting_wait(g, SBX_GREETING_MS, err);
+    if (rc || sbx_greeting_wait(g, SBX_GREETING_MS, err))
+        return -1; /* the engine may be at it still */
+    if (sbx_store_sandbox_awake(s->c.store, id, 0, &later))
+        sbx_log_err(SBX_DEBUG, "a sandbox may be paused only later", &later, "sandbox", id, NULL);
+    return 0;
 }

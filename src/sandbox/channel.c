@@ -613,6 +613,31 @@ size_t sbx_channels_count(sbx_channels *c)
     return n;
 }
 
+typedef struct freezing {
+    sbx_channels *set;
+    char sandbox[SBX_ID_LEN + 1];
+    bool frozen;
+} freezing;
+
+static void freeze_on_stream(void *arg)
+{
+    freezing *f = arg;
+    channel *ch = channel_find(f->set, f->sandbox);
+
+    if (ch)
+        ch->frozen = f->frozen;
+    free(f);
+}
+
+void sbx_channels_freeze(sbx_channels *c, const char *sandbox, bool frozen)
+{
+    freezing *f = sbx_alloc(sizeof(*f));
+
+    *f = (freezing){.set = c, .frozen = frozen};
+    sbx_copy(f->sandbox, sizeof(f->sandbox), sandbox);
+    sbx_stream_post(c->stream, freeze_on_stream, f);
+}
+
 /* --- the set --- */
 
 /* The agent's dead-man's switch counts from the last frame of its owner. */
@@ -621,7 +646,7 @@ static void ping_all(void *arg)
     sbx_channels *c = arg;
 
     for (channel *ch = c->all; ch; ch = ch->hh.next) {
-        if (!ch->ready)
+        if (!ch->ready || ch->frozen)
             continue;
         channel_send(ch, SBX_F_PING, 0, NULL, 0);
         channel_flush(ch);

@@ -87,6 +87,7 @@ struct channel {
     int version;  /* of the agent, once `ready` */
     bool marked;  /* the answer's marker has come */
     bool ready;   /* the greeting was answered */
+    bool frozen;  /* by a pause */
     sbx_buf in, out;
     sbx_greeting *greeting; /* until answered */
     sbx_timer *late;        /* until answered: ends a channel whose agent is silent */

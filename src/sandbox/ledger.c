@@ -4,7 +4,6 @@
 
 #include "sbx/core/clock.h"
 #include "sbx/core/log.h"
-#include "sbx/store/sandboxes.h"
 #include <pthread.h>
 #include <uthash.h>
 
@@ -20,8 +19,9 @@ typedef struct started {
 
 typedef struct activity {
     char id[SBX_ID_LEN + 1];
-    int running;
-    bool touched; /* since the last flush */
+    int running, writing; /* commands; statements under way that write its activity */
+    bool touched;         /* since the last flush */
+    bool freezing;
     UT_hash_handle hh;
 } activity;
 
@@ -155,6 +155,42 @@ void sbx_ledger_end(sbx_ledger *l, const char *sandbox)
     change(l, sandbox, -1);
 }
 
+static bool is_active(const activity *a)
+{
+    return a->running || a->touched || a->writing;
+}
+
+bool sbx_ledger_use(sbx_ledger *l, const char *sandbox)
+{
+    pthread_mutex_lock(&l->mu);
+    activity *a = entry_locked(l, sandbox);
+    bool may = !a->freezing;
+    if (may) {
+        a->running++;
+        a->touched = true;
+    }
+    pthread_mutex_unlock(&l->mu);
+    return may;
+}
+
+bool sbx_ledger_freeze(sbx_ledger *l, const char *sandbox)
+{
+    pthread_mutex_lock(&l->mu);
+    activity *a = entry_locked(l, sandbox);
+    bool may = !is_active(a) && !a->freezing;
+    if (may)
+        a->freezing = true;
+    pthread_mutex_unlock(&l->mu);
+    return may;
+}
+
+void sbx_ledger_thaw(sbx_ledger *l, const char *sandbox)
+{
+    pthread_mutex_lock(&l->mu);
+    entry_locked(l, sandbox)->freezing = false;
+    pthread_mutex_unlock(&l->mu);
+}
+
 size_t sbx_ledger_busy(sbx_ledger *l, char ***ret)
 {
     size_t n = 0;
@@ -163,7 +199,7 @@ size_t sbx_ledger_busy(sbx_ledger *l, char ***ret)
     pthread_mutex_lock(&l->mu);
     *ret = sbx_alloc((HASH_COUNT(l->sandboxes) + 1) * sizeof(char *));
     HASH_ITER (hh, l->sandboxes, a, next)
-        if (a->running || a->touched)
+        if (is_active(a))
             (*ret)[n++] = sbx_strdup(a->id);
     pthread_mutex_unlock(&l->mu);
     return n;
@@ -249,10 +285,11 @@ static size_t take_touched(sbx_ledger *l, char ***ret)
     pthread_mutex_lock(&l->mu);
     *ret = sbx_alloc((HASH_COUNT(l->sandboxes) + 1) * sizeof(char *));
     HASH_ITER (hh, l->sandboxes, a, next) {
-        if (a->running || a->touched)
+        if (a->running || a->touched) {
             (*ret)[n++] = sbx_strdup(a->id);
-        a->touched = false;
-        if (!a->running) {
+            a->writing++;
+            a->touched = false;
+        } else if (!a->writing && !a->freezing) {
             HASH_DEL(l->sandboxes, a);
             free(a);
         }
@@ -261,19 +298,29 @@ static size_t take_touched(sbx_ledger *l, char ***ret)
     return n;
 }
 
-int sbx_ledger_flush(sbx_ledger *l, sbx_err *err)
+/* What was not written is remembered for the next time. */
+static void written(sbx_ledger *l, char **ids, size_t count, bool ok)
+{
+    pthread_mutex_lock(&l->mu);
+    for (size_t i = 0; i < count; i++) {
+        activity *a = entry_locked(l, ids[i]);
+
+        a->writing--;
+        a->touched |= !ok;
+    }
+    pthread_mutex_unlock(&l->mu);
+}
+
+int sbx_ledger_flush(sbx_ledger *l, sbx_sandbox_refs *ret_frozen, sbx_err *err)
 {
     char **ids;
     size_t n = take_touched(l, &ids);
-    int rc = n ? sbx_store_sandbox_touch(l->store, (const char *const *)ids, n, err) : 0;
+    int rc =
+        n ? sbx_store_sandbox_touch(l->store, (const char *const *)ids, n, ret_frozen, err) : 0;
 
-    for (size_t i = 0; i < n; i++) {
-        if (rc) { /* remembered for the next time */
-            sbx_ledger_begin(l, ids[i]);
-            sbx_ledger_end(l, ids[i]);
-        }
+    written(l, ids, n, rc == 0);
+    for (size_t i = 0; i < n; i++)
         free(ids[i]);
-    }
     free(ids);
     if (rc)
         return rc;

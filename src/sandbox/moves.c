@@ -46,6 +46,7 @@ static int paused(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     sandbox_reason(row, &m.why, &why);
     if (m.why.code && strcmp(m.why.code, "expired") == 0)
         m.expiry = SBX_EXPIRY_NONE;
+    sbx_channels_freeze(s->c.channels, row->id, true);
     return sandbox_set_state(s, row, &m, err);
 }
 
@@ -57,6 +58,7 @@ static int running_again(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_expiry expi
               .goal = "",
               .why.exit_code = -1};
 
+    sbx_channels_freeze(s->c.channels, row->id, false);
     return sandbox_set_state(s, row, &m, err);
 }
 
@@ -77,7 +79,7 @@ static int settle_pausing(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     }
 }
 
-static int do_pause(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+static int pause_container(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     sbx_err later;
 
@@ -87,6 +89,28 @@ static int do_pause(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     if (settle_pausing(s, row, &later) == 0 && strcmp(row->state, "paused") == 0)
         return 0;
     return sbx_wrap(err, "the sandbox could not be paused");
+}
+
+/* Of a sandbox that was idle, or has expired: nobody waits for it. */
+static int pause_by_itself(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+{
+    SBX_CLEANUP(sbx_json_free) sbx_json *json = NULL;
+    reason why;
+
+    sandbox_reason(row, &why, &json);
+    bool idle = why.code && strcmp(why.code, "idle") == 0;
+
+    /* Use that began before is seen here; what comes later waits until the row says `paused`. */
+    bool used = idle && !sbx_ledger_freeze(s->c.ledger, row->id);
+    int rc = used ? running_again(s, row, SBX_EXPIRY_KEEP, err) : pause_container(s, row, err);
+
+    if (idle && !used)
+        sbx_ledger_thaw(s->c.ledger, row->id);
+    if (!rc)
+        sandbox_note_move(s, row->id, TROUBLE_PAUSE, used);
+    else if (err->code != SBX_E_CONFLICT)
+        sandbox_note_trouble(s, row->id, TROUBLE_PAUSE, err);
+    return rc;
 }
 
 /* --- resume --- */
@@ -144,6 +168,17 @@ static int do_resume(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     if (settle_resuming(s, row, &later) == 0 && strcmp(row->state, "running") == 0)
         return 0;
     return sbx_wrap(err, "the sandbox could not be resumed");
+}
+
+static int resume(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
+{
+    int rc = do_resume(s, row, err);
+
+    if (!rc)
+        sandbox_note_move(s, row->id, TROUBLE_RESUME, false);
+    else if (err->code != SBX_E_CONFLICT)
+        sandbox_note_trouble(s, row->id, TROUBLE_RESUME, err);
+    return rc;
 }
 
 static int settle_starting(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
@@ -274,7 +309,7 @@ int sbx_sandbox_carry_on(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
     case SBX_S_DELETING:
         return sbx_sandbox_finish_delete(s, row, err);
     case SBX_S_PAUSING:
-        return do_pause(s, row, err);
+        return pause_by_itself(s, row, err);
     case SBX_S_STOPPING: /* it may have been paused */
         return do_stop(s, row, true, SBX_DEFAULT_GRACE_S, err) < 0 ? -1 : 0;
     default:
@@ -380,10 +415,10 @@ static int begin_move(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_move *v, sbx_e
     switch (v->verb) {
     case SBX_V_PAUSE:
         rc = begin(s, row, v, &pausing, err);
-        return rc ? rc : do_pause(s, row, err);
+        return rc ? rc : pause_container(s, row, err);
     case SBX_V_RESUME:
         rc = begin(s, row, v, &resuming, err);
-        return rc ? rc : do_resume(s, row, err);
+        return rc ? rc : resume(s, row, err);
     case SBX_V_KEEPALIVE:
         return 1;
     default:

@@ -42,7 +42,7 @@ void sbx_channels_each(sbx_channels *c, void (*fn)(void *arg, const char *sandbo
     SBX_ASSERT_THREAD(SBX_T_STREAM);
     for (channel *ch = c->all, *next; ch; ch = next) {
         next = ch->hh.next;
-        if (ch->ready && ch->version >= 2 && !ch->bridge)
+        if (ch->ready && !ch->frozen && ch->version >= 2 && !ch->bridge)
             fn(arg, ch->id, ch->pids);
     }
 }

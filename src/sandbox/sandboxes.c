@@ -85,6 +85,7 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
     sbx_sandboxes *s = sbx_alloc(sizeof(*s));
 
     s->c = *c;
+    s->troubles = sandbox_troubles_new();
     if (sbx_templates_parse(c->templates, s->templates, &s->template_count, err) ||
         read_programs(s, err)) {
         sbx_sandboxes_free(s);
@@ -113,6 +114,7 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
     sandbox_fetches_free(s->fetches);
     sandbox_pools_free(s->pools);
     sbx_images_free(s->images);
+    sandbox_troubles_free(s->troubles);
     for (size_t i = 0; i < ARRAY_LEN(s->programs); i++)
         free((void *)s->programs[i].data);
     free(s);
@@ -122,6 +124,11 @@ void sbx_sandboxes_interrupt(sbx_sandboxes *s)
 {
     sbx_images_stop(s->images);
     sbx_checks_shutdown(s->c.checks);
+}
+
+sbx_ledger *sbx_sandboxes_ledger(const sbx_sandboxes *s)
+{
+    return s->c.ledger;
 }
 
 int sbx_sandboxes_prepare(sbx_sandboxes *s, sbx_err *err)
@@ -195,12 +202,14 @@ void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
 static void write_commands(sbx_sandboxes *s, sbx_state from, sbx_state to)
 {
     bool ends = to == SBX_S_STOPPED || to == SBX_S_STARTING || to == SBX_S_FAILED;
+    sbx_sandbox_refs frozen = {0};
     sbx_err err;
 
     if (!ends || from == SBX_S_CREATING || from == SBX_S_STOPPED || from == SBX_S_FAILED)
         return;
-    if (sbx_ledger_flush(s->c.ledger, &err)) /* it is tried again by the tick */
+    if (sbx_ledger_flush(s->c.ledger, &frozen, &err)) /* it is tried again by the tick */
         sbx_log_err(SBX_WARN, "records of commands were not written", &err, NULL);
+    sbx_sandbox_refs_done(&frozen); /* what is still active is found by the tick */
 }
 
 int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx_err *err)
@@ -253,7 +262,7 @@ int sbx_sandbox_alert(sbx_sandboxes *s, const char *id, const char *code, const 
 
     if (rc <= 0)
         return rc;
-    sbx_log(SBX_INFO, "sandbox is near a limit", "sandbox", id, "alert", code, NULL);
+    sbx_log(SBX_INFO, "sandbox alert", "sandbox", id, "alert", code, NULL);
     sandbox_publish(s, &row);
     return 0;
 }

@@ -10,12 +10,14 @@
 
 typedef struct sbx_pools sbx_pools;
 typedef struct sbx_fetches sbx_fetches;
+typedef struct sandbox_troubles sandbox_troubles;
 
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
     sbx_images *images;
     sbx_pools *pools;
     sbx_fetches *fetches;
+    sandbox_troubles *troubles;
     sbx_template templates[SBX_MAX_TEMPLATES];
     size_t template_count;
     sbx_volume_file programs[2]; /* the agent's, and that for files; their data is owned */
@@ -82,6 +84,16 @@ int sandbox_fail_dead(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_containe
 /* What to record of a failure: no addresses or statements of the store, which are for the log. */
 const char *sandbox_public_reason(const sbx_err *err, const char *id);
 const char *sandbox_failure_code(const sbx_err *err);
+
+/* Pauses of idle sandboxes and resumes, as they end: hibernate.c. */
+typedef enum sandbox_trouble { TROUBLE_PAUSE, TROUBLE_RESUME } sandbox_trouble;
+sandbox_troubles *sandbox_troubles_new(void);
+void sandbox_troubles_free(sandbox_troubles *t);
+/* It failed: counted, logged, and told of by an alert when it is time. WORKER. */
+void sandbox_note_trouble(sbx_sandboxes *s, const char *id, sandbox_trouble what,
+                          const sbx_err *why);
+/* It succeeded; `undone`: the pause was not needed any more. */
+void sandbox_note_move(sbx_sandboxes *s, const char *id, sandbox_trouble what, bool undone);
 
 /* Change the env of a row, without its limits. */
 int sandbox_patch_env(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,

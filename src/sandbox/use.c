@@ -12,13 +12,30 @@
 
 static void run_attempt(void *arg);
 
+/* The user may be gone when it is told. Until then it is counted, so that the sandbox is never seen
+ * as idle before the user counts by itself. */
+static void tell(sbx_use *u, const sbx_err *err)
+{
+    sbx_ledger *ledger = u->counted ? sbx_sandboxes_ledger(u->parts->sandboxes) : NULL;
+    char sandbox[SBX_ID_LEN + 1];
+    bool counted = u->counted;
+
+    sbx_copy(sandbox, sizeof(sandbox), u->sandbox);
+    if (err)
+        u->failed(u->arg, err);
+    else
+        u->ready(u->arg);
+    if (counted)
+        sbx_ledger_end(ledger, sandbox);
+}
+
 static void submit(sbx_use *u, sbx_lane lane, void (*run)(void *arg))
 {
     sbx_job job = {.run = run, .arg = u};
     sbx_err err;
 
     if (sbx_lanes_submit(u->parts->lanes, lane, &job, &err))
-        u->failed(u->arg, &err);
+        tell(u, &err);
 }
 
 static void submit_attempt(void *arg)
@@ -40,15 +57,20 @@ static void wait_on_stream(void *arg)
 static int may_use(sbx_use *u, const sbx_sandbox_row *row, sbx_err *err)
 {
     sbx_state state = sbx_state_parse(row->state);
-    int64_t wait_ms = WAIT_CREATE_MS;
+    int64_t now = sbx_now_ms();
 
+    if (state != SBX_S_RUNNING)
+        u->running_ms = 0;
     switch (state) {
     case SBX_S_RUNNING:
         if (sbx_channels_has(u->parts->channels, row->id))
             return 1;
-        wait_ms = u->again ? WAIT_AGAIN_MS : WAIT_ADOPT_MS;
+        u->running_ms = u->running_ms ? u->running_ms : now;
         break;
     case SBX_S_PAUSED:
+        if (u->reading)
+            return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is paused");
+        break;
     case SBX_S_CREATING:
     case SBX_S_STARTING:
     case SBX_S_PAUSING:
@@ -59,9 +81,8 @@ static int may_use(sbx_use *u, const sbx_sandbox_row *row, sbx_err *err)
     default:
         return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s", row->state);
     }
-    if (!u->until_ms)
-        u->until_ms = sbx_now_ms() + wait_ms;
-    if (sbx_now_ms() > u->until_ms)
+    if (now - u->from_ms > WAIT_CREATE_MS ||
+        (u->running_ms && now - u->running_ms > (u->again ? WAIT_AGAIN_MS : WAIT_ADOPT_MS)))
         return sbx_fail(err, SBX_E_CAPACITY, "%s",
                         state == SBX_S_RUNNING ? "another worker holds the sandbox, or has just "
                                                  "let go of it; try again shortly"
@@ -97,7 +118,7 @@ static void run_resume(void *arg)
     if (rc >= 0 || err.code == SBX_E_CONFLICT)
         submit_attempt(u);
     else
-        u->failed(u->arg, &err);
+        tell(u, &err);
 }
 
 /* Once for a request: if it comes to nothing, the holder may be dying, and this worker will adopt
@@ -122,8 +143,15 @@ static int attempt(sbx_use *u, sbx_err *err)
     if (sbx_store_sandbox_get(u->parts->store, u->owner, u->sandbox, &row, err))
         return -1;
     int go = may_use(u, &row, err);
+
+    /* If it is just being frozen, what was read of it is old already. */
+    if (go >= 0 && !u->reading && !u->counted)
+        u->counted = sbx_ledger_use(sbx_sandboxes_ledger(u->parts->sandboxes), row.id);
+    if (go > 0 && !u->reading && !u->counted)
+        go = 0;
     bool frozen = strcmp(row.state, "paused") == 0;
-    bool bridge = !u->bridged && strcmp(row.state, "running") == 0;
+    bool bridge = !u->bridged && strcmp(row.state, "running") == 0 &&
+                  !sbx_channels_has(u->parts->channels, row.id);
     if (go > 0 && renew_env(u, &row, err))
         go = -1;
     sbx_sandbox_row_done(&row);
@@ -143,16 +171,14 @@ static void run_attempt(void *arg)
     sbx_err err;
     int go = attempt(u, &err);
 
-    if (go > 0)
-        u->ready(u->arg);
-    else if (go < 0)
-        u->failed(u->arg, &err);
+    if (go != 0)
+        tell(u, go < 0 ? &err : NULL);
 }
 
 void sbx_sandbox_use(sbx_use *u)
 {
     u->from_ms = sbx_now_ms();
-    u->until_ms = 0;
-    u->bridged = false;
+    u->running_ms = 0;
+    u->bridged = u->counted = false;
     run_attempt(u);
 }

@@ -65,6 +65,7 @@ int sbx_store_idempotency_claim(sbx_store *s, const sbx_claim *c, sbx_claim_foun
     store_p_bytes(&p, c->fingerprint, sizeof c->fingerprint);
     store_p_str(&p, c->worker);
     store_p_str(&p, c->resource);
+    store_p_bool(&p, c->rerun);
     if (store_exec(s, Q_IDEMPOTENCY_CLAIM, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     memset(ret, 0, sizeof *ret);
@@ -120,6 +121,16 @@ int sbx_store_idempotency_release(sbx_store *s, const sbx_claim *c, sbx_err *err
     claim_params(&p, c);
     store_p_str(&p, c->resource);
     return store_exec(s, Q_IDEMPOTENCY_RELEASE, &p, STORE_AGAIN, &r, err);
+}
+
+int sbx_store_idempotency_leave(sbx_store *s, const sbx_claim *c, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    claim_params(&p, c);
+    store_p_str(&p, c->resource);
+    return store_exec(s, Q_IDEMPOTENCY_LEAVE, &p, STORE_AGAIN, &r, err);
 }
 
 int sbx_store_idempotency_purge(sbx_store *s, sbx_err *err)

@@ -76,6 +76,8 @@ void store_read_sandbox(const PGresult *r, int row, sbx_sandbox_row *ret);
 #define STORE_SANDBOX_COLS 43
 /** Columns of KEY_BY_HASH. */
 void store_read_key(const PGresult *r, sbx_key_row *ret);
+/** Columns id and owner. */
+void store_read_refs(const PGresult *r, sbx_sandbox_refs *ret);
 int store_read_list(const PGresult *r, sbx_sandbox_list *ret, sbx_err *err) SBX_MUST_CHECK;
 
 /** Append a one-dimensional text[] as PostgreSQL writes it. */

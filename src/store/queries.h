@@ -36,6 +36,14 @@
     " AND w.heartbeat_at > now() - interval '10 seconds') OR " since                               \
     " <= now() - interval '30 seconds')"
 
+/* Of a row `i` on which a claim falls: nobody is at it any more, and its request may be run again
+ * under its id; or this claim has taken it, and the answer to that was lost. */
+#define IDEMPOTENT_RERUN                                                                           \
+    "(i.rerun AND i.status IS NULL AND i.fingerprint = excluded.fingerprint"                       \
+    " AND i.created_at > now() - interval '1 day' AND (i.taken = excluded.resource OR"             \
+    " NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = i.worker"                            \
+    " AND w.heartbeat_at > now() - interval '10 seconds')))"
+
 /* Of a row `i`: nothing came of it, and nothing will. That its sandbox failed is not enough while
  * its worker may still be writing down the answer. */
 #define IDEMPOTENT_FAILED                                                                          \
@@ -84,6 +92,24 @@
     " (SELECT * FROM public.events WHERE owner = $1 AND seq > $2::bigint" which                    \
     " AND ($3::text IS NULL OR type = $3) ORDER BY seq " direction " LIMIT $4::bigint) e ON true"  \
     " WHERE c.owner = $1 ORDER BY seq"
+
+/* Of groups `g`, in the order in which groups.c reads them. */
+#define GROUP_COLS                                                                                 \
+    "g.id, g.name, g.metadata::text, g.version, g.created_at, g.updated_at,"                       \
+    " (SELECT string_agg(m.sandbox, ' ' ORDER BY m.position) FROM public.group_members m"          \
+    " JOIN public.sandboxes s ON s.id = m.sandbox WHERE m.group_id = g.id"                         \
+    " AND s.state NOT IN ('deleting', 'deleted'))"
+
+/* Sandboxes that are to be members of a group, `ids`, of the owner $2: which of them is the first
+ * that he does not have; and their rows for the new members. */
+#define GROUP_MISSING(ids)                                                                         \
+    " missing AS (SELECT min(i) AS i FROM unnest(" ids ") WITH ORDINALITY u (sandbox, i)"          \
+    " WHERE NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = u.sandbox"                   \
+    " AND s.owner = $2::text AND s.state NOT IN ('deleting', 'deleted')))"
+#define GROUP_ADD(ids)                                                                             \
+    " m AS (INSERT INTO public.group_members (group_id, sandbox)"                                  \
+    " SELECT g.id, u.sandbox FROM g, unnest(" ids ") WITH ORDINALITY u (sandbox, i)"               \
+    " ORDER BY u.i ON CONFLICT DO NOTHING)"
 
 /* $1 owner (or unused), $2 state, $3 template, $4 name, $5 metadata, $6 created_at and $7 id of
  * the cursor, $8 limit. */
@@ -187,6 +213,7 @@
       " template = CASE WHEN $15::text IS NULL THEN template ELSE $14 END,"                        \
       " image = coalesce($15::text, image),"                                                       \
       " change = $10::bigint WHERE id = $1 AND state = $2::text"\
+      " AND NOT ($3::text = 'pausing' AND coalesce(awake_until > now(), false))"                   \
       " AND ($16::bigint = 0 OR change = $16) RETURNING *),"                     \
       EXECS_LOST ","                                                                               \
       EVENTS_OF_CHANGE("$2::text", "$2::text <> $3::text")                                         \
@@ -206,10 +233,10 @@
     X(SANDBOX_WATCHED, 2, SYSTEM,                                                                  \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE worker = $1 AND state = 'running'"      \
       " AND disk_limit = 'watched' ORDER BY random() LIMIT $2::bigint")                            \
-    /* $2 worker, $3 the reason: of a sandbox that runs here. */                                    \
+    /* $2 worker, $3 the reason: of a sandbox that runs here, or is paused. */                      \
     X(SANDBOX_ALERT, 3, SYSTEM,                                                                    \
-      "WITH u AS (SELECT * FROM public.sandboxes WHERE id = $1 AND worker = $2"                    \
-      " AND state = 'running' FOR KEY SHARE),"                                                     \
+      "WITH u AS (SELECT * FROM public.sandboxes WHERE id = $1"                                    \
+      " AND (state = 'paused' OR (state = 'running' AND worker = $2)) FOR KEY SHARE),"             \
       EVENTS_OF("'alert'", "json_build_object('from', state, 'to', state, 'reason', $3::json)",    \
       "true") " SELECT " SANDBOX_COLS ", e.seq FROM u, e")                                         \
     /* $1 ids of sandboxes that wait for their image, $2 the reason, how far it is */              \
@@ -229,8 +256,14 @@
       " WHERE id = $1 AND state <> 'deleted' AND (s.worker = $2::text OR " HOLDER_IS_DEAD ")"      \
       " RETURNING epoch")                                                                          \
     X(SANDBOX_TOUCH, 1, SYSTEM,                                                                    \
-      "UPDATE public.sandboxes SET last_active_at = now()"                                         \
-      " WHERE id = ANY ($1::text[]) AND state <> 'deleted'")                                       \
+      "WITH u AS (UPDATE public.sandboxes SET last_active_at = now()"                              \
+      " WHERE id = ANY ($1::text[]) AND state <> 'deleted' RETURNING id, owner, state, reason)"    \
+      " SELECT id, owner FROM u WHERE state = 'paused' AND reason->>'code' = 'idle'")              \
+    /* $2 seconds from now, 0: no longer. */                                                       \
+    X(SANDBOX_AWAKE, 2, SYSTEM,                                                                    \
+      "UPDATE public.sandboxes SET last_active_at = now(), awake_until = CASE WHEN $2::int > 0"    \
+      " THEN now() + make_interval(secs => $2::int) END"                                           \
+      " WHERE id = $1 AND state = 'running' RETURNING id")                                         \
     X(SANDBOX_RENEW, 2, OWNER,                                                                     \
       "UPDATE public.sandboxes SET expires_at = CASE WHEN expires_at IS NOT NULL"                  \
       " THEN now() + make_interval(secs => timeout_s) END"                                         \
@@ -265,9 +298,9 @@
       " cpu_milli = coalesce(nullif($2::bigint, 0), cpu_milli),"                                   \
       " memory_mb = coalesce(nullif($3::bigint, 0), memory_mb),"                                   \
       " pids = coalesce(nullif($4::bigint, 0), pids) WHERE id = $1")                               \
-    /* $1 worker, $2 busy ids, $3 limit, $4 number of this change. Whoever holds a channel is the  \
-     * one to pause and stop. */                                                                   \
-    X(SANDBOX_REAP, 4, SYSTEM,                                                                     \
+    /* $1 worker, $2 busy ids, $3 limit, $4 number of this change, $5 ids that are not to be paused \
+     * or stopped now. Whoever holds a channel is the one to pause and stop. */                    \
+    X(SANDBOX_REAP, 5, SYSTEM,                                                                     \
       "WITH due AS (SELECT id AS due_id, state AS was, coalesce(expires_at <= now(), false)"       \
       " AS expired, CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END AS act"         \
       " FROM public.sandboxes s WHERE state IN ('running', 'paused')"                              \
@@ -275,7 +308,8 @@
       " AND last_active_at <= now() - make_interval(secs => idle_timeout_s)"                       \
       " AND id <> ALL ($2::text[])))"                                                              \
       " AND (CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END = 'delete'"            \
-      " OR s.worker = $1::text OR " HOLDER_IS_DEAD ")"                                             \
+      " OR (id <> ALL ($5::text[]) AND coalesce(awake_until <= now(), true)"                       \
+      " AND (s.worker = $1::text OR " HOLDER_IS_DEAD ")))"                                         \
       " ORDER BY expires_at LIMIT $3::bigint FOR UPDATE SKIP LOCKED),"                             \
       " u AS (UPDATE public.sandboxes s SET worker = $1::text, goal = NULL,"                       \
       " state = CASE act WHEN 'delete' THEN 'deleting' WHEN 'stop' THEN 'stopping'"                \
@@ -327,6 +361,37 @@
       " w AS (DELETE FROM public.workers WHERE heartbeat_at < now() - interval '1 day')"           \
       " SELECT count(*) FROM s")                                                                   \
                                                                                                    \
+    /* $1 id, $3 name, $4 metadata, $5 members, $6 most groups */                                  \
+    X(GROUP_INSERT, 6, OWNER,                                                                      \
+      "WITH" GROUP_MISSING("$5::text[]") ","                                                       \
+      " g AS (INSERT INTO public.groups (id, owner, name, metadata)"                               \
+      " SELECT $1, $2::text, $3, $4::jsonb WHERE (SELECT i FROM missing) IS NULL"                  \
+      " AND (SELECT count(*) FROM public.groups WHERE owner = $2::text) < $6::bigint"              \
+      " RETURNING id)," GROUP_ADD("$5::text[]")                                                    \
+      " SELECT (SELECT i FROM missing), (SELECT count(*) FROM g)")                                 \
+    X(GROUP_GET, 2, OWNER,                                                                         \
+      "SELECT " GROUP_COLS " FROM public.groups g WHERE g.id = $1 AND g.owner = $2")               \
+    /* $3 version, $4 name, $5 metadata, $6 new members, $7 former ones, $8 most metadata */       \
+    X(GROUP_CHANGE, 8, OWNER,                                                                      \
+      "WITH" GROUP_MISSING("$6::text[]") ","                                                       \
+      " next AS (SELECT jsonb_strip_nulls(metadata || coalesce($5::jsonb, '{}')) AS labels"        \
+      " FROM public.groups WHERE id = $1 AND owner = $2::text),"                                   \
+      " sizes AS (SELECT count(k) AS n FROM next, jsonb_object_keys(labels) k),"                   \
+      " g AS (UPDATE public.groups SET name = coalesce($4, name), metadata = labels,"              \
+      " version = version + 1, updated_at = now() FROM next WHERE id = $1"                         \
+      " AND owner = $2::text AND version = $3::bigint AND (SELECT i FROM missing) IS NULL"         \
+      " AND (SELECT n FROM sizes) <= $8::bigint RETURNING id),"                                    \
+      " gone AS (DELETE FROM public.group_members USING g WHERE group_id = g.id"                   \
+      " AND sandbox = ANY ($7::text[]))," GROUP_ADD("$6::text[]")                                  \
+      " SELECT (SELECT i FROM missing), (SELECT count(*) FROM g), (SELECT n FROM sizes)")          \
+    X(GROUP_DELETE, 2, OWNER,                                                                      \
+      "DELETE FROM public.groups WHERE id = $1 AND owner = $2 RETURNING id")                       \
+    /* $2 name, $3 metadata, $4 created_at and $5 id of the cursor, $6 limit */                    \
+    X(GROUP_LIST, 6, OWNER,                                                                        \
+      "SELECT " GROUP_COLS " FROM public.groups g WHERE g.owner = $1"                              \
+      " AND ($2::text IS NULL OR g.name = $2) AND ($3::jsonb IS NULL OR g.metadata @> $3)"         \
+      " AND ($4::timestamptz IS NULL OR (g.created_at, g.id) < ($4, $5::text))"                    \
+      " ORDER BY g.created_at DESC, g.id DESC LIMIT $6::bigint")                                   \
     /* $1 an array. Of a command that is told twice the end counts, and what ended it most of all:
      * "lost" is written before it is known. One that still runs does so in a sandbox that does. */ \
     X(EXEC_INSERT, 1, SYSTEM,                                                                      \
@@ -419,21 +484,28 @@
       " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL"                                     \
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
                                                                                                    \
-    /* $3 fingerprint, $4 worker, $5 resource. A row that is not seen is just being written. */    \
-    X(IDEMPOTENCY_CLAIM, 5, OWNER,                                                                 \
+    /* $3 fingerprint, $4 worker, $5 resource, $6 rerun. A row that is not seen is just being      \
+     * written. What may be run again is taken over with the id that it had. */                    \
+    X(IDEMPOTENCY_CLAIM, 6, OWNER,                                                                 \
       "WITH c AS (INSERT INTO public.idempotency_keys AS i"                                        \
-      " (owner, key, fingerprint, worker, resource) VALUES ($1, $2, $3::bytea, $4, $5)"            \
+      " (owner, key, fingerprint, worker, resource, rerun)"                                        \
+      " VALUES ($1, $2, $3::bytea, $4, $5, $6::bool)"                                              \
       " ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint,"                \
-      " worker = excluded.worker, resource = excluded.resource, begun = false, status = NULL,"     \
-      " location = NULL, answer = NULL, created_at = now()"                                        \
+      " worker = excluded.worker, begun = false, status = NULL, location = NULL, answer = NULL,"   \
+      " rerun = excluded.rerun, taken = excluded.resource,"                                        \
+      " resource = CASE WHEN " IDEMPOTENT_RERUN " THEN i.resource ELSE excluded.resource END,"     \
+      " created_at = CASE WHEN " IDEMPOTENT_RERUN " THEN i.created_at ELSE now() END"              \
       " WHERE i.resource = excluded.resource OR i.created_at <= now() - interval '1 day'"          \
-      " OR (i.fingerprint = excluded.fingerprint AND " IDEMPOTENT_FAILED ") RETURNING 1)"          \
+      " OR " IDEMPOTENT_RERUN                                                                      \
+      " OR (i.fingerprint = excluded.fingerprint AND NOT i.rerun AND " IDEMPOTENT_FAILED ")"       \
+      " RETURNING resource)"                                                                       \
       " SELECT CASE WHEN EXISTS (SELECT 1 FROM c) THEN 'claimed' WHEN i.owner IS NULL THEN 'wait'" \
       " WHEN i.fingerprint <> $3::bytea THEN 'other'"                                              \
       " WHEN i.status = 202 AND s.state = 'creating' AND " HOLDER_IS_DEAD " THEN 'wait'"           \
       " WHEN i.status IS NOT NULL THEN 'first'"                                                    \
       " WHEN s.started_at IS NOT NULL AND " IDEMPOTENT_LEFT("s.started_at") " THEN 'made'"         \
-      " ELSE 'wait' END, i.status, i.location, i.answer, i.resource"                               \
+      " ELSE 'wait' END, i.status, i.location, i.answer,"                                          \
+      " coalesce((SELECT resource FROM c), i.resource)"                                            \
       " FROM (SELECT 1) AS one LEFT JOIN public.idempotency_keys i ON i.owner = $1 AND i.key = $2" \
       " LEFT JOIN public.sandboxes s ON s.id = i.resource")                                        \
     X(IDEMPOTENCY_BEGUN, 3, OWNER,                                                                 \
@@ -444,6 +516,9 @@
       " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
     X(IDEMPOTENCY_RELEASE, 3, OWNER,                                                               \
       "DELETE FROM public.idempotency_keys"                                                        \
+      " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
+    X(IDEMPOTENCY_LEAVE, 3, OWNER,                                                                 \
+      "UPDATE public.idempotency_keys SET worker = ''"                                             \
       " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
     X(IDEMPOTENCY_PURGE, 0, SYSTEM,                                                                \
       "DELETE FROM public.idempotency_keys WHERE created_at <= now() - interval '1 day'")          \

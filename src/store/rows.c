@@ -137,6 +137,26 @@ int store_read_list(const PGresult *r, sbx_sandbox_list *ret, sbx_err *err)
     return 0;
 }
 
+void store_read_refs(const PGresult *r, sbx_sandbox_refs *ret)
+{
+    int count = PQntuples(r);
+
+    *ret = (sbx_sandbox_refs){0};
+    if (count > 0)
+        ret->items = sbx_alloc((size_t)count * sizeof *ret->items);
+    for (int i = 0; i < count; i++) {
+        store_copy(r, i, 0, ret->items[i].id, sizeof ret->items[i].id);
+        store_copy(r, i, 1, ret->items[i].owner, sizeof ret->items[i].owner);
+    }
+    ret->count = (size_t)count;
+}
+
+void sbx_sandbox_refs_done(sbx_sandbox_refs *r)
+{
+    free(r->items);
+    *r = (sbx_sandbox_refs){0};
+}
+
 void sbx_sandbox_row_done(sbx_sandbox_row *r)
 {
     free(r->name);

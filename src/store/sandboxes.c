@@ -511,7 +511,8 @@ static int ids_param(store_params *p, sbx_buf *b, const char *const *ids, size_t
     return 0;
 }
 
-int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count, sbx_err *err)
+int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count,
+                            sbx_sandbox_refs *ret_frozen, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MAX_IDS_BYTES);
@@ -519,9 +520,23 @@ int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count, 
 
     if (count == 0)
         return 0;
-    if (ids_param(&p, &b, ids, count, err) != 0)
+    if (ids_param(&p, &b, ids, count, err) != 0 ||
+        store_exec(s, Q_SANDBOX_TOUCH, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
-    return store_exec(s, Q_SANDBOX_TOUCH, &p, STORE_AGAIN, &r, err);
+    store_read_refs(r, ret_frozen);
+    return 0;
+}
+
+int sbx_store_sandbox_awake(sbx_store *s, const char *id, int seconds, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, id);
+    store_p_int(&p, seconds);
+    if (store_exec(s, Q_SANDBOX_AWAKE, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    return PQntuples(r) ? 0 : sbx_fail(err, SBX_E_CONFLICT, "the sandbox is not running");
 }
 
 int sbx_store_sandbox_pulling(sbx_store *s, const char *const *ids, size_t count, const char *text,
@@ -555,20 +570,22 @@ static int claimed_before(sbx_store *s, int64_t number, sbx_sandbox_list *ret, s
     return store_read_list(r, ret, err);
 }
 
-int sbx_store_sandbox_reap(sbx_store *s, const char *worker, const char *const *busy,
-                           size_t busy_count, int max, sbx_sandbox_list *ret, sbx_err *err)
+int sbx_store_sandbox_reap(sbx_store *s, const sbx_reap *which, sbx_sandbox_list *ret, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MAX_IDS_BYTES);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf busy = SBX_BUF_INIT(MAX_IDS_BYTES);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf later = SBX_BUF_INIT(MAX_IDS_BYTES);
     store_params p = {0};
     int64_t number = random_number();
     sbx_err why = {0};
 
-    store_p_str(&p, worker);
-    if (ids_param(&p, &b, busy, busy_count, err) != 0)
+    store_p_str(&p, which->worker);
+    if (ids_param(&p, &busy, which->busy.items, which->busy.count, err) != 0)
         return -1;
-    store_p_int(&p, max);
+    store_p_int(&p, which->max);
     store_p_int(&p, number);
+    if (ids_param(&p, &later, which->later.items, which->later.count, err) != 0)
+        return -1;
     if (store_exec(s, Q_SANDBOX_REAP, &p, STORE_ONCE, &r, &why) == 0)
         return store_read_list(r, ret, err);
     /* If this finds nothing either, the next tick or sbx_store_sandbox_overdue() goes on. */

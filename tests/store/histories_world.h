@@ -446,6 +446,11 @@ void sbx_channels_pids(sbx_channels *c, const char *sandbox, int64_t pids)
     (void)c, (void)sandbox, (void)pids;
 }
 
+void sbx_channels_freeze(sbx_channels *c, const char *sandbox, bool frozen)
+{
+    (void)c, (void)sandbox, (void)frozen;
+}
+
 void sbx_channels_env(sbx_channels *c, const char *sandbox, uint64_t version, sbx_pairs *env)
 {
     (void)c, (void)sandbox, (void)version;

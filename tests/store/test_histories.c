@@ -91,9 +91,8 @@ WRAPPED(sbx_store_sandbox_renew,
         (s, owner_id, id, ret, er), forget_row(ret),
         (note_row("a renewal", ret), w.expired = false))
 WRAPPED(sbx_store_sandbox_reap,
-        (sbx_store * s, const char *worker, const char *const *busy, size_t n, int max,
-         sbx_sandbox_list *ret, sbx_err *er),
-        (s, worker, busy, n, max, ret, er), sbx_sandbox_list_done(ret), note_reaped(ret))
+        (sbx_store * s, const sbx_reap *which, sbx_sandbox_list *ret, sbx_err *er),
+        (s, which, ret, er), sbx_sandbox_list_done(ret), note_reaped(ret))
 WRAPPED(sbx_store_sandbox_overdue,
         (sbx_store * s, const char *worker, int max, sbx_sandbox_list *ret, sbx_err *er),
         (s, worker, max, ret, er), sbx_sandbox_list_done(ret), (void)0)
@@ -195,13 +194,22 @@ static void each_row(actor *a, sbx_sandbox_list *l,
     sbx_sandbox_list_done(l);
 }
 
+/* Now and then it is used between the claim and the pause. */
 static void do_reap(actor *a)
 {
     sbx_sandbox_list l = {0};
+    sbx_sandbox_refs frozen = {0};
     sbx_err e;
 
-    if (sbx_store_sandbox_reap(store, a->at->worker, NULL, 0, 8, &l, &e) == 0)
-        each_row(a, &l, sbx_sandbox_carry_on);
+    if (sbx_store_sandbox_reap(store, &(sbx_reap){.worker = a->at->worker, .max = 8}, &l, &e) != 0)
+        return;
+    if (a->arg % 3 == 0) {
+        sbx_ledger_begin(ledger, w.id);
+        sbx_ledger_end(ledger, w.id);
+    }
+    each_row(a, &l, sbx_sandbox_carry_on);
+    (void)!sbx_ledger_flush(ledger, &frozen, &e);
+    sbx_sandbox_refs_done(&frozen);
 }
 
 static void do_settle(actor *a)
@@ -508,7 +516,7 @@ static void check(const outcome *o)
 static void check_events(void)
 {
     PGresult *r = PQexec(outside, "SELECT coalesce(data->>'from', ''), data->>'to' FROM events"
-                                  " ORDER BY seq");
+                                  " WHERE type <> 'sandbox.alert' ORDER BY seq");
     const char *now = "";
 
     for (int i = 0; i < PQntuples(r); i++) {

@@ -142,7 +142,7 @@ static void *claim_thread(void *arg)
         sbx_err e = {0};
         size_t n;
 
-        if (sbx_store_sandbox_reap(store, w.s, NULL, 0, 8, &l, &e) != 0) {
+        if (sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 8}, &l, &e) != 0) {
             (*failed)++;
             return NULL;
         }

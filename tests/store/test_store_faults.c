@@ -148,7 +148,7 @@ Test(store_faults, a_reap_whose_answer_was_lost_returns_its_rows)
         make_sandbox("running");
     sql("UPDATE sandboxes SET expires_at = now() - interval '1 s'");
     atomic_store(&p.mode, PROXY_CUT_ANSWER);
-    OK(sbx_store_sandbox_reap(store, w.s, NULL, 0, 10, &l, &err));
+    OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 10}, &l, &err));
     cr_expect_eq(atomic_load(&p.cuts), 1);
     cr_expect_eq(l.count, 3u);
     sbx_sandbox_list_done(&l);
@@ -274,6 +274,7 @@ static void *deadlock_thread(void *arg)
 Test(store_faults, a_deadlock_is_tried_again)
 {
     char ids[2][SBX_ID_LEN + 1];
+    sbx_sandbox_refs frozen = {0};
     const char *both[] = {ids[0], ids[1]};
     pthread_t t;
 
@@ -282,7 +283,7 @@ Test(store_faults, a_deadlock_is_tried_again)
     /* The batch locks in the order of the table, which is that of the inserts. */
     pthread_create(&t, NULL, deadlock_thread, ids);
     EVENTUALLY(atomic_load(&ready));
-    OK(sbx_store_sandbox_touch(store, both, 2, &err));
+    OK(sbx_store_sandbox_touch(store, both, 2, &frozen, &err));
     pthread_join(t, NULL);
     cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE pids = 50"), 2);
 }

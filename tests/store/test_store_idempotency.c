@@ -199,3 +199,71 @@ Test(store_idempotency, keys_are_forgotten_after_a_day)
     OK(sbx_store_idempotency_purge(store, &err));
     cr_expect_eq(sql("SELECT count(*) FROM idempotency_keys"), 0);
 }
+
+/* --- requests that may be run again under the same id --- */
+
+static sbx_claim_state claim_id(const sbx_claim *c, char id[SBX_ID_LEN + 1])
+{
+    SBX_CLEANUP_VAL(sbx_claim_found_done) sbx_claim_found found = {0};
+
+    OK(sbx_store_idempotency_claim(store, c, &found, &err));
+    sbx_copy(id, SBX_ID_LEN + 1, found.resource);
+    return found.state;
+}
+
+static sbx_claim rerun_of(sbx_id *id, int print)
+{
+    sbx_claim c = try_of(id, print);
+
+    c.rerun = true;
+    return c;
+}
+
+Test(store_idempotency, a_rerun_goes_on_with_the_id_of_the_first)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(KIB);
+    sbx_id a, b, c;
+    sbx_claim first = rerun_of(&a, 1), second = rerun_of(&b, 1), third = rerun_of(&c, 1);
+    sbx_claim other = rerun_of(&c, 2);
+    char id[SBX_ID_LEN + 1];
+
+    third.resource = other.resource = c.s;
+    cr_expect_eq(claim_id(&first, id), SBX_CLAIM_MINE);
+    cr_expect_str_eq(id, a.s);
+    cr_expect_eq(claim_id(&second, id), SBX_CLAIM_WAIT, "its worker lives");
+    cr_expect_eq(claim_id(&other, id), SBX_CLAIM_OTHER);
+    kill_worker();
+    cr_expect_eq(claim_id(&other, id), SBX_CLAIM_OTHER);
+    cr_expect_eq(claim_id(&second, id), SBX_CLAIM_MINE);
+    cr_expect_str_eq(id, a.s);
+    sql("UPDATE workers SET heartbeat_at = now()");
+    cr_expect_eq(claim_id(&third, id), SBX_CLAIM_WAIT, "the second one is at it");
+    second.resource = a.s;
+    OK(sbx_store_idempotency_done(store, &second, 201, NULL, &body, &err));
+    cr_expect_eq(claim_id(&third, id), SBX_CLAIM_FIRST);
+}
+
+Test(store_idempotency, a_rerun_that_was_let_go_is_taken_at_once)
+{
+    sbx_id a, b;
+    sbx_claim first = rerun_of(&a, 1), second = rerun_of(&b, 1);
+    char id[SBX_ID_LEN + 1];
+
+    cr_expect_eq(claim_id(&first, id), SBX_CLAIM_MINE);
+    OK(sbx_store_idempotency_leave(store, &first, &err));
+    atomic_store(&p.mode, PROXY_CUT_ANSWER);
+    cr_expect_eq(claim_id(&second, id), SBX_CLAIM_MINE);
+    cr_expect_eq(atomic_load(&p.cuts), 1);
+    cr_expect_str_eq(id, a.s);
+}
+
+Test(store_idempotency, a_rerun_is_not_taken_from_a_slow_worker_by_the_clock)
+{
+    sbx_id a, b;
+    sbx_claim first = rerun_of(&a, 1), second = rerun_of(&b, 1);
+    char id[SBX_ID_LEN + 1];
+
+    cr_expect_eq(claim_id(&first, id), SBX_CLAIM_MINE);
+    sql("UPDATE idempotency_keys SET created_at = now() - interval '1 hour'");
+    cr_expect_eq(claim_id(&second, id), SBX_CLAIM_WAIT);
+}

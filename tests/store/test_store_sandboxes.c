@@ -318,7 +318,8 @@ static void *reap_thread(void *arg)
     for (;;) {
         sbx_sandbox_list l = {0};
 
-        if (sbx_store_sandbox_reap(store, w.s, NULL, 0, 7, &l, &e) != 0 || l.count == 0)
+        if (sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 7}, &l, &e) != 0 ||
+            l.count == 0)
             return NULL;
         for (size_t i = 0; i < l.count; i++)
             sbx_copy(me->ids[me->count++], SBX_ID_LEN + 1, l.items[i].id);
@@ -365,7 +366,8 @@ Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy)
         " ('%s', '%s', '%s')",
         idle.s, busy.s, never.s);
     sql("UPDATE sandboxes SET idle_timeout_s = 0, expires_at = NULL WHERE id = '%s'", never.s);
-    OK(sbx_store_sandbox_reap(store, w.s, busy_ids, 2, 100, &l, &err));
+    OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .busy = {busy_ids, 2}, .max = 100},
+                              &l, &err));
     cr_assert_eq(l.count, 2u, "%zu", l.count);
     for (size_t i = 0; i < l.count; i++) {
         bool is_idle = sbx_streq(l.items[i].id, idle.s);
@@ -409,7 +411,7 @@ Test(store_sandboxes, reap_pauses_and_stops)
             " WHERE id = '%s'",
             cases[i].state, cases[i].on_timeout, cases[i].on_idle,
             cases[i].expired ? "-1 s" : "1 day", cases[i].idle ? "1 day" : "0", id.s);
-        OK(sbx_store_sandbox_reap(store, w.s, NULL, 0, 9, &l, &err));
+        OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 9}, &l, &err));
         cr_assert_eq(l.count, cases[i].want ? 1u : 0u, "%zu", i);
         if (cases[i].want) {
             bool same = sbx_streq(cases[i].want, cases[i].state);
@@ -433,10 +435,10 @@ Test(store_sandboxes, reap_leaves_pausing_to_the_live_worker_that_has_the_channe
     sql("UPDATE sandboxes SET worker = '%s', on_timeout = 'pause', expires_at = now() -"
         " interval '1 s' WHERE id = '%s'",
         other.s, id.s);
-    OK(sbx_store_sandbox_reap(store, me.s, NULL, 0, 9, &l, &err));
+    OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = me.s, .max = 9}, &l, &err));
     cr_expect_eq(l.count, 0u);
     sbx_sandbox_list_done(&l);
-    OK(sbx_store_sandbox_reap(store, other.s, NULL, 0, 9, &l, &err));
+    OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = other.s, .max = 9}, &l, &err));
     cr_expect_eq(l.count, 1u);
     sbx_sandbox_list_done(&l);
     sql("DELETE FROM workers WHERE id = '%s'", other.s);
@@ -600,7 +602,7 @@ Test(store_sandboxes, of_a_renewal_and_a_reap_at_once_exactly_one_wins)
 
         sql("UPDATE sandboxes SET expires_at = now() - interval '1 s' WHERE id = '%s'", id.s);
         pthread_create(&t, NULL, renew_thread, id.s);
-        OK(sbx_store_sandbox_reap(store, w.s, NULL, 0, 10, &l, &err));
+        OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 10}, &l, &err));
         pthread_join(t, &renewed);
         /* SKIP LOCKED may leave a row that a losing renewal looked at, never take a renewed one. */
         cr_expect_neq((intptr_t)renewed, 3);
@@ -609,16 +611,37 @@ Test(store_sandboxes, of_a_renewal_and_a_reap_at_once_exactly_one_wins)
     }
 }
 
+Test(store_sandboxes, what_is_kept_awake_is_not_paused)
+{
+    sbx_id id = make_sandbox("running"), w = sbx_id_new();
+    sbx_state_change pausing = {.id = id.s, .from = "running", .to = "pausing", .worker = w.s};
+    sbx_sandbox_list l = {0};
+    sbx_sandbox_row row = {0};
+
+    sql("UPDATE sandboxes SET on_idle = 'pause', idle_timeout_s = 1, expires_at = NULL");
+    OK(sbx_store_sandbox_awake(store, id.s, 60, &err));
+    sql("UPDATE sandboxes SET last_active_at = now() - interval '1 hour'");
+    OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 9}, &l, &err));
+    cr_expect_eq(l.count, 0u);
+    sbx_sandbox_list_done(&l);
+    FAILS(sbx_store_sandbox_set_state(store, &pausing, &row, &err), CONFLICT);
+    OK(sbx_store_sandbox_awake(store, id.s, 0, &err));
+    OK(sbx_store_sandbox_set_state(store, &pausing, &row, &err));
+    sbx_sandbox_row_done(&row);
+    FAILS(sbx_store_sandbox_awake(store, id.s, 60, &err), CONFLICT);
+}
+
 Test(store_sandboxes, touch_counts_and_all)
 {
     sbx_id a = make_sandbox("running"), b = make_sandbox("creating");
     const char *ids[] = {a.s, "nonsense\"},{"}, *states[] = {"creating", "running", "failed"};
     int64_t n[3] = {-1, -1, -1};
+    sbx_sandbox_refs frozen = {0};
     sbx_sandbox_list l = {0};
 
     sql("UPDATE sandboxes SET last_active_at = now() - interval '1 hour'");
-    OK(sbx_store_sandbox_touch(store, ids, 2, &err));
-    OK(sbx_store_sandbox_touch(store, NULL, 0, &err));
+    OK(sbx_store_sandbox_touch(store, ids, 2, &frozen, &err));
+    OK(sbx_store_sandbox_touch(store, NULL, 0, &frozen, &err));
     cr_expect_eq(sql("SELECT count(*) FROM sandboxes WHERE last_active_at > now() -"
                      " interval '1 minute'"),
                  1);

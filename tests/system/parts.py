@@ -216,14 +216,14 @@ class Proxy:
     """Between the server and a part that listens on a unix socket. What it does to the bytes is
     `mode`: "pass"; "hold" keeps back what comes from the part; "reset" cuts all, and what connects;
     "torn" passes 40 bytes of each answer and cuts; "500" answers by itself; `delay_s` comes before
-    each piece of an answer. `cut_answer(data)` may decide, by what is sent to the part, that the
-    answer never arrives."""
+    each piece of an answer. By what is sent to the part, `cut_answer(data)` may decide that the
+    answer never arrives, and `refuse(data)` that it is a 500 and the part hears nothing."""
 
     def __init__(self, target, name="socket"):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxproxy-"))
         self.path = self.folder / name
         self.target = str(target)
-        self.mode, self.delay_s, self.cut_answer = "pass", 0, None
+        self.mode, self.delay_s, self.cut_answer, self.refuse = "pass", 0, None, None
         self.passed = 0  # bytes of answers
         self.changed = threading.Condition()
         self.pairs = set()
@@ -280,7 +280,7 @@ class Proxy:
         back.start()
         try:
             while data := client.recv(65536):
-                if self.mode == "500":
+                if self.mode == "500" or (self.refuse and self.refuse(data)):
                     client.sendall(b"HTTP/1.1 500 X\r\nContent-Type: application/json\r\n"
                                    b"Content-Length: 18\r\n\r\n" + b'{"message":"boom"}')
                     continue

@@ -54,6 +54,15 @@
 #define SBX_DEFAULT_GRACE_S     10 /* of a stop, until processes are killed */
 #define SBX_MAX_GRACE_S         300
 
+/* Many sandboxes at once */
+#define SBX_MAX_BATCH         100 /* sandboxes of one request to make some */
+#define SBX_MAX_BODY_CREATES  (8 * MIB)
+#define SBX_BATCH_PARALLEL    4    /* of one request, that are made or deleted at once */
+#define SBX_MAX_DELETES       200  /* sandboxes of one request to delete some */
+#define SBX_MAX_GROUPS        1000 /* of one user */
+#define SBX_MAX_GROUP_MEMBERS 100
+#define SBX_MAX_GROUP_OUTPUT  (16 * MIB) /* kept for one answer, of all members together */
+
 /* Commands */
 #define SBX_MAX_ARGS             256
 #define SBX_MAX_ARG_BYTES        (128 * KIB - 1) /* Linux: MAX_ARG_STRLEN */
@@ -64,6 +73,7 @@
 #define SBX_MAX_OUTPUT_BYTES     (16 * MIB)
 #define SBX_EXEC_WINDOW_BYTES    (256 * KIB)
 #define SBX_STREAM_WINDOW_BYTES  (64 * KIB) /* output on its way to one streaming client */
+#define SBX_MANY_WINDOW_BYTES    (8 * KIB)  /* the same of one of many commands */
 #define SBX_MAX_COMMAND_TEXT     (8 * KIB)  /* a command in records and lists, as JSON */
 #define SBX_MAX_BODY_STDIN       (8 * MIB)  /* one request with input */
 #define SBX_AGENT_ANSWER_MS      10000      /* for a question to an agent */

@@ -173,6 +173,9 @@ void sbx_reply_problem(sbx_reply *r, const sbx_err *err);
 /** The same with one more header. */
 void sbx_reply_problem_with(sbx_reply *r, const sbx_err *err, const sbx_header *more);
 
+/** The problem as a value within another answer; what it tells and logs as sbx_reply_problem(). */
+void sbx_reply_problem_json(const sbx_reply *r, const sbx_err *err, sbx_buf *out);
+
 /* Streams. Whoever writes to an event stream writes whole events, because pings (": ping") are put
  * between writes. For SBX_ACCEPT_WS begin() completes the upgrade, each write is one text message
  * and end() closes with 1000; problems before begin() are plain HTTP answers to the upgrade

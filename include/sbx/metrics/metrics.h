@@ -33,6 +33,8 @@ typedef struct sbx_metrics sbx_metrics;
     X(RUN_SECONDS, HISTOGRAM, "sandboxd_run_duration_seconds", "runtime",                          \
       "Runs of code, from request to answer")                                                      \
     X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
+    X(HIBERNATION, COUNTER, "sandboxd_hibernation_total", "move,outcome",                          \
+      "Pauses of idle sandboxes, and resumes")                                                     \
     X(BREAKER_OPEN, GAUGE, "sandboxd_breaker_open", "dependency",                                  \
       "1 while calls of it are refused because it is not reached")                                 \
     X(LANE_WAITING, GAUGE, "sandboxd_lane_waiting", "lane", "Jobs waiting for a worker")           \

@@ -108,6 +108,10 @@ bool sbx_channels_env_version(sbx_channels *c, const char *sandbox, uint64_t *re
 /** Give commands that start from now on another env. Takes the content of `env`. Any thread. */
 void sbx_channels_env(sbx_channels *c, const char *sandbox, uint64_t version, sbx_pairs *env);
 
+/** The sandbox is paused: its agent is asked nothing by itself, since what it does not read stays
+ * in its pipe. Any thread. */
+void sbx_channels_freeze(sbx_channels *c, const char *sandbox, bool frozen);
+
 /** Everything up to `seq` is safe: the agent may forget it. STREAM. */
 void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq);
 
@@ -121,7 +125,7 @@ typedef void (*sbx_sample_fn)(void *arg, const sbx_usage *u, const sbx_err *err)
 
 /** Ask the agent what its sandbox uses; fn is called once. Any thread. */
 void sbx_channels_sample(sbx_channels *c, const char *sandbox, sbx_sample_fn fn, void *arg);
-/** Call fn for every sandbox that is held here and whose agent can be asked, with its limit of
+/** Call fn for every sandbox that is held here and whose agent can be asked now, with its limit of
  * processes. STREAM. */
 void sbx_channels_each(sbx_channels *c, void (*fn)(void *arg, const char *sandbox, int64_t pids),
                        void *arg);

@@ -29,7 +29,7 @@ typedef struct sbx_sandboxes_config {
     sbx_checks *checks;
     sbx_bus *bus;
     sbx_metrics *metrics;
-    sbx_ledger *ledger;           /* takes the records of main processes */
+    sbx_ledger *ledger;           /* takes the records of main processes, and knows what is used */
     const char *cluster, *worker; /* ids; borrowed */
     const char *templates;        /* "python=image,node=image" */
     const char *runtime;
@@ -62,6 +62,9 @@ int sbx_templates_parse(const char *text, sbx_template *ret, size_t *ret_count,
 int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret,
                       sbx_err *err) SBX_MUST_CHECK;
 void sbx_sandboxes_free(sbx_sandboxes *s); /* after STREAM has ended */
+
+/** Which sandboxes are in use. Any thread. */
+sbx_ledger *sbx_sandboxes_ledger(const sbx_sandboxes *s);
 
 /** The image of a template, or NULL if there is none. Any thread. */
 const char *sbx_sandboxes_template(const sbx_sandboxes *s, const char *name);
@@ -149,8 +152,12 @@ int sbx_sandbox_move(sbx_sandboxes *s, const char *owner, const char *id, sbx_mo
 int sbx_sandbox_patch(sbx_sandboxes *s, const char *owner, const char *id, const sbx_patch *p,
                       sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
 
-/** Go on with a move that was just claimed (state pausing, stopping, deleting). */
+/** Go on with a move that was just claimed (state pausing, stopping, deleting). One that is paused
+ * as idle and was used meanwhile runs on. */
 int sbx_sandbox_carry_on(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
+/** Those whose last pauses failed and which are not to be paused yet.
+ * @param ret  owned by the caller: free each, then the array. */
+size_t sbx_sandboxes_not_now(sbx_sandboxes *s, char ***ret);
 /** Start the main process of a running sandbox whose agent has started none. */
 int sbx_sandbox_main(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 
@@ -177,8 +184,8 @@ int sbx_sandbox_disagrees(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MU
 /** Write what the checks found out. On failure the changes stay for the next time. */
 int sbx_sandboxes_flush_health(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
 
-/** Record that a sandbox held here is near one of its limits: an event. Nothing if it does not run
- * any more. @param code  "memory_80". */
+/** Record that a sandbox is in trouble, or near one of its limits: an event. Nothing if it is
+ * neither paused nor running here any more. @param code  "memory_80". */
 int sbx_sandbox_alert(sbx_sandboxes *s, const char *id, const char *code, const char *message,
                       sbx_err *err) SBX_MUST_CHECK;
 

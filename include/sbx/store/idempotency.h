@@ -2,7 +2,8 @@
  *
  * A request claims its key before it makes anything, under an id that it chose, and leaves its
  * answer in the claim or gives it up. A claim of a dead worker, or one that nobody answered, is
- * judged by what became of the sandbox with its id. Keys are remembered for a day.
+ * judged by what became of the sandbox with its id; or, if its request may be run again under the
+ * same id, goes with that id to the next one. Keys are remembered for a day.
  * Threads: WORKER. */
 #ifndef SBX_STORE_IDEMPOTENCY_H
 #define SBX_STORE_IDEMPOTENCY_H
@@ -14,10 +15,11 @@ typedef struct sbx_claim {
     unsigned char fingerprint[SBX_HASH_BYTES]; /* of the request */
     const char *worker;                        /* of this process; borrowed */
     const char *resource;                      /* the id for what is made; borrowed */
+    bool rerun; /* run again with the same id, the request completes what was begun */
 } sbx_claim;
 
 typedef enum sbx_claim_state {
-    SBX_CLAIM_MINE,  /* to be run, and ended with done() or release() */
+    SBX_CLAIM_MINE,  /* to be run with the id found, and ended with done(), release() or leave() */
     SBX_CLAIM_WAIT,  /* the first one runs, or its end is not known yet: ask again */
     SBX_CLAIM_OTHER, /* the key stands for another request */
     SBX_CLAIM_FIRST, /* `answer` is the first answer */
@@ -27,9 +29,9 @@ typedef enum sbx_claim_state {
 typedef struct sbx_claim_found {
     sbx_claim_state state;
     int status;
-    char *location; /* or NULL; owned */
-    sbx_buf answer; /* the body */
-    char resource[SBX_ID_LEN + 1];
+    char *location;                /* or NULL; owned */
+    sbx_buf answer;                /* the body */
+    char resource[SBX_ID_LEN + 1]; /* of MINE: another one than the claim's if it is a rerun */
 } sbx_claim_found;
 void sbx_claim_found_done(sbx_claim_found *f);
 
@@ -48,6 +50,9 @@ int sbx_store_idempotency_done(sbx_store *s, const sbx_claim *c, int status, con
 
 /** Forget the claim: the next request with the key runs. */
 int sbx_store_idempotency_release(sbx_store *s, const sbx_claim *c, sbx_err *err) SBX_MUST_CHECK;
+
+/** Let go of a claim of a rerun: the next request with the key goes on with its id. */
+int sbx_store_idempotency_leave(sbx_store *s, const sbx_claim *c, sbx_err *err) SBX_MUST_CHECK;
 
 /** Remove what is older than a day. */
 int sbx_store_idempotency_purge(sbx_store *s, sbx_err *err) SBX_MUST_CHECK;

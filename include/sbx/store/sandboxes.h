@@ -127,8 +127,17 @@ int sbx_store_sandbox_health(sbx_store *s, const char *id, const char *worker, c
 int sbx_store_sandbox_health_refresh(sbx_store *s, const char *worker, const char *states,
                                      sbx_err *err) SBX_MUST_CHECK;
 
-/** Write an event "sandbox.alert" of a sandbox that is running and held by `worker`: 1 and the row;
- * else 0. @param reason  JSON text. */
+/* Which sandboxes, and whose. */
+typedef struct sbx_sandbox_refs {
+    struct {
+        char id[SBX_ID_LEN + 1], owner[SBX_ID_LEN + 1];
+    } * items;
+    size_t count;
+} sbx_sandbox_refs;
+void sbx_sandbox_refs_done(sbx_sandbox_refs *r);
+
+/** Write an event "sandbox.alert" of a sandbox that is running and held by `worker`, or paused: 1
+ * and the row; else 0. @param reason  JSON text. */
 int sbx_store_sandbox_alert(sbx_store *s, const char *id, const char *worker, const char *reason,
                             sbx_sandbox_row *ret, sbx_err *err) SBX_MUST_CHECK;
 
@@ -154,18 +163,33 @@ int sbx_store_sandbox_take(sbx_store *s, const char *id, const char *worker, uin
 int sbx_store_sandbox_renew(sbx_store *s, const char *owner, const char *id, sbx_sandbox_row *ret,
                             sbx_err *err) SBX_MUST_CHECK;
 
-/** Set last_active_at = now() for many ids in one statement. */
+/** Set last_active_at = now() for many ids in one statement.
+ * @param ret_frozen  those that are paused because they were idle. */
 int sbx_store_sandbox_touch(sbx_store *s, const char *const *ids, size_t count,
-                            sbx_err *err) SBX_MUST_CHECK;
+                            sbx_sandbox_refs *ret_frozen, sbx_err *err) SBX_MUST_CHECK;
+
+/** It is active now, and is not paused for so many seconds (0: no longer): a change to `pausing` is
+ * CONFLICT, and sbx_store_sandbox_reap() leaves it alone. CONFLICT unless it is running. */
+int sbx_store_sandbox_awake(sbx_store *s, const char *id, int seconds, sbx_err *err) SBX_MUST_CHECK;
+
+typedef struct sbx_ids {
+    const char *const *items; /* borrowed */
+    size_t count;
+} sbx_ids;
+
+typedef struct sbx_reap {
+    const char *worker;
+    sbx_ids busy;  /* active in this worker now: not to be idled out */
+    sbx_ids later; /* not to be paused or stopped now */
+    int max;
+} sbx_reap;
 
 /** Claim (FOR UPDATE SKIP LOCKED) at most `max` rows of state running or paused that have expired,
  * and running ones that have idled out: by on_timeout or on_idle the state becomes `deleting`,
  * `pausing` or `stopping` with the reason {"code":"expired"|"idle",...}, worker = `worker`,
  * deadline 60 s. A paused row that is to be paused stays so, without expires_at. What another live
- * worker holds is left to it unless it is deleted. `busy` are ids that are active in this worker
- * now and must not be idled out. Returns the rows. */
-int sbx_store_sandbox_reap(sbx_store *s, const char *worker, const char *const *busy,
-                           size_t busy_count, int max, sbx_sandbox_list *ret,
+ * worker holds is left to it unless it is deleted. Returns the rows. */
+int sbx_store_sandbox_reap(sbx_store *s, const sbx_reap *which, sbx_sandbox_list *ret,
                            sbx_err *err) SBX_MUST_CHECK;
 
 /** Claim rows in a transitional state whose deadline has passed or whose worker is not alive:
