@@ -4,6 +4,7 @@
 
 #include "sbx/auth/auth.h"
 #include "sbx/auth/tickets.h"
+#include "sbx/batch/batch.h"
 #include "sbx/bus/bus.h"
 #include "sbx/core/options.h"
 #include "sbx/engine/engine.h"
@@ -55,6 +56,7 @@ typedef struct sbx_app {
     sbx_ledger *ledger;
     sbx_sandboxes *sandboxes;
     sbx_execs *execs;
+    sbx_batches *batches;
     sbx_files *files;
     sbx_runs *runs;
     sbx_moves *moves;

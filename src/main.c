@@ -292,6 +292,8 @@ static void make_requests(sbx_app *app)
                               .terminal_idle_ms = o->terminal_idle_s * 1000};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
+    app->batches =
+        sbx_batches_new(&(sbx_batches_config){app->stream, app->lanes, app->store, app->sandboxes});
     app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
                                                    app->channels, app->sandboxes, app->worker.s});
     app->files = sbx_files_new(&(sbx_files_config){.stream = app->stream,
@@ -484,6 +486,7 @@ static void close_all(sbx_app *app)
     sbx_reaper_free(app->reaper);
     sbx_moves_free(app->moves);
     sbx_execs_free(app->execs);
+    sbx_batches_free(app->batches);
     sbx_stats_free(app->stats);
     sbx_runs_free(app->runs);
     sbx_files_free(app->files);

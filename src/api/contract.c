@@ -201,12 +201,18 @@ static const api_field sandbox_list[] = {
             INT64_MAX                                                                              \
     }
 
+#define OF_MANY                                                                                    \
+    {                                                                                              \
+        "sandboxId", T_ID, OPTIONAL, NULL, "Of a command in a group: where."                       \
+    }
+
 #define ENCODING                                                                                   \
     {                                                                                              \
         "encoding", T_CONST, OPTIONAL, "base64", "Present when the bytes are not UTF-8."           \
     }
 
 static const api_field exec_result[] = {
+    OF_MANY,
     {"execId", T_ID, 0, NULL, "Of this command."},
     EXIT_FIELDS,
     {"stdout", T_STR, 0, NULL, "What it wrote."},
@@ -217,6 +223,7 @@ static const api_field exec_result[] = {
 };
 
 static const api_field exec_object[] = {
+    OF_MANY,
     {"execId", T_ID, 0, NULL, "Of this command."},
     {"kind", T_ENUM, 0, "exec,run,main", "`run`: code; `main`: the sandbox's main process."},
     {"state", T_ENUM, 0, "running,finished,failed", "`failed`: it did not start, or was lost."},
@@ -256,6 +263,7 @@ static const api_field exec_output_page[] = {
 };
 
 static const api_field exec_gap[] = {
+    OF_MANY,
     SEQ,
     {"type", T_CONST, 0, "gap", "Numbers that are gone for good, and only those."},
     {"from", T_INT, 0, NULL, "The first.", 1, INT64_MAX},
@@ -288,6 +296,7 @@ static const api_field terminal_error[] = {
 };
 
 static const api_field exec_start[] = {
+    OF_MANY,
     SEQ,
     {"type", T_CONST, 0, "start", "The command runs."},
     {"execId", T_ID, 0, NULL, "Of this command."},
@@ -296,6 +305,7 @@ static const api_field exec_start[] = {
 };
 
 static const api_field exec_output[] = {
+    OF_MANY,
     SEQ,
     {"type", T_ENUM, 0, "stdout,stderr", "Where it was written."},
     {"data", T_STR, 0, NULL, "What was written; pieces end anywhere but within a character."},
@@ -304,12 +314,16 @@ static const api_field exec_output[] = {
 };
 
 static const api_field exec_exit[] = {
-    SEQ,         {"type", T_CONST, 0, "exit", "The command ended; the stream ends with it."},
-    EXIT_FIELDS, RESULT_FIELDS,
+    OF_MANY,
+    SEQ,
+    {"type", T_CONST, 0, "exit", "The command ended; the stream ends with it."},
+    EXIT_FIELDS,
+    RESULT_FIELDS,
     {0},
 };
 
 static const api_field exec_error[] = {
+    OF_MANY,
     SEQ,
     {"type", T_CONST, 0, "error", "It could not be followed to its end; the stream ends here."},
     {"code", T_CODE, 0, NULL, "As in a problem."},
@@ -429,7 +443,8 @@ static const api_field event[] = {
     {"type", T_STR, 0, NULL,
      "`sandbox.` and the new state, status of health, `pulling`: its image is on its way, and the "
      "reason says how far; or `alert`: it came near a limit, which the code of the reason names "
-     "(memory_80, memory_90, processes_80, processes_90).",
+     "(memory_80, memory_90, processes_80, processes_90), or could not be paused when it was idle "
+     "(pause_failed), or be resumed (resume_failed).",
      .example = "\"sandbox.running\""},
     {"sandboxId", T_ID, 0, NULL, "Whose state changed."},
     {"data", T_REF, 0, "EventData", "The change."},
@@ -496,6 +511,11 @@ static const api_field end_frame[] = {
 };
 
 const api_schema api_schemas[] = {
+    {"Batch", "What became of each sandbox.", api_batch},
+    {"BatchProblem", "A sandbox that could not be made.", api_batch_problem},
+    {"BatchSandbox", "A sandbox that was made.", api_batch_sandbox},
+    {"DeleteProblem", "A sandbox that could not be deleted.", api_delete_problem},
+    {"DeletedMany", "What became of each sandbox.", api_deleted_many},
     {"Dependency", "A part that the server needs.", dependency},
     {"End", "Nothing more comes; do not reconnect.", end},
     {"EndFrame", "The last frame.", end_frame},
@@ -522,12 +542,16 @@ const api_schema api_schemas[] = {
     {"FileWatchError", "The last message of a watch.", file_watch_error},
     {"Gap", "Numbers that are gone for good.", gap},
     {"GapFrame", "Numbers that are gone for good.", gap_frame},
+    {"Group", "A named set of sandboxes.", api_group_view},
+    {"GroupList", "A page of groups.", api_group_list_view},
+    {"GroupResults", "What became of a command in each member.", api_group_results},
     {"Guard", "The firewall of open sandboxes.", guard},
     {"Health", "The process runs.", health},
     {"Limits", "What a sandbox may use.", limits},
     {"LogEntry", "One line.", log_entry},
     {"LogPage", "Lines, oldest first.", log_page},
     {"LogsFrame", "Lines as they come.", logs_frame},
+    {"MemberProblem", "Why a command failed in one member.", api_member_problem},
     {"Network", "What a sandbox may reach.", network},
     {"Pool", "Started sandboxes that wait for creates.", pool},
     {"PoolList", "All pools.", pool_list},
@@ -566,6 +590,11 @@ const size_t api_schema_count = ARRAY_LEN(api_schemas);
 
 static const api_field params[] = {
     {"id", T_ID, 0, NULL, "The sandbox."},
+    {"id", T_ID, 0, NULL, "The group.", .route = "group_get"},
+    {"id", T_ID, 0, NULL, "The group.", .route = "group_patch"},
+    {"id", T_ID, 0, NULL, "The group.", .route = "group_delete"},
+    {"id", T_ID, 0, NULL, "The group.", .route = "group_exec"},
+    {"sandboxes", T_BOOL, 0, NULL, "Delete its members, too.", .dflt = "false"},
     {"execId", T_ID, 0, NULL, "The command."},
     {"execId", T_ID, 0, NULL, "The terminal to join again.", .route = "terminal"},
     {"cols", T_INT, 0, NULL, "Its width.", 1, SBX_TERMINAL_MAX_SIZE, .dflt = "80"},
@@ -580,6 +609,9 @@ static const api_field params[] = {
     {"metadata.*", T_STR, 0, NULL,
      "Only those whose metadata has this value under the key that stands for `*`.",
      .example = "\"value\""},
+    {"metadata.*", T_STR, REQUIRED, NULL,
+     "Only those whose metadata has this value under the key that stands for `*`.",
+     .example = "\"value\"", .route = "sandbox_delete_many"},
     {"limit", T_INT, 0, NULL, "Items of a page.", 1, SBX_MAX_LIST_ITEMS, .dflt = "50"},
     {"cursor", T_STR, 0, NULL, "`nextCursor` of the page before."},
     {"cursor", T_INT, 0, NULL, "`nextCursor` of the page before; the same as `since`.", 0,
@@ -626,50 +658,6 @@ static const api_field params[] = {
     {"format", T_ENUM, 0, "tar.gz,tar,zip", "Of the archive.", .dflt = "\"tar.gz\""},
     {0},
 };
-
-const api_field api_headers[] = {
-    {"X-Request-Id", T_STR, OPTIONAL, NULL,
-     "Yours, if it has 1 to 64 of the characters A-Z a-z 0-9 . _ -; it comes back, and stands in "
-     "the log.",
-     1, SBX_MAX_REQUEST_ID_BYTES},
-    {"If-None-Match", T_STR, OPTIONAL, NULL,
-     "The `ETag` of what you have, or several; 304 if it is still current."},
-    {"If-Match", T_STR, OPTIONAL, NULL, "The file's `ETag`; 412 if it has another one by now."},
-    {"Range", T_STR, OPTIONAL, NULL, "One range of bytes, as `bytes=0-99`; 206 with that part."},
-    {"Idempotency-Key", T_STR, OPTIONAL, NULL,
-     "Visible ASCII, your own. The same key with the same request within 24 hours makes nothing "
-     "again and has the first answer, with `Idempotency-Replayed: true`; while the first one runs "
-     "it is waited for. With another request it is 409. What failed by the server's fault (5xx) or "
-     "was not allowed (401, 403, 429) is not remembered, and runs again.",
-     1, SBX_MAX_IDEMPOTENCY_KEY},
-    {"Last-Event-ID", T_INT, OPTIONAL, NULL,
-     "The number to resume behind, as an EventSource sends it by itself; wins over `since`.", 0,
-     INT64_MAX},
-    {0},
-};
-
-bool api_tagged(const sbx_api_route *route)
-{
-    return strcmp(route->method, "GET") == 0 && route->response &&
-           strcmp(route->response, "bytes") != 0;
-}
-
-bool api_header_of(const sbx_api_route *route, const api_field *header)
-{
-    bool get = strcmp(route->method, "GET") == 0;
-
-    if (strcmp(header->name, "If-None-Match") == 0)
-        return api_tagged(route);
-    if (strcmp(header->name, "If-Match") == 0)
-        return strcmp(route->name, "file_read") == 0 || strcmp(route->name, "file_write") == 0;
-    if (strcmp(header->name, "Range") == 0)
-        return strcmp(route->name, "file_read") == 0;
-    if (strcmp(header->name, "Last-Event-ID") == 0)
-        return get && api_list_has(route->query, "since");
-    if (strcmp(header->name, "Idempotency-Key") == 0)
-        return route->made != NULL;
-    return true;
-}
 
 const api_field *api_param_find(const sbx_api_route *route, const char *name, size_t len)
 {

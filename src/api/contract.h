@@ -52,6 +52,10 @@ typedef struct api_schema {
 /* contract_code.c */
 extern const api_field api_run_end[], api_run_error[], api_run_exit[], api_run_failure[],
     api_run_install[], api_run_output[], api_run_result[], api_run_start[];
+/* contract_groups.c */
+extern const api_field api_group_view[], api_group_list_view[], api_group_results[],
+    api_member_problem[], api_batch[], api_batch_sandbox[], api_batch_problem[], api_deleted_many[],
+    api_delete_problem[];
 
 extern const api_schema api_schemas[];
 extern const size_t api_schema_count;

@@ -104,7 +104,11 @@ static void request_type(sbx_buf *b, const sbx_json_field *f)
         sbx_buf_addf(b, "string, or list of %lld to %lld strings", (long long)f->min,
                      (long long)f->max);
         break;
+    case SBX_JF_KEPT_LIST:
+        sbx_buf_addf(b, "list of %lld to %lld objects", (long long)f->min, (long long)f->max);
+        break;
     case SBX_JF_JSON:
+    case SBX_JF_KEPT:
     case SBX_JF_OBJ:
         sbx_buf_adds(b, "object");
         break;

@@ -29,6 +29,26 @@ HANDLER(api_sandbox_pause);
 HANDLER(api_sandbox_resume);
 HANDLER(api_sandbox_reset);
 HANDLER(api_sandbox_keepalive);
+/* What lists have in common. A cursor is the time of creation of the last item, in microseconds,
+ * and its id, which is left in `text`. */
+int api_list_limit(const sbx_request *r, int *ret, sbx_err *err) SBX_MUST_CHECK;
+int api_list_cursor(const sbx_request *r, int64_t *ret_us, const char **ret_id, char text[48],
+                    sbx_err *err) SBX_MUST_CHECK;
+void api_list_next_cursor(sbx_jw *w, bool more, int64_t us, const char *id);
+/** The parameters metadata.KEY as a JSON object in `metadata`; NULL: there are none. */
+const char *api_list_metadata(const sbx_request *r, sbx_buf *metadata);
+int api_sandbox_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata,
+                       sbx_err *err) SBX_MUST_CHECK;
+/* groups.c */
+HANDLER(api_sandbox_batch);
+HANDLER(api_sandbox_delete_many);
+HANDLER(api_group_create);
+HANDLER(api_group_list);
+HANDLER(api_group_get);
+HANDLER(api_group_patch);
+HANDLER(api_group_delete);
+HANDLER(api_group_exec);
+extern const sbx_json_field api_group_fields[], api_group_patch_fields[];
 /* events.c */
 HANDLER(api_events);
 /* commands.c */
@@ -71,6 +91,12 @@ const char *api_claimed_id(const sbx_request *r);
 /** To be called once the intent is written under that id, before anything is done about it.
  * CAPACITY if another request took over meanwhile: the intent must be undone. */
 int api_claim_begun(const sbx_request *r, sbx_err *err) SBX_MUST_CHECK;
+
+/** Was an earlier request run under that id? */
+bool api_claim_resumed(const sbx_request *r);
+/** Before the answer, any thread: what was begun is not at its end, so that the next request with
+ * the key goes on with it. Nothing without a key. */
+void api_claim_open(sbx_reply *reply);
 
 /** The claim of the request's key, for who writes it together with the intent; NULL: no key. */
 const struct sbx_claim *api_claim(const sbx_request *r);

@@ -5,7 +5,9 @@
  * the first answer there, or waits: it is kept without a thread and run again, ever less often,
  * until its deadline. After a crash the object with the claimed id tells what became of the first
  * request: what was made is answered for, what failed is run again with a new id, and what is
- * unfinished is waited for, because the reaper finishes it.
+ * unfinished is waited for, because the reaper finishes it. A request that makes many things, or
+ * whose handler asks for what is there already, is simply run again under its id (`rerun`): after a
+ * crash, and when it did not come to its end.
  *
  * Remembered are successes and refusals that would be repeated; not what time or somebody else may
  * change (5xx, 401, 403, 429), and nothing of a client that left.
@@ -29,7 +31,9 @@ typedef struct claim {
     sbx_app *app;
     sbx_claim c;
     char owner[SBX_ID_LEN + 1], key[SBX_MAX_IDEMPOTENCY_KEY + 1], resource[SBX_ID_LEN + 1];
-    bool again; /* the answer is for what an earlier request made */
+    bool again;   /* the answer is for what an earlier request made */
+    bool resumed; /* an earlier request was run under this id */
+    bool open;    /* not at its end: the next request goes on */
     sbx_reply *reply;
     sbx_answer *answer;
 } claim;
@@ -95,8 +99,10 @@ static void record(void *arg)
     int rc;
 
     sbx_job_scope(sbx_now_ms() + RECORD_MS, NULL); /* also for a client that left */
-    if (to_remember(a) && !sbx_buf_failed(&a->body))
+    if (to_remember(a) && !sbx_buf_failed(&a->body) && !m->open)
         rc = sbx_store_idempotency_done(store, &m->c, a->status, a->location, &a->body, &err);
+    else if (m->c.rerun)
+        rc = sbx_store_idempotency_leave(store, &m->c, &err);
     else
         rc = sbx_store_idempotency_release(store, &m->c, &err);
     if (rc)
@@ -160,7 +166,8 @@ static void fingerprint(const sbx_request *r, unsigned char out[SBX_HASH_BYTES])
     sbx_wipe(b.data, b.len);
 }
 
-static claim *claim_new(sbx_app *app, const sbx_principal *who, const sbx_request *r)
+static claim *claim_new(sbx_app *app, const sbx_api_route *route, const sbx_principal *who,
+                        const sbx_request *r)
 {
     claim *m = sbx_alloc(sizeof(*m));
 
@@ -168,8 +175,11 @@ static claim *claim_new(sbx_app *app, const sbx_principal *who, const sbx_reques
     sbx_copy(m->owner, sizeof(m->owner), who->user);
     sbx_copy(m->key, sizeof(m->key), r->idempotency_key);
     sbx_copy(m->resource, sizeof(m->resource), sbx_id_new().s);
-    m->c = (sbx_claim){
-        .owner = m->owner, .key = m->key, .worker = app->worker.s, .resource = m->resource};
+    m->c = (sbx_claim){.owner = m->owner,
+                       .key = m->key,
+                       .worker = app->worker.s,
+                       .resource = m->resource,
+                       .rerun = route->rerun};
     fingerprint(r, m->c.fingerprint);
     return m;
 }
@@ -192,7 +202,7 @@ int api_idempotent(sbx_app *app, const sbx_api_route *route, const sbx_principal
 
     if (check_key(r->idempotency_key, err))
         return -1;
-    m = claim_new(app, who, r);
+    m = claim_new(app, route, who, r);
     if (sbx_store_idempotency_claim(app->store, &m->c, &found, err))
         return -1;
     switch (found.state) {
@@ -201,6 +211,8 @@ int api_idempotent(sbx_app *app, const sbx_api_route *route, const sbx_principal
         m->again = true;
         return run_claimed(sbx_steal(m), route, who, r, err);
     case SBX_CLAIM_MINE:
+        m->resumed = strcmp(m->resource, found.resource) != 0;
+        sbx_copy(m->resource, sizeof(m->resource), found.resource);
         return run_claimed(sbx_steal(m), route, who, r, err);
     case SBX_CLAIM_FIRST:
         return answer_as_first(r, &found);
@@ -241,4 +253,19 @@ int api_claim_begun(const sbx_request *r, sbx_err *err)
     claim *m = sbx_reply_interceptor(r->reply);
 
     return m ? sbx_store_idempotency_begun(m->app->store, &m->c, err) : 0;
+}
+
+bool api_claim_resumed(const sbx_request *r)
+{
+    claim *m = sbx_reply_interceptor(r->reply);
+
+    return m && m->resumed;
+}
+
+void api_claim_open(sbx_reply *reply)
+{
+    claim *m = sbx_reply_interceptor(reply);
+
+    if (m)
+        m->open = true;
 }

@@ -189,6 +189,14 @@ static void field_schema(sbx_jw *w, const sbx_json_field *f)
         schema_members(w, f->schema);
         bounds(w, "minProperties", f->min, "maxProperties", f->max);
         break;
+    case SBX_JF_KEPT_LIST:
+        sbx_jw_str(w, "type", "array");
+        sbx_jw_obj(w, "items");
+        object_schema(w, f->sub, false);
+        sbx_jw_obj_end(w);
+        bounds(w, "minItems", f->min, "maxItems", f->max);
+        break;
+    case SBX_JF_KEPT:
     case SBX_JF_OBJ:
         object_schema(w, f->sub, f->nullable);
         if (f->one_of)

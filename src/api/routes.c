@@ -23,6 +23,40 @@ const sbx_api_route sbx_api_routes[] = {
             "is complete, open the stream, then list the sandboxes. The number of an event is the "
             "id in an event stream: reconnect with it and nothing is missed or twice. The stream "
             "of one sandbox ends after `sandbox.deleted`."},
+    {"GET", "/groups", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_group_list, "group_list",
+     "List groups, newest first", .tag = "Groups", .query = "name,metadata.*,limit,cursor",
+     .success = "200", .response = "GroupList", .doc = "Filters add up."},
+    {"POST", "/groups", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_group_create, "group_create", "Make a group: a named set of sandboxes", api_group_fields,
+     .tag = "Groups", .success = "201", .response = "Group", .failures = "409,429",
+     .doc = "A sandbox may be in many groups; when it is deleted "
+            "it leaves them by itself. 429: there are 1,000 groups.",
+     .example = "{\"name\":\"workers\"}", .rerun = true},
+    {"DELETE", "/groups/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, ENGINE_MS, api_group_delete,
+     "group_delete", "Delete a group, or all of it", .tag = "Groups", .query = "sandboxes",
+     .success = "200,204", .response = "200:DeletedMany",
+     .doc = "204; the sandboxes stay. With `sandboxes=true` they are deleted first, and the answer "
+            "is 200 with what became of each; the group goes when all of them are gone."},
+    {"GET", "/groups/{id}", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_group_get,
+     "group_get", "Read a group", .tag = "Groups", .success = "200", .response = "Group"},
+    {"PATCH", "/groups/{id}", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_group_patch, "group_patch", "Change a group", api_group_patch_fields, .tag = "Groups",
+     .success = "200", .response = "Group", .failures = "409",
+     .doc = "All that is given, or nothing. To add a member again, or to remove what is none, "
+            "changes nothing.",
+     .example = "{\"metadata\":{\"stage\":\"test\"}}"},
+    {"POST", "/groups/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
+     QUICK_MS, api_group_exec, "group_exec", "Run a command in all sandboxes of a group",
+     sbx_exec_fields, .tag = "Groups", .success = "200,202", .response = "GroupResults",
+     .sse = EXEC_EVENTS,
+     .doc =
+         "As in one sandbox, in all at once. Results come in the order of the members, each with "
+         "its `sandboxId`: what a command of one sandbox answers, or its problem. One that hangs "
+         "is told as a `timeout` problem 10 s after timeoutMs, and holds nobody up. Without "
+         "maxOutputBytes each keeps its part of 16 MiB, at most 1 MiB. As a stream, the events of "
+         "all come as they happen; the id of each is `sandboxId:seq`, and the stream ends after "
+         "the last exit. It is not resumed: follow the commands by their execId.",
+     .example = "{\"command\":\"echo hello\"}"},
     {"GET", "/health", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_health, "health",
      "Is the process running?", .tag = "Service", .success = "200", .response = "Health"},
     {"GET", "/metrics", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_metrics, "metrics",
@@ -55,6 +89,12 @@ const sbx_api_route sbx_api_routes[] = {
             "the answer the sandbox is deleted, with all that was started; its record and that "
             "of the run can be read for a day. A client that leaves ends the run.",
      .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}"},
+    {"DELETE", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, 0, 0, ENGINE_MS,
+     api_sandbox_delete_many, "sandbox_delete_many", "Delete sandboxes by their metadata",
+     .tag = "Sandboxes", .query = "metadata.*,template,name,state", .success = "200",
+     .response = "DeletedMany",
+     .doc = "All that match; at least one `metadata.KEY=VALUE` is required. At most 200 at a time: "
+            "`more` tells that there are others, for the next request."},
     {"GET", "/sandboxes", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_list,
      "sandbox_list", "List sandboxes, newest first", .tag = "Sandboxes",
      .query = "state,template,name,metadata.*,limit,cursor", .success = "200",
@@ -67,6 +107,17 @@ const sbx_api_route sbx_api_routes[] = {
             "sandbox, or watch its log stream, until its state is `running` or `failed`. A create "
             "that fails answers a problem with `sandboxId`: the record stays and says why.",
      .example = "{\"template\":\"python\",\"timeoutSeconds\":600}", .made = api_sandbox_made},
+    {"POST", "/sandboxes/batch", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_CREATES, 0, ENGINE_MS,
+     api_sandbox_batch, "sandbox_batch", "Create many sandboxes", sbx_creates_fields,
+     .tag = "Sandboxes", .success = "200,201", .response = "Batch", .failures = "409,502",
+     .doc =
+         "At most 100: `count` times the same `sandbox`, or `sandboxes` one by one. A few are "
+         "made at a time. 201 when all run; else 200, and each item is a sandbox or its problem, "
+         "in the order of the request. With `atomic` a failure deletes those that were made, and "
+         "is the answer. A client that leaves ends it: what runs by then stays and is listed. "
+         "With an Idempotency-Key it goes on, and a repetition after a crash, or after failures "
+         "of the server, completes it instead of making anything twice.",
+     .example = "{\"count\":2,\"sandbox\":{\"timeoutSeconds\":600}}", .rerun = true},
     {"DELETE", "/sandboxes/{id}", "sandbox:write", SBX_LANE_SLOW, 0, 0, 120000, api_sandbox_delete,
      "sandbox_delete", "Delete a sandbox", .tag = "Sandboxes", .success = "204",
      .failures = "409,502",
@@ -296,7 +347,7 @@ static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, s
         return route->handler(app, NULL, r, err);
     if (authenticate(app, route, r, &who, err))
         return -1;
-    if (route->made && r->idempotency_key)
+    if ((route->made || route->rerun) && r->idempotency_key)
         return api_idempotent(app, route, &who, r, err);
     return route->handler(app, &who, r, err);
 }

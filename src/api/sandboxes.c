@@ -160,7 +160,7 @@ HANDLER(api_sandbox_create)
 
 /* --- list --- */
 
-static int read_limit(const sbx_request *r, int *ret, sbx_err *err)
+int api_list_limit(const sbx_request *r, int *ret, sbx_err *err)
 {
     const char *text = sbx_request_query(r, "limit");
     int64_t n = 50;
@@ -173,7 +173,8 @@ static int read_limit(const sbx_request *r, int *ret, sbx_err *err)
 }
 
 /* A cursor is the last item's creation time in microseconds, a dash, and its id. */
-static int read_cursor(const sbx_request *r, sbx_sandbox_filter *f, char text[48], sbx_err *err)
+int api_list_cursor(const sbx_request *r, int64_t *ret_us, const char **ret_id, char text[48],
+                    sbx_err *err)
 {
     const char *given = sbx_request_query(r, "cursor");
 
@@ -182,13 +183,21 @@ static int read_cursor(const sbx_request *r, sbx_sandbox_filter *f, char text[48
     char *dash = sbx_copy(text, 48, given) ? strchr(text, '-') : NULL;
     if (dash)
         *dash++ = '\0';
-    if (!dash || !sbx_id_valid(dash) || !sbx_parse_i64(text, 1, INT64_MAX, &f->before_us))
+    if (!dash || !sbx_id_valid(dash) || !sbx_parse_i64(text, 1, INT64_MAX, ret_us))
         return sbx_fail_field(err, "cursor", "cursor: use the nextCursor of the page before");
-    f->before_id = dash;
+    *ret_id = dash;
     return 0;
 }
 
-static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata, sbx_err *err)
+void api_list_next_cursor(sbx_jw *w, bool more, int64_t us, const char *id)
+{
+    char cursor[48];
+
+    snprintf(cursor, sizeof(cursor), "%lld-%s", (long long)us, id);
+    sbx_jw_str(w, "nextCursor", more ? cursor : NULL);
+}
+
+const char *api_list_metadata(const sbx_request *r, sbx_buf *metadata)
 {
     sbx_jw w = SBX_JW(metadata);
     bool some = false;
@@ -203,7 +212,12 @@ static int read_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *met
         }
     }
     sbx_jw_obj_end(&w);
-    f->metadata = some ? metadata->data : NULL;
+    return some ? metadata->data : NULL;
+}
+
+int api_sandbox_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata, sbx_err *err)
+{
+    f->metadata = api_list_metadata(r, metadata);
     f->state = sbx_request_query(r, "state");
     f->template_name = sbx_request_query(r, "template");
     f->name = sbx_request_query(r, "name");
@@ -217,7 +231,6 @@ static void list_json(const sbx_sandbox_list *l, size_t limit, sbx_buf *b)
     sbx_jw w = SBX_JW(b);
     size_t n = SBX_MIN(l->count, limit);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf item = SBX_BUF_INIT(MIB);
-    char cursor[48];
 
     sbx_jw_obj(&w, NULL);
     sbx_jw_arr(&w, "items");
@@ -227,13 +240,8 @@ static void list_json(const sbx_sandbox_list *l, size_t limit, sbx_buf *b)
         sbx_jw_raw(&w, NULL, item.data);
     }
     sbx_jw_arr_end(&w);
-    if (l->count > limit) {
-        snprintf(cursor, sizeof(cursor), "%lld-%s", (long long)l->created_us[n - 1],
-                 l->items[n - 1].id);
-        sbx_jw_str(&w, "nextCursor", cursor);
-    } else {
-        sbx_jw_null(&w, "nextCursor");
-    }
+    api_list_next_cursor(&w, l->count > limit, n ? l->created_us[n - 1] : 0,
+                         n ? l->items[n - 1].id : "");
     sbx_jw_obj_end(&w);
 }
 
@@ -246,8 +254,8 @@ HANDLER(api_sandbox_list)
     char cursor[48];
     int limit;
 
-    if (read_filter(r, &f, &metadata, err) || read_limit(r, &limit, err) ||
-        read_cursor(r, &f, cursor, err))
+    if (api_sandbox_filter(r, &f, &metadata, err) || api_list_limit(r, &limit, err) ||
+        api_list_cursor(r, &f.before_us, &f.before_id, cursor, err))
         return -1;
     f.limit = limit + 1; /* one more tells if there is a next page */
     if (sbx_store_sandbox_list(app->store, &f, &list, err))

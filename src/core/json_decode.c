@@ -60,6 +60,25 @@ static int decode_json(const decode *d, const sbx_json_field *f, const sbx_json 
     return 0;
 }
 
+static int decode_kept(const decode *d, const sbx_json_field *f, const sbx_json *v, void *out)
+{
+    bool list = f->type == SBX_JF_KEPT_LIST;
+    int64_t count = 0;
+
+    if (sbx_json_kind(v) != (list ? SBX_J_ARR : SBX_J_OBJ))
+        return refuse(d, list ? "must be an array of objects" : "must be an object");
+    for (const sbx_json *c = list ? sbx_json_first(v) : NULL; c; c = sbx_json_next(c)) {
+        if (sbx_json_kind(c) != SBX_J_OBJ)
+            return sbx_fail_field(d->err, d->path, "%s: entry %lld must be an object", d->path,
+                                  (long long)count);
+        count++;
+    }
+    if (list && (count < f->min || count > f->max))
+        return refuse_range(d, "must have a number of entries", f->min, f->max, false);
+    *(const sbx_json **)slot(f, out) = v;
+    return 0;
+}
+
 static int decode_string(const decode *d, const sbx_json_field *f, const sbx_json *v, void *out)
 {
     const char *s = sbx_json_str(v);
@@ -209,6 +228,9 @@ static int decode_field(decode *d, const sbx_json_field *f, const sbx_json *v, v
         return f->one_of ? check_one_of(d, v, f->one_of) : 0;
     case SBX_JF_JSON:
         return decode_json(d, f, v, out);
+    case SBX_JF_KEPT:
+    case SBX_JF_KEPT_LIST:
+        return decode_kept(d, f, v, out);
     case SBX_JF_REFUSED:
         break;
     }

@@ -51,7 +51,7 @@ static bool is_start(const exec *x)
     return x->kind == EXEC_WAIT || x->kind == EXEC_STREAM || x->kind == EXEC_BACKGROUND;
 }
 
-static void flush(exec *x)
+void exec_flush(exec *x)
 {
     int64_t grant = follow_flush(&x->f);
 
@@ -71,7 +71,9 @@ static void over(exec *x)
         sbx_metrics_observe_us(x->e->c.metrics, SBX_M_EXEC_SECONDS, NULL,
                                sbx_now_us() - x->from_us);
     if (x->f.begun)
-        flush(x);
+        exec_flush(x);
+    if (x->many)
+        many_over(x);
     exec_unref(x);
 }
 
@@ -90,12 +92,18 @@ static void tell_failure(exec *x, const sbx_err *err)
 {
     if (x->f.begun)
         follow_error(&x->f, err);
+    else if (x->many)
+        many_problem(x, err);
     else
         sbx_reply_problem(x->reply, err); /* nothing was sent yet: a plain answer tells more */
 }
 
 void exec_fail(exec *x, const sbx_err *err)
 {
+    if (x->many) {
+        many_refused(x, err);
+        return;
+    }
     sbx_reply_problem(x->reply, err);
     exec_free(x);
 }
@@ -118,9 +126,15 @@ static void result_json(const exec *x, const sbx_command_exit *e, bool text, sbx
     sbx_jw_obj_end(&w);
 }
 
+/* Of many they must fit into one answer: twice their bytes, which base64 does not take. */
+static size_t max_result(const exec *x)
+{
+    return x->many ? 2 * x->output[0].max + 64 * KIB : SBX_MAX_RESPONSE_BYTES;
+}
+
 static void answer(exec *x, const sbx_command_exit *e)
 {
-    sbx_buf body = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
+    sbx_buf body = SBX_BUF_INIT(max_result(x));
     bool text = sbx_utf8_valid(x->output[0].data, x->output[0].len) &&
                 sbx_utf8_valid(x->output[1].data, x->output[1].len);
 
@@ -129,7 +143,10 @@ static void answer(exec *x, const sbx_command_exit *e)
         sbx_buf_reset(&body);
         result_json(x, e, false, &body);
     }
-    sbx_reply_json(x->reply, 200, &body);
+    if (x->many)
+        many_result(x, &body);
+    else
+        sbx_reply_json(x->reply, 200, &body);
     sbx_buf_done(&body);
 }
 
@@ -142,7 +159,10 @@ static void answer_started(exec *x, int64_t pid)
 
     snprintf(location, sizeof(location), "/sandboxes/%s/execs/%s", x->sandbox, x->id);
     exec_view_json(&body, &v);
-    sbx_reply_send(x->reply, 202, "application/json", &h, 1, &body);
+    if (x->many)
+        many_result(x, &body);
+    else
+        sbx_reply_send(x->reply, 202, "application/json", &h, 1, &body);
     sbx_buf_done(&body);
 }
 
@@ -200,7 +220,7 @@ static void command_started(void *arg, sbx_command *c, int64_t pid)
     if (is_stream(x)) {
         begin_stream(x);
         follow_start(&x->f, x->id, pid);
-        flush(x);
+        exec_flush(x);
     } else if (x->kind == EXEC_BACKGROUND) {
         answer_started(x, pid);
         sbx_command_leave(sbx_steal(x->command));
@@ -233,7 +253,7 @@ static void command_output(void *arg, sbx_command *c, bool is_stderr, const char
     if (x->kind == EXEC_PAGE && page_is_full(x))
         page_end(x, true);
     else
-        flush(x);
+        exec_flush(x);
 }
 
 static void command_gap(void *arg, sbx_command *c, uint64_t from, uint64_t to)
@@ -250,7 +270,7 @@ static void command_gap(void *arg, sbx_command *c, uint64_t from, uint64_t to)
     if (x->kind == EXEC_PAGE && page_is_full(x))
         page_end(x, true);
     else
-        flush(x);
+        exec_flush(x);
 }
 
 static void command_exit(void *arg, const sbx_command_exit *e)
@@ -346,17 +366,20 @@ static void command_lost(void *arg)
 
 static void ready_on_stream(void *arg)
 {
-    flush(arg);
+    exec_flush(arg);
 }
 
-static void closed_on_stream(void *arg)
+void exec_left(exec *x)
 {
-    exec *x = arg;
-
     x->left = true;
     if (x->command)
         let_go(x);
     exec_unref(x);
+}
+
+static void closed_on_stream(void *arg)
+{
+    exec_left(arg);
 }
 
 static void client_ready(void *arg)
@@ -373,7 +396,9 @@ static void client_closed(void *arg)
 
 static int64_t window_of(const exec *x)
 {
-    return x->kind == EXEC_WAIT ? SBX_EXEC_WINDOW_BYTES : SBX_STREAM_WINDOW_BYTES;
+    return x->kind == EXEC_WAIT ? SBX_EXEC_WINDOW_BYTES
+           : x->many            ? SBX_MANY_WINDOW_BYTES
+                                : SBX_STREAM_WINDOW_BYTES;
 }
 
 static void attach_on_stream(void *arg)
@@ -395,7 +420,10 @@ static void watch(exec *x)
     x->posted = true;
     x->refs = 2;
     /* STREAM may own x from here on, and keeps it until both references are dropped */
-    sbx_reply_watch(x->reply, &events_of_client);
+    if (x->many)
+        many_joins(x);
+    else
+        sbx_reply_watch(x->reply, &events_of_client);
 }
 
 static void attach(exec *x)
@@ -501,7 +529,8 @@ void exec_use(exec *x)
     x->use = (sbx_use){.parts = &x->e->parts,
                        .owner = x->owner,
                        .sandbox = x->sandbox,
-                       .cancelled = sbx_reply_cancel_flag(x->reply),
+                       .cancelled = x->many ? many_cancel_flag(x) : sbx_reply_cancel_flag(x->reply),
+                       .reading = !is_start(x),
                        .ready = can_use,
                        .failed = cannot_use,
                        .arg = x};

@@ -42,11 +42,13 @@ void exec_result_fields(sbx_jw *w, const sbx_command_exit *e, bool truncated);
 
 /* --- follow.c: the events of a command on their way to one client. STREAM. --- */
 
-typedef enum follow_form { FOLLOW_SSE, FOLLOW_WS, FOLLOW_PAGE } follow_form;
+/* MANY: server-sent events among those of other commands, each with its sandbox. */
+typedef enum follow_form { FOLLOW_SSE, FOLLOW_WS, FOLLOW_PAGE, FOLLOW_MANY } follow_form;
 
 typedef struct follow {
     sbx_reply *reply; /* borrowed */
     follow_form form;
+    const char *sandbox; /* MANY; borrowed */
     uint64_t since; /* only events above this number */
     uint64_t last;  /* the number of the last event, sent or not wanted */
     bool begun;     /* the reply is a stream */
@@ -64,7 +66,8 @@ void follow_output(follow *f, uint64_t chunk, bool is_stderr, const char *data, 
 void follow_gap(follow *f, uint64_t from_chunk, uint64_t to_chunk);
 void follow_exit(follow *f, const sbx_command_exit *e);
 void follow_error(follow *f, const sbx_err *err);
-/* Hand on what the client takes; ends the reply behind the last event. @return bytes that the agent
+/* Hand on what the client takes; ends the reply behind the last event, unless it is one of many.
+ * @return bytes that the agent
  * may be granted now. */
 int64_t follow_flush(follow *f);
 /* The first chunk that is wanted next. */
@@ -82,9 +85,13 @@ typedef enum exec_kind {
     EXEC_PAGE,       /* a page of them */
 } exec_kind;
 
+struct many;
+
 typedef struct exec {
     sbx_execs *e;
     exec_kind kind;
+    struct many *many;     /* the request that it is a part of; NULL: it is alone */
+    size_t place;          /* in it */
     int refs;              /* STREAM: the command or the wait for it, and the watch of the reply */
     sbx_command_spec spec; /* until it was posted to the channel */
     sbx_use use;
@@ -116,7 +123,42 @@ void exec_follow(exec *x);
 /* Tell what is known of a command that its agent does not know any more. WORKER. */
 void exec_tell_record(exec *x, const sbx_exec_record *r);
 void exec_fail(exec *x, const sbx_err *err); /* nobody else has `x` */
+/* STREAM. Hand on what the client takes. */
+void exec_flush(exec *x);
+/* STREAM. The client of a request that was posted has gone away; drops its reference of `x`. */
+void exec_left(exec *x);
 void exec_free(exec *x);
+
+/* --- start.c --- */
+
+/* The body of a request for a command. */
+typedef struct exec_body {
+    sbx_strs command;
+    sbx_pairs env;
+    char *cwd, *user, *stdin_text;
+    int64_t timeout_ms, max_output, cpu_ms;
+    bool timeout_given, max_output_given, kill_on_disconnect, background, stdin_open;
+} exec_body;
+/* Decode and check; on failure there is nothing to free. */
+int exec_body_read(const sbx_request *r, const sbx_json *root, exec_body *ret,
+                   sbx_err *err) SBX_MUST_CHECK;
+void exec_body_done(exec_body *b);
+/* What is to be run; takes the content of `b`. */
+exec *exec_of_body(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
+                   exec_body *b);
+
+/* --- many.c: one command in many sandboxes, whose parts tell it how they fare --- */
+
+/* WORKER, before the command is posted to the channel: now it belongs to STREAM. */
+void many_joins(exec *x);
+const atomic_bool *many_cancel_flag(const exec *x);
+/* Instead of an answer. STREAM. @param body  a JSON object; its content is taken. */
+void many_result(exec *x, sbx_buf *body);
+void many_problem(exec *x, const sbx_err *err);
+/* The command has let go; after the result. STREAM. */
+void many_over(exec *x);
+/* It never came so far that STREAM had it. Any thread; `x` is gone. */
+void many_refused(exec *x, const sbx_err *err);
 
 /* --- terminal.c --- */
 

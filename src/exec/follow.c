@@ -38,8 +38,12 @@ static void open_event(making *m, follow *f, uint64_t number, const char *type)
     sbx_buf_init(&m->text, 8 * SBX_PROTO_MAX_FROM_AGENT);
     if (f->form == FOLLOW_SSE)
         sbx_buf_addf(&m->text, "id: %llu\ndata: ", (unsigned long long)number);
+    if (f->form == FOLLOW_MANY)
+        sbx_buf_addf(&m->text, "id: %s:%llu\ndata: ", f->sandbox, (unsigned long long)number);
     m->w = (sbx_jw)SBX_JW(&m->text);
     sbx_jw_obj(&m->w, NULL);
+    if (f->form == FOLLOW_MANY)
+        sbx_jw_str(&m->w, "sandboxId", f->sandbox);
     if (f->form != FOLLOW_SSE)
         sbx_jw_int(&m->w, "seq", (int64_t)number);
     sbx_jw_str(&m->w, "type", type);
@@ -60,7 +64,7 @@ static void end(making *m)
     follow *f = m->f;
 
     sbx_jw_obj_end(&m->w);
-    if (f->form == FOLLOW_SSE)
+    if (f->form == FOLLOW_SSE || f->form == FOLLOW_MANY)
         sbx_buf_adds(&m->text, "\n\n");
     if (f->form == FOLLOW_PAGE) {
         sbx_buf_adds(&f->page, f->items++ ? "," : "");
@@ -140,7 +144,7 @@ int64_t follow_flush(follow *f)
 
     if (f->form != FOLLOW_PAGE && !sbx_feed_queue_push(&f->queue))
         return 0;
-    if (f->ended && f->begun)
+    if (f->ended && f->begun && f->form != FOLLOW_MANY)
         sbx_reply_end(f->reply);
     f->to_grant = 0;
     return grant;

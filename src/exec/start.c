@@ -3,14 +3,6 @@
 
 #include "sbx/sandbox/spec.h"
 
-typedef struct exec_body {
-    sbx_strs command;
-    sbx_pairs env;
-    char *cwd, *user, *stdin_text;
-    int64_t timeout_ms, max_output, cpu_ms;
-    bool timeout_given, max_output_given, kill_on_disconnect, background, stdin_open;
-} exec_body;
-
 #define AT(member) offsetof(exec_body, member)
 
 const sbx_json_field sbx_exec_fields[] = {
@@ -67,8 +59,8 @@ static void take_spec(exec *x, exec_body *b)
     memcpy(x->spec.exec_id, x->id, sizeof(x->spec.exec_id));
 }
 
-static exec *exec_of_body(sbx_execs *e, const char *owner, const char *sandbox,
-                          const sbx_request *r, exec_body *b)
+exec *exec_of_body(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
+                   exec_body *b)
 {
     exec_kind kind = b->background                 ? EXEC_BACKGROUND
                      : r->accept == SBX_ACCEPT_SSE ? EXEC_STREAM
@@ -87,24 +79,37 @@ static exec *exec_of_body(sbx_execs *e, const char *owner, const char *sandbox,
     return x;
 }
 
-int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
-                   sbx_err *err)
+void exec_body_done(exec_body *b)
 {
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    sbx_json_struct_done(sbx_exec_fields, b);
+}
+
+int exec_body_read(const sbx_request *r, const sbx_json *root, exec_body *ret, sbx_err *err)
+{
     exec_body body = {0};
-    int rc = sbx_json_parse(r->body, r->body_len, &root, err) ||
-                     sbx_json_decode(root, sbx_exec_fields, &body, err) ||
-                     sbx_env_check("env", &body.env, err)
-                 ? -1
-                 : 0;
+    int rc =
+        sbx_json_decode(root, sbx_exec_fields, &body, err) || sbx_env_check("env", &body.env, err)
+            ? -1
+            : 0;
 
     if (!rc && body.background && r->accept == SBX_ACCEPT_SSE)
         rc = sbx_fail_field(err, "background",
                             "background: ask for JSON, and follow the command's output");
-    if (rc) {
-        sbx_json_struct_done(sbx_exec_fields, &body);
+    if (rc)
+        exec_body_done(&body);
+    else
+        *ret = body;
+    return rc;
+}
+
+int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
+                   sbx_err *err)
+{
+    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    exec_body body;
+
+    if (sbx_json_parse(r->body, r->body_len, &root, err) || exec_body_read(r, root, &body, err))
         return -1;
-    }
     exec_use(exec_of_body(e, owner, sandbox, r, &body));
     return 0;
 }

@@ -212,10 +212,14 @@ int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err)
 {
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
 
-    if (sbx_json_parse(len ? body : "{}", len ? len : 2, &root, err) ||
-        sbx_json_decode(root, sbx_spec_fields, ret, err))
+    if (sbx_json_parse(len ? body : "{}", len ? len : 2, &root, err))
         return -1;
-    if (sbx_name_check(ret->name, err))
+    return sbx_spec_read(root, ret, err);
+}
+
+int sbx_spec_read(const sbx_json *root, sbx_spec *ret, sbx_err *err)
+{
+    if (sbx_json_decode(root, sbx_spec_fields, ret, err) || sbx_name_check(ret->name, err))
         return -1;
     if (ret->image && !image_ok(ret->image))
         return sbx_fail_field(err, "image", "image: not an image reference");

@@ -119,6 +119,29 @@ class Counts(unittest.TestCase):
             self.assertEqual(told[0][0], 200)
             self.assertEqual((calls, self.without_key(statements)), ([], ["SANDBOX_GET_OWNED"]))
 
+    def test_a_command_in_a_group_is_one_statement_and_one_for_each_member(self):
+        boxes = [self.lab.create(self.wire, self.image)["id"] for _ in range(3)]
+        for box in boxes:
+            self.addCleanup(self.lab.delete, self.wire, box)
+        made = self.lab.call(self.wire, "POST", "/groups", {"name": "g", "sandboxes": boxes})
+        told = {}
+        calls, statements = self.counted(lambda: told.update(self.lab.call(
+            self.wire, "POST", f"/groups/{made['id']}/exec", {"command": ["true"]})))
+        self.assertEqual([r["exitCode"] for r in told["results"]], [0] * 3)
+        self.assertEqual((calls, self.without_key(statements)),
+                         ([], ["GROUP_GET"] + ["SANDBOX_GET_OWNED"] * 3))
+
+    def test_a_batch_costs_what_its_creates_cost(self):
+        told = {}
+        calls, statements = self.counted(lambda: told.update(self.lab.call(
+            self.wire, "POST", "/sandboxes/batch",
+            {"count": 3, "sandbox": {"image": self.image}})))
+        for item in told["items"]:
+            self.addCleanup(self.lab.delete, self.wire, item["sandbox"]["id"])
+        self.assertEqual(sorted(calls), sorted(CREATE_CALLS * 3))
+        self.assertEqual(sorted(self.without_key(statements)),
+                         sorted(["SANDBOX_INSERT", "SANDBOX_SET_STATE"] * 3))
+
     def test_a_hundred_execs_are_recorded_in_batches(self):
         def many():
             for _ in range(100):

@@ -67,8 +67,16 @@ def command():
 BYTES = {"file_unpack": bytes(1024)}  # an empty tar
 # What the examples of requests about files expect, and must not find.
 FILES = "mkdir -pm 777 /tmp/demo; cd /tmp/demo && rm -rf * && touch old && chmod 666 old"
+def group():
+    """One with a sandbox that runs."""
+    return api.post("/groups", {"name": "g", "sandboxes": [boxes.running()]}).json["id"]
+
+
 # How to come by a path parameter: by the path up to it.
-FACTORIES = {"/sandboxes/{id}": boxes.running, "/sandboxes/{id}/execs/{execId}": command}
+FACTORIES = {"/sandboxes/{id}": boxes.running, "/sandboxes/{id}/execs/{execId}": command,
+             "/groups/{id}": group}
+# Bounds that cost more than they show: the tests of these routes go there.
+COSTLY = {("sandbox_batch", ("count",), 100)}
 
 
 def answers(operation):
@@ -199,6 +207,8 @@ class ValidTest(Case):
                 if "wait" in schema["properties"]:
                     good = {**good, "wait": False}
                 for edges in document.edges_by_object(schema):
+                    edges = {path: [v for v in values if (operation.id, path, v) not in COSTLY]
+                             for path, values in edges.items()}
                     for turn in range(max(map(len, edges.values()))):
                         chosen = {path: values[turn % len(values)]
                                   for path, values in edges.items()}

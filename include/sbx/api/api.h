@@ -39,7 +39,9 @@ typedef struct sbx_api_route {
     const char *doc;            /* more than the summary says, or NULL; Markdown, one paragraph */
     const char *example;        /* a body that works, as JSON; NULL: {} does */
     const char *sse, *ws;       /* schemas of the messages: "LogEntry,gap:Gap" (event:schema) */
-    sbx_api_made made;          /* not NULL: honours Idempotency-Key; such a route never streams */
+    /* These honour Idempotency-Key; such a route never streams. */
+    sbx_api_made made; /* answers for what was made */
+    bool rerun;        /* the handler may be run again under the same id, and completes its work */
 } sbx_api_route;
 
 extern const sbx_api_route sbx_api_routes[];

@@ -59,17 +59,19 @@ bool sbx_json_span_bytes(sbx_json_span str, sbx_buf *out);
 
 /* What a field of a request may be. */
 typedef enum sbx_json_field_type {
-    SBX_JF_STR,     /* char *        owned by the struct; min, max: bytes */
-    SBX_JF_BOOL,    /* bool */
-    SBX_JF_I64,     /* int64_t       min, max: value */
-    SBX_JF_MILLI,   /* int64_t       a decimal number times 1000 (cpus); min, max in thousandths */
-    SBX_JF_ENUM,    /* const char *  one of `values` (NULL-terminated list of literals) */
-    SBX_JF_STRS,    /* sbx_strs      array of strings; max: count; each at most max_each bytes */
-    SBX_JF_PAIRS,   /* sbx_pairs     object of strings; max: count; values at most max_each bytes */
-    SBX_JF_OBJ,     /* nested struct at the offset, decoded by `sub` */
-    SBX_JF_CMD,     /* sbx_strs      a string (becomes sh -c) or an array; as STRS */
-    SBX_JF_JSON,    /* const sbx_json *  an object, as it was parsed; min, max: count; `schema` */
-    SBX_JF_REFUSED, /* known to the API, not available yet: INVALID with `doc` as the message */
+    SBX_JF_STR,   /* char *        owned by the struct; min, max: bytes */
+    SBX_JF_BOOL,  /* bool */
+    SBX_JF_I64,   /* int64_t       min, max: value */
+    SBX_JF_MILLI, /* int64_t       a decimal number times 1000 (cpus); min, max in thousandths */
+    SBX_JF_ENUM,  /* const char *  one of `values` (NULL-terminated list of literals) */
+    SBX_JF_STRS,  /* sbx_strs      array of strings; max: count; each at most max_each bytes */
+    SBX_JF_PAIRS, /* sbx_pairs     object of strings; max: count; values at most max_each bytes */
+    SBX_JF_OBJ,   /* nested struct at the offset, decoded by `sub` */
+    SBX_JF_CMD,   /* sbx_strs      a string (becomes sh -c) or an array; as STRS */
+    SBX_JF_JSON,  /* const sbx_json *  an object, as it was parsed; min, max: count; `schema` */
+    SBX_JF_KEPT,  /* const sbx_json *  an object, as it was parsed; read later, by `sub` */
+    SBX_JF_KEPT_LIST, /* const sbx_json *  an array of such objects; min, max: count */
+    SBX_JF_REFUSED,   /* known to the API, not available yet: INVALID with `doc` as the message */
 } sbx_json_field_type;
 
 typedef struct sbx_strs {
@@ -94,7 +96,7 @@ typedef struct sbx_json_field {
     int64_t max_each;
     const char *const *values;
     const char *dflt_text;            /* ENUM: set if absent; STR: for the API document only */
-    const struct sbx_json_field *sub; /* ends with a row whose name is NULL */
+    const struct sbx_json_field *sub; /* OBJ, KEPT: ends with a row whose name is NULL */
     const char *one_of;               /* OBJ: names, "a,b,c", of which exactly one must be given */
     const char *schema;               /* JSON: of the values that are allowed; for the document */
     const char *example; /* JSON that works, where a made up value would not; for the document */

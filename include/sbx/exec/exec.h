@@ -54,6 +54,14 @@ typedef struct sbx_exec_ref {
 int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
                    sbx_err *err) SBX_MUST_CHECK;
 
+/** The same in many sandboxes at once, as sbx_exec_start() in each; the results come in their
+ * order, those of a stream as they happen. Nobody is waited for longer than the command's time-out
+ * and some seconds.
+ * @param sandboxes  at most SBX_MAX_GROUP_MEMBERS; borrowed.
+ * Failures: INVALID. What fails in one sandbox is told for that one. */
+int sbx_exec_many(sbx_execs *e, const char *owner, char (*sandboxes)[SBX_ID_LEN + 1], size_t count,
+                  const sbx_request *r, sbx_err *err) SBX_MUST_CHECK;
+
 /** The commands of a sandbox, newest first: those that its agent knows, and the records. */
 int sbx_exec_list(sbx_execs *e, const char *owner, const char *sandbox, const sbx_request *r,
                   sbx_err *err) SBX_MUST_CHECK;

@@ -33,6 +33,8 @@ extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */
 /** Decode and check a body; fills what the size gives. A body of length 0 is all defaults.
  * @param ret  zeroed; free with sbx_spec_done() also after a failure. */
 int sbx_spec_parse(const char *body, size_t len, sbx_spec *ret, sbx_err *err) SBX_MUST_CHECK;
+/** The same for an object that was parsed. */
+int sbx_spec_read(const sbx_json *obj, sbx_spec *ret, sbx_err *err) SBX_MUST_CHECK;
 void sbx_spec_done(sbx_spec *s);
 
 /* What PATCH may change. 0 and NULL: not given. */
