@@ -522,11 +522,11 @@ static bool is_id(const char *word)
            strspn(word, "abcdefghijklmnopqrstuvwxyz0123456789") == SBX_ID_LEN;
 }
 
-static int tell_several(const cli *c, const char *word, const sbx_json *item)
+static int tell_several(const cli *c, const char *things, const char *word, const sbx_json *item)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(4 * KIB);
 
-    sbx_buf_adds(&text, "several sandboxes are called \"");
+    sbx_buf_addf(&text, "several %s are called \"", things);
     add_text(&text, "", word);
     sbx_buf_adds(&text, "\"; give the id of one:");
     for (; item; item = sbx_json_next(item))
@@ -534,13 +534,14 @@ static int tell_several(const cli *c, const char *word, const sbx_json *item)
     return cli_fail(c, "%s", text.data);
 }
 
-bool cli_resolve(cli *c, const char *word, char out[24])
+/* @param things  as the API calls them: "sandboxes"; @param list  the command that lists them. */
+static bool resolve(cli *c, const char *things, const char *list, const char *word, char out[24])
 {
     SBX_CLEANUP_VAL(cli_call_done) cli_call k;
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
     sbx_err err;
 
-    cli_call_init(&k, "GET", "/sandboxes");
+    cli_call_init(&k, "GET", "/%s", things);
     if (is_id(word)) {
         sbx_copy(out, 24, word);
         return true;
@@ -561,13 +562,23 @@ bool cli_resolve(cli *c, const char *word, char out[24])
     const char *id = sbx_json_str(sbx_json_get(item, "id"));
 
     if (!item)
-        cli_fail(c, "there is no sandbox with the id or name \"%.128s\"; `sbx ls` lists yours",
-                 word);
+        cli_fail(c, "none of your %s has the id or name \"%.128s\"; `sbx %s` lists them", things,
+                 word, list);
     else if (sbx_json_next(item))
-        tell_several(c, word, item);
+        tell_several(c, things, word, item);
     else if (!id || !is_id(id))
         cli_fail(c, "the server's answer has no id");
     else
         return sbx_copy(out, 24, id);
     return false;
+}
+
+bool cli_resolve(cli *c, const char *word, char out[24])
+{
+    return resolve(c, "sandboxes", "ls", word, out);
+}
+
+bool cli_resolve_group(cli *c, const char *word, char out[24])
+{
+    return resolve(c, "groups", "group ls", word, out);
 }

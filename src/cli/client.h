@@ -86,6 +86,8 @@ void cli_problem_code(const cli_call *k, char out[64]);
 
 /** An id, or the id of the only sandbox with that name. @return false: told why not. */
 bool cli_resolve(cli *c, const char *word, char out[24]);
+/** The same of a group. */
+bool cli_resolve_group(cli *c, const char *word, char out[24]);
 /** "ID:PATH" in two; the path is borrowed. @return false if there is no colon. */
 bool cli_place(const char *word, char **ret_id, const char **ret_path);
 

@@ -43,6 +43,7 @@ static const cli_option create_options[] = {
     {"idle", 0, "TIME", .doc = "time without a command until --on-idle"},
     {"on-timeout", 0, "WHAT", ENDS, .doc = "what the lifetime's end does"},
     {"on-idle", 0, "WHAT", ENDS, .doc = "what idleness does"},
+    {"count", 0, "N", .doc = "make so many of them, at most 100, and print their ids"},
     {"no-wait", 0, .doc = "return at once, before it can run commands"},
     {"idempotency-key", 0, "KEY",
      .doc = "repeat a create safely: the same key makes the same sandbox for a day"},
@@ -60,6 +61,19 @@ static const cli_option ls_options[] = {
 
 static const cli_option rm_options[] = {
     {"force", 'f', .doc = "what does not exist is no failure"},
+    {"metadata", 'm', "KEY=VALUE", .repeated = true, .doc = "all that have this label"},
+    END,
+};
+
+static const cli_option group_options[] = {
+    {"metadata", 'm', "KEY=VALUE", .repeated = true,
+     .doc = "create: a label; ls: only those with this label"},
+    {"env", 'e', "NAME=VALUE", .repeated = true, .doc = "exec: add to the environment"},
+    {"workdir", 'w', "DIR", .doc = "exec: working directory"},
+    {"user", 'u', "USER", .doc = "exec: name, uid, name:group or uid:gid"},
+    {"timeout", 0, "TIME", .doc = "exec: kill it after so long (default 5m)"},
+    {"detach", 'd', .doc = "exec: leave it running in the background, print the commands' ids"},
+    {"sandboxes", 0, .doc = "rm: delete the members as well"},
     END,
 };
 
@@ -167,8 +181,8 @@ const cli_command cli_commands[] = {
      "With ID:PATH the bytes of a file are written to standard output; PATH is absolute or "
      "relative to the user's home.",
      "sbx get demo\nsbx get demo:results.csv | head", get_options, cli_get},
-    {"rm", ONE_OR_MORE, "delete sandboxes", NULL, "sbx rm $(sbx ls -q --state stopped)", rm_options,
-     cli_rm},
+    {"rm", "ID...", 0, -1, -1, "delete sandboxes", NULL,
+     "sbx rm $(sbx ls -q --state stopped)\nsbx rm --metadata job=7", rm_options, cli_rm},
     {"start", ONE_OR_MORE, "start stopped sandboxes", NULL, NULL, none, cli_move},
     {"stop", ONE_OR_MORE, "end all processes, keep the files", NULL, NULL, stop_options, cli_move},
     {"pause", ONE_OR_MORE, "freeze all processes, keep their memory", NULL, NULL, none, cli_move},
@@ -192,6 +206,16 @@ const cli_command cli_commands[] = {
      "Promise.resolve(1))'\n"
      "echo 'print(6*7)' | sbx run --timeout 10s -",
      run_options, cli_run},
+    {"group", "create|ls|get|exec|rm [GROUP] [...]", 1, -1, 2, "named sets of sandboxes",
+     "`create NAME ID...` makes one and prints its id, `ls` lists them, `get GROUP` shows one, "
+     "`rm GROUP` deletes it. `exec GROUP COMMAND [ARGUMENT...]` runs a command in all members at "
+     "once: each line of output stands behind the id of its sandbox, and the exit status is the "
+     "first one that is not 0. GROUP is an id, or a name. Options stand before the first member, "
+     "or "
+     "the COMMAND.",
+     "sbx group create workers $(sbx create --count 3)\nsbx group exec workers hostname\n"
+     "sbx group rm --sandboxes workers",
+     group_options, cli_group},
     {"logs", "ID", 1, 1, -1, "show the log", NULL, "sbx logs -f --tail 20 demo", logs_options,
      cli_logs},
     {"shell", "ID", 1, 1, -1, "open a terminal in a sandbox",

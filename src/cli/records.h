@@ -19,6 +19,15 @@ void cli_age_text(const char *time, bool until, char out[16]);
 /** Add each member of an object on a line of its own. */
 void cli_describe(const cli *c, const sbx_json *obj, sbx_buf *out);
 
+/** Print a text, escaped, on a line. @return the exit status. */
+int cli_print_line(const char *text);
+/** Write the options --metadata into a body, or as filters into a query.
+ * @return the exit status if they are wrong, else 0. */
+int cli_write_metadata(cli *c, sbx_jw *w);
+int cli_query_metadata(cli *c, cli_call *k);
+/** Tell of a problem within an answer, of one of many. @return CLI_FAILED */
+int cli_tell_problem(const cli *c, const char *which, const sbx_json *problem);
+
 /** Write the options --env into a body. @return the exit status if they are wrong, else 0. */
 int cli_write_env(cli *c, sbx_jw *w);
 /** Write `command` from the arguments: one is a line for the shell, several are a program. */

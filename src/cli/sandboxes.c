@@ -42,7 +42,7 @@ void cli_age_text(const char *time, bool until, char out[16])
         cli_span_text(until ? ms - sbx_wall_ms() : sbx_wall_ms() - ms, out);
 }
 
-static int print_line(const char *text)
+int cli_print_line(const char *text)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(64 * KIB);
 
@@ -79,6 +79,11 @@ static int write_pairs(cli *c, sbx_jw *w, const char *option, const char *member
     }
     sbx_jw_obj_end(w);
     return CLI_OK;
+}
+
+int cli_write_metadata(cli *c, sbx_jw *w)
+{
+    return write_pairs(c, w, "metadata", "metadata", false);
 }
 
 int cli_write_env(cli *c, sbx_jw *w)
@@ -144,7 +149,7 @@ static int write_seconds(cli *c, sbx_jw *w, const char *option, const char *memb
     return CLI_OK;
 }
 
-static int write_spec(cli *c, sbx_jw *w)
+static int write_spec(cli *c, const char *name, sbx_jw *w)
 {
     static const struct {
         const char *option, *member;
@@ -152,7 +157,7 @@ static int write_spec(cli *c, sbx_jw *w)
                  {"size", "size"},         {"on-idle", "onIdle"}, {"on-timeout", "onTimeout"}};
     int status;
 
-    sbx_jw_obj(w, NULL);
+    sbx_jw_obj(w, name);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++)
         if (cli_flag(c, texts[i].option))
             sbx_jw_str(w, texts[i].member, cli_opt(c, texts[i].option));
@@ -161,8 +166,7 @@ static int write_spec(cli *c, sbx_jw *w)
         sbx_jw_str(w, "mode", cli_opt(c, "network"));
         sbx_jw_obj_end(w);
     }
-    if ((status = cli_write_env(c, w)) ||
-        (status = write_pairs(c, w, "metadata", "metadata", false)) ||
+    if ((status = cli_write_env(c, w)) || (status = cli_write_metadata(c, w)) ||
         (status = write_limits(c, w)) ||
         (status = write_seconds(c, w, "timeout", "timeoutSeconds")) ||
         (status = write_seconds(c, w, "idle", "idleTimeoutSeconds")) ||
@@ -174,17 +178,71 @@ static int write_spec(cli *c, sbx_jw *w)
     return CLI_OK;
 }
 
+int cli_tell_problem(const cli *c, const char *which, const sbx_json *problem)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(8 * KIB);
+    const char *detail = cli_text_of(problem, "detail");
+
+    cli_escape(&text, which, strlen(which));
+    sbx_buf_adds(&text, ": ");
+    cli_escape(&text, detail, strnlen(detail, KIB));
+    return cli_fail(c, "%s", text.data ? text.data : which);
+}
+
+/* Those that were made, and why the others were not. */
+static int print_batch(cli *c, const sbx_json *answer)
+{
+    int status = CLI_OK, n = 0;
+
+    for (const sbx_json *i = sbx_json_first(sbx_json_get(answer, "items")); i;
+         i = sbx_json_next(i)) {
+        const sbx_json *made = sbx_json_get(i, "sandbox");
+        char which[32];
+
+        snprintf(which, sizeof(which), "sandbox %d", ++n);
+        int one = made ? cli_print_line(cli_text_of(made, "id"))
+                       : cli_tell_problem(c, which, sbx_json_get(i, "problem"));
+        status = status ? status : one;
+    }
+    return status;
+}
+
+static int read_count(cli *c, int64_t *ret)
+{
+    const char *text = cli_opt(c, "count");
+
+    *ret = 0;
+    if (text && !sbx_parse_i64(text, 1, 100, ret))
+        return cli_usage(c, "--count %s: not a whole number from 1 to 100", text);
+    if (text && cli_flag(c, "no-wait"))
+        return cli_usage(c, "--count and --no-wait exclude each other");
+    return CLI_OK;
+}
+
+static int write_create(cli *c, cli_call *k, int64_t count)
+{
+    sbx_jw w = cli_body(k);
+
+    if (!count)
+        return write_spec(c, NULL, &w);
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_int(&w, "count", count);
+    int status = write_spec(c, "sandbox", &w);
+    sbx_jw_obj_end(&w);
+    return status;
+}
+
 int cli_create(cli *c)
 {
     SBX_CLEANUP_VAL(cli_call_done) cli_call k;
     SBX_CLEANUP(sbx_json_free) sbx_json *made = NULL;
     const char *key = cli_opt(c, "idempotency-key");
     char random_key[48];
+    int64_t count;
+    int status = read_count(c, &count);
 
-    cli_call_init(&k, "POST", "/sandboxes");
-    sbx_jw w = cli_body(&k);
-    int status = write_spec(c, &w);
-    if (status)
+    cli_call_init(&k, "POST", count ? "/sandboxes/batch" : "/sandboxes");
+    if (status || (status = write_create(c, &k, count)))
         return status;
     for (const char *p = key; p && *p; p++)
         if (*p <= ' ' || *p >= 0x7f)
@@ -198,7 +256,7 @@ int cli_create(cli *c)
         return cli_print_answer(&k);
     if (!(made = cli_answer_json(c, &k)))
         return CLI_FAILED;
-    return print_line(cli_text_of(made, "id"));
+    return count ? print_batch(c, made) : cli_print_line(cli_text_of(made, "id"));
 }
 
 /* --- ls --- */
@@ -259,7 +317,7 @@ static int take_page(cli *c, listing *l, const cli_call *k, sbx_buf *cursor)
         if (l->json.len)
             sbx_buf_addc(&l->json, ',');
         sbx_buf_add(&l->json, span.at, span.len);
-        if (c->quiet && print_line(cli_text_of(s, "id")))
+        if (c->quiet && cli_print_line(cli_text_of(s, "id")))
             return -1;
         add_row(&l->table, s);
         l->left--;
@@ -272,14 +330,11 @@ static int take_page(cli *c, listing *l, const cli_call *k, sbx_buf *cursor)
     return l->left > 0 && cursor->len;
 }
 
-static int ls_query(cli *c, cli_call *k)
+int cli_query_metadata(cli *c, cli_call *k)
 {
-    static const char *const plain[] = {"state", "template", "name"};
     const char *pair;
     size_t at = 0;
 
-    for (size_t i = 0; i < ARRAY_LEN(plain); i++)
-        cli_query(k, plain[i], cli_opt(c, plain[i]));
     while ((pair = cli_opt_each(c, "metadata", &at))) {
         const char *eq = strchr(pair, '=');
         SBX_CLEANUP(sbx_free_str) char *name = NULL;
@@ -290,6 +345,15 @@ static int ls_query(cli *c, cli_call *k)
         cli_query(k, name, eq + 1);
     }
     return CLI_OK;
+}
+
+static int ls_query(cli *c, cli_call *k)
+{
+    static const char *const plain[] = {"state", "template", "name"};
+
+    for (size_t i = 0; i < ARRAY_LEN(plain); i++)
+        cli_query(k, plain[i], cli_opt(c, plain[i]));
+    return cli_query_metadata(c, k);
 }
 
 static int print_list(cli *c, listing *l)
@@ -415,7 +479,7 @@ static int show(cli *c, const char *word, bool first)
     if (c->json)
         return cli_print_answer(&k);
     if (c->quiet)
-        return print_line(id);
+        return cli_print_line(id);
     if (!(root = cli_answer_json(c, &k)))
         return CLI_FAILED;
     if (!first)
@@ -462,7 +526,7 @@ static int act(cli *c, const char *word, const char *method, const char *verb, c
     }
     if (c->json && k.answer.len)
         return cli_print_answer(&k);
-    return c->json ? CLI_OK : print_line(id);
+    return c->json ? CLI_OK : cli_print_line(id);
 }
 
 static int act_on_all(cli *c, const char *method, const char *verb, const char *body)
@@ -477,9 +541,41 @@ static int act_on_all(cli *c, const char *method, const char *verb, const char *
     return status;
 }
 
+/* @return whether there are more; *status is what to end with. */
+static bool remove_some(cli *c, int *status)
+{
+    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
+    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    const sbx_json *one;
+
+    cli_call_init(&k, "DELETE", "/sandboxes");
+    k.repeatable = true;
+    if ((*status = cli_query_metadata(c, &k)))
+        return false;
+    *status = CLI_FAILED;
+    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
+        return false;
+    *status = c->json ? cli_print_answer(&k) : CLI_OK;
+    for (one = sbx_json_first(sbx_json_get(root, "deleted")); one && !c->json && !*status;
+         one = sbx_json_next(one))
+        *status = cli_print_line(sbx_json_str(one) ? sbx_json_str(one) : "");
+    for (one = sbx_json_first(sbx_json_get(root, "failed")); one; one = sbx_json_next(one))
+        *status = cli_tell_problem(c, cli_text_of(one, "id"), sbx_json_get(one, "problem"));
+    return !*status && sbx_json_bool(sbx_json_get(root, "more"), false);
+}
+
 int cli_rm(cli *c)
 {
-    return act_on_all(c, "DELETE", "", NULL);
+    bool by_label = cli_flag(c, "metadata");
+    int status = CLI_OK;
+
+    if (by_label == (c->arg_count > 0))
+        return cli_usage(c, "give the ids of sandboxes, or --metadata");
+    if (!by_label)
+        return act_on_all(c, "DELETE", "", NULL);
+    while (remove_some(c, &status))
+        ;
+    return status;
 }
 
 int cli_move(cli *c)

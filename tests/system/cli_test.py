@@ -236,7 +236,7 @@ class LifecycleTest(CliCase):
         self.fails(2, "NAME=VALUE|is not set here", "create", "-e", "NOT_SET_ANYWHERE")
 
     def test_a_name_must_be_known_and_unambiguous(self):
-        self.fails(125, 'no sandbox with the id or name "nobody"', "get", "nobody")
+        self.fails(125, 'has the id or name "nobody"', "get", "nobody")
         boxes = [self.create("-n", "twin") for _ in range(2)]
         got = self.fails(125, "several sandboxes", "get", "twin")
         for box in boxes:
