@@ -49,10 +49,10 @@ typedef struct follow {
     sbx_reply *reply; /* borrowed */
     follow_form form;
     const char *sandbox; /* MANY; borrowed */
-    uint64_t since; /* only events above this number */
-    uint64_t last;  /* the number of the last event, sent or not wanted */
-    bool begun;     /* the reply is a stream */
-    bool ended;     /* the last event was written */
+    uint64_t since;      /* only events above this number */
+    uint64_t last;       /* the number of the last event, sent or not wanted */
+    bool begun;          /* the reply is a stream */
+    bool ended;          /* the last event was written */
     sbx_feed_queue queue;
     sbx_buf page; /* of a page */
     size_t items;

@@ -74,7 +74,7 @@ Test(cli_args, what_is_wrong_is_named_with_what_is_nearest)
         {{"ls", "--state", "runing"}, "--state: \"runing\" is none of creating|running|pausing|"},
         {{"ls", "--json=yes"}, "--json takes no value"},
         {{"ls", "more"}, "\"more\" is one argument too many"},
-        {{"rm"}, "it needs ID..."},
+        {{"start"}, "it needs ID..."},
         {{"create", "-t"}, "-t needs a value: NAME"},
     };
 
