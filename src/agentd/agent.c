@@ -142,12 +142,15 @@ static void watch_oom(agent *a)
 }
 
 /* Forking costs about what a short command takes, so a command that was just begun goes first: its
- * successor is forked when it has ended, or when it is no longer short. */
-static bool begun_just_now(const agent *a)
+ * successor is forked when it is no longer short, or when it has ended. Then its supervisor is
+ * waited for, which is about to say that it is idle. */
+static bool better_later(const agent *a)
 {
     const agent_command *c = a->commands.nlive > 0 ? a->commands.live[a->commands.nlive - 1] : NULL;
 
-    return c && c->state < AGENT_OVER && agent_now_ms() < c->started_ms + SHORT_MS;
+    if (!c || c->gone)
+        return false;
+    return agent_now_ms() < SHORT_MS + (c->state < AGENT_OVER ? c->started_ms : c->ended_ms);
 }
 
 static void refill_spare(void *arg);
@@ -177,10 +180,10 @@ static void keep_spare(agent *a)
 {
     const agent_spare *s = &a->shared.spare;
 
-    if (!s->there && begun_just_now(a)) {
+    if (s->npairs > 0 && s->npairs < AGENT_SPARES && better_later(a)) {
         if (!a->retry_spare.armed)
             agent_timer_set(&a->shared.loop, &a->retry_spare, SHORT_MS, refill_spare, a);
-    } else if (!s->there && !a->spare_failed) {
+    } else if (s->npairs < AGENT_SPARES && !a->spare_failed) {
         refill_spare(a);
     }
     if (s->nidle > 0 && !a->rest.armed)
@@ -190,14 +193,14 @@ static void keep_spare(agent *a)
 /* A supervisor was killed from inside the sandbox, so its tree is ours now: end it. */
 static void kill_orphans(agent *a)
 {
-    pid_t known[AGENT_MAX_COMMANDS + 1 + AGENT_MAX_IDLE];
+    pid_t known[AGENT_MAX_COMMANDS + AGENT_SPARES + AGENT_MAX_IDLE];
     agent_tree_except except = {.pids = known, .count = 0};
 
     for (size_t i = 0; i < a->commands.nlive; i++)
         if (!a->commands.live[i]->reaped)
             known[except.count++] = a->commands.live[i]->supervisor;
-    if (a->shared.spare.there)
-        known[except.count++] = a->shared.spare.pair.supervisor;
+    for (size_t i = 0; i < a->shared.spare.npairs; i++)
+        known[except.count++] = a->shared.spare.pairs[i].supervisor;
     for (size_t i = 0; i < a->shared.spare.nidle; i++)
         known[except.count++] = a->shared.spare.idle[i].supervisor;
     agent_tree_kill(getpid(), &except, ORPHAN_LIMIT_MS, collect, a);
@@ -221,12 +224,8 @@ static bool supervisor_died(agent *a, pid_t pid, int status)
 /* A supervisor was stopped from inside the sandbox: it has orders to follow. */
 static void wake_supervisor(const agent *a, pid_t pid)
 {
-    const agent_spare *s = &a->shared.spare;
-    bool ours = s->there && s->pair.supervisor == pid;
-
-    for (size_t i = 0; i < s->nidle; i++)
-        ours |= s->idle[i].supervisor == pid;
-    if (!a->ending && (ours || agent_registry_of(&a->commands, pid)))
+    if (!a->ending &&
+        (agent_spare_has(&a->shared.spare, pid) || agent_registry_of(&a->commands, pid)))
         (void)kill(pid, SIGCONT);
 }
 

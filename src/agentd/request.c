@@ -316,7 +316,7 @@ static bool on_ping(agent_peer *p, const sbx_frame *f)
 /* The spare pair, the supervisors, and the other ends of bridges are the agent's own. */
 static uint64_t own_processes(const agent *a)
 {
-    uint64_t own = 1 + (a->shared.spare.there ? 2 : 0) + a->shared.spare.nidle + a->bridges.count;
+    uint64_t own = 1 + 2 * a->shared.spare.npairs + a->shared.spare.nidle + a->bridges.count;
 
     for (size_t i = 0; i < a->commands.nlive; i++)
         own += !a->commands.live[i]->reaped;

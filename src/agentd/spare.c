@@ -152,18 +152,35 @@ void agent_spare_init(agent_spare *s)
 
 bool agent_spare_refill(agent_spare *s)
 {
-    if (!s->there)
-        s->there = make_pair(s, &s->pair) == 0;
-    return s->there;
+    while (s->npairs < AGENT_SPARES && make_pair(s, &s->pairs[s->npairs]) == 0)
+        s->npairs++;
+    return s->npairs == AGENT_SPARES;
+}
+
+static void drop_pair(agent_spare *s, size_t i)
+{
+    s->npairs--;
+    memmove(&s->pairs[i], &s->pairs[i + 1], (s->npairs - i) * sizeof s->pairs[0]);
 }
 
 int agent_spare_take(agent_spare *s, agent_pair *ret)
 {
-    if (!s->there)
+    if (s->npairs == 0)
         return make_pair(s, ret);
-    *ret = s->pair;
-    s->there = false;
+    *ret = s->pairs[0];
+    drop_pair(s, 0);
     return 0;
+}
+
+bool agent_spare_has(const agent_spare *s, pid_t supervisor)
+{
+    for (size_t i = 0; i < s->npairs; i++)
+        if (s->pairs[i].supervisor == supervisor)
+            return true;
+    for (size_t i = 0; i < s->nidle; i++)
+        if (s->idle[i].supervisor == supervisor)
+            return true;
+    return false;
 }
 
 void agent_spare_return(agent_spare *s, pid_t supervisor, int notes)
@@ -196,11 +213,14 @@ bool agent_spare_died(agent_spare *s, pid_t supervisor)
 {
     if (idle_died(s, supervisor))
         return true;
-    if (!s->there || s->pair.supervisor != supervisor)
-        return false;
-    agent_pair_close(&s->pair);
-    s->there = false;
-    return true;
+    for (size_t i = 0; i < s->npairs; i++) {
+        if (s->pairs[i].supervisor == supervisor) {
+            agent_pair_close(&s->pairs[i]);
+            drop_pair(s, i);
+            return true;
+        }
+    }
+    return false;
 }
 
 void agent_pair_go(agent_pair *p)

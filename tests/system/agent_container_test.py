@@ -137,7 +137,7 @@ class ContainerTest(unittest.TestCase):
         self.assertEqual(got.stdout, b"still here\n")
         a.send(P.KILL, bomb)
         self.assertEqual(a.wait(bomb, 30).exit[P.T_SIGNAL], 9)
-        wait_for(lambda: self.pids() == 3, what="an empty sandbox")
+        wait_for(lambda: self.pids() == 5, what="an empty sandbox")
         self.assertEqual(a.run("echo $(echo fine)").stdout, b"fine\n")
 
     def test_without_a_process_left_a_command_fails_and_the_agent_lives(self):
@@ -159,7 +159,7 @@ class ContainerTest(unittest.TestCase):
         for req in running + [full]:
             a.send(P.KILL, req)
             a.wait(req, 30)
-        wait_for(lambda: self.pids() == 3, what="an empty sandbox")
+        wait_for(lambda: self.pids() == 5, what="an empty sandbox")
         self.assertEqual(a.run(["echo", "ok"]).stdout, b"ok\n")
 
     HOG = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}"

@@ -143,8 +143,8 @@ class AgentCase(unittest.TestCase):
         return self.process.poll() is None
 
     def others(self):
-        """Processes of the sandbox beside the agent and its spare pair, zombies included."""
-        return len(descendants(self.pid)) - 2
+        """Processes of the sandbox beside the agent and its two spare pairs, zombies included."""
+        return len(descendants(self.pid)) - 4
 
     def until_quiet(self, timeout=10):
         wait_for(lambda: self.others() == 0, timeout, "the end of all processes")

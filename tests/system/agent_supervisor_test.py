@@ -13,18 +13,20 @@ class SupervisorTest(AgentCase):
 
     def test_a_supervisor_serves_one_command_after_the_other(self):
         wait_for(lambda: self.others() == 0, what="the spare")
-        before = self.supervisors()
-        for i in range(20):
+        seen = self.supervisors()
+        for i in range(30):
             self.assertEqual(self.agent.run(["echo", str(i)]).stdout, b"%d\n" % i)
-        self.until_quiet()
-        self.assertEqual(self.supervisors(), before)
+            self.until_quiet()
+            seen |= self.supervisors()
+        # A few more where the machine is busy: what is late is not waited for.
+        self.assertLess(len(seen), 15)
 
-    def test_a_burst_leaves_one_spare_pair(self):
+    def test_a_burst_leaves_two_spare_pairs(self):
         for _ in range(3):
             for req in [self.agent.start(["echo", "x"]) for _ in range(12)]:
                 self.assertEqual(self.agent.wait(req).stdout, b"x\n")
         self.until_quiet()
-        self.assertEqual(len(self.supervisors()), 1)
+        self.assertEqual(len(self.supervisors()), 2)
 
     def test_what_a_command_used_is_not_told_of_the_next_one(self):
         big = self.agent.run("x=$(head -c 30000000 /dev/zero | tr '\\0' x); i=0; "
