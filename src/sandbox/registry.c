@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-#define DEFAULT_REGISTRY "docker.io"
+#define NO_REGISTRY "default" /* names without a host, which the engine looks up where it likes */
 
 /* As the engine reads a reference: what stands before the first slash is a registry if it looks
  * like a host. */
@@ -14,10 +14,8 @@ static void registry_of(const char *image, char *out, size_t cap)
         image[len] == '/' && (memchr(image, '.', len) || memchr(image, ':', len) ||
                               (len == strlen("localhost") && memcmp(image, "localhost", len) == 0));
 
-    snprintf(out, cap, "%.*s", host ? (int)len : (int)strlen(DEFAULT_REGISTRY),
-             host ? image : DEFAULT_REGISTRY);
-    if (strcmp(out, "index." DEFAULT_REGISTRY) == 0)
-        sbx_copy(out, cap, DEFAULT_REGISTRY);
+    snprintf(out, cap, "%.*s", host ? (int)len : (int)strlen(NO_REGISTRY),
+             host ? image : NO_REGISTRY);
 }
 
 int sandbox_registry_check(const char *allowed, const char *image, sbx_err *err)
@@ -33,7 +31,9 @@ int sandbox_registry_check(const char *allowed, const char *image, sbx_err *err)
         if (strlen(registry) == len && memcmp(at, registry, len) == 0)
             return 0;
     }
-    return sbx_fail_field(err, "image",
-                          "image: this server takes no images of %.100s; it takes those of %.200s",
-                          registry, allowed);
+    return sbx_fail_field(
+        err, "image",
+        "image: this server takes no images of the registry %.100s; it takes those of "
+        "%.200s",
+        registry, allowed);
 }

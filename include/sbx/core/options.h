@@ -34,7 +34,8 @@
     X(templates, STR, "templates", "SBX_TEMPLATES",                                                \
       "python=sandboxd/python:1,node=sandboxd/node:1", 0, 0, 0, "name=image pairs")                \
     X(registries, STR, "registries", "SBX_REGISTRIES", "", 0, 0, 0,                                \
-      "hosts whose images users may name, joined by commas (docker.io); empty: all")               \
+      "hosts whose images users may name, joined by commas (default: of names without one); "      \
+      "empty: all")                                                                                \
     X(pool, STR, "pool", "SBX_POOL", "", 0, 0, 0,                                                  \
       "started sandboxes kept for creates: TEMPLATE=MIN[:MAX][/SIZE][/NETWORK], joined by commas") \
     X(runtime, STR, "runtime", "SBX_RUNTIME", "", 0, 0, 0,                                         \
