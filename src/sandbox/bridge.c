@@ -4,8 +4,8 @@
 
 #include "sbx/core/log.h"
 
-#define AWAKE_S      120 /* at most; longer than an engine's call */
-#define BRIDGE_EPOCH 1   /* of its own: nobody else greets on this connection */
+#define AWAKE_S      30 /* at most; longer than it takes the engine to start an exec */
+#define BRIDGE_EPOCH 1  /* of its own: nobody else greets on this connection */
 
 static int open_bridge(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_greeting **ret,
                        sbx_err *err)

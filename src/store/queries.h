@@ -30,11 +30,12 @@
 
 #define STILL_READABLE "(state <> 'deleted' OR state_changed_at > now() - interval '1 day')"
 
-/* Of a row `i` of idempotency_keys: whoever was at it is dead, or has had time enough since. */
-#define IDEMPOTENT_LEFT(since)                                                                     \
-    "(NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = i.worker"                            \
-    " AND w.heartbeat_at > now() - interval '10 seconds') OR " since                               \
-    " <= now() - interval '30 seconds')"
+/* Of a row `i` of idempotency_keys: whoever was at it is dead, or has had time enough since. The
+ * holder of a sandbox that is `creating` may be who undoes it. */
+#define CLAIMER_IS_DEAD                                                                            \
+    "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = i.worker"                             \
+    " AND w.heartbeat_at > now() - interval '10 seconds')"
+#define IDEMPOTENT_LEFT(since) "(" CLAIMER_IS_DEAD " OR " since " <= now() - interval '30 seconds')"
 
 /* Of a row `i` on which a claim falls: nobody is at it any more, and its request may be run again
  * under its id; or this claim has taken it, and the answer to that was lost. */
@@ -501,7 +502,7 @@
       " RETURNING resource)"                                                                       \
       " SELECT CASE WHEN EXISTS (SELECT 1 FROM c) THEN 'claimed' WHEN i.owner IS NULL THEN 'wait'" \
       " WHEN i.fingerprint <> $3::bytea THEN 'other'"                                              \
-      " WHEN i.status = 202 AND s.state = 'creating' AND " HOLDER_IS_DEAD " THEN 'wait'"           \
+      " WHEN i.status = 202 AND s.state = 'creating' AND " CLAIMER_IS_DEAD " THEN 'wait'"          \
       " WHEN i.status IS NOT NULL THEN 'first'"                                                    \
       " WHEN s.started_at IS NOT NULL AND " IDEMPOTENT_LEFT("s.started_at") " THEN 'made'"         \
       " ELSE 'wait' END, i.status, i.location, i.answer,"                                          \

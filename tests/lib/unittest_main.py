@@ -9,6 +9,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import signal
 import sys
 import time
 import unittest
@@ -94,6 +95,8 @@ def flatten(suite):
 
 
 def main():
+    # Ignored by whoever started us in the background, it would be in the programs that are tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path, pattern = pathlib.Path(sys.argv[1]), re.compile("".join(sys.argv[3:4]))
     sys.path[:0] = [str(path.parent), str(path.parents[1] / "lib")]
     with open(sys.argv[2], "w", encoding="utf-8") as report:

@@ -179,6 +179,9 @@ Test(store_idempotency, a_create_that_was_answered_202_and_then_interrupted_runs
     cr_expect_eq(claim(&second), SBX_CLAIM_FIRST);
     kill_worker();
     cr_expect_eq(claim(&second), SBX_CLAIM_WAIT);
+    sql("INSERT INTO workers (id, alone) VALUES ('undoerundoerundoer00', false)");
+    sql("UPDATE sandboxes SET worker = 'undoerundoerundoer00'");
+    cr_expect_eq(claim(&second), SBX_CLAIM_WAIT, "who undoes it does not go on with it");
     sql("UPDATE sandboxes SET state = 'failed', reason = '{\"code\":\"engine_error\"}'");
     cr_expect_eq(claim(&second), SBX_CLAIM_FIRST);
     sql("UPDATE sandboxes SET reason = '{\"code\":\"interrupted\"}'");

@@ -18,7 +18,8 @@ def setUpModule():
 
 
 def states(events, box):
-    return [e["data"]["to"] for e in events if e["sandboxId"] == box]
+    return [e["data"]["to"] for e in events
+            if e["sandboxId"] == box and e["type"] != "sandbox.pulling"]
 
 
 def every(client, query=""):

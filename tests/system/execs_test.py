@@ -399,7 +399,7 @@ class RestartTest(SystemCase):
         one = begin("sleep 5", self.box, self.client)["execId"]
         self.restart()
         self.assertEqual(over(one, self.box, self.client)["exitCode"], 0)
-        wait_for(lambda: self.client.state(self.box) == "stopped", 20, "idleness")
+        wait_for(lambda: self.client.state(self.box) == "stopped", 60, "idleness")
 
 
 class TwoWorkersTest(SystemCase):

@@ -76,7 +76,7 @@ def group():
 FACTORIES = {"/sandboxes/{id}": boxes.running, "/sandboxes/{id}/execs/{execId}": command,
              "/groups/{id}": group}
 # Bounds that cost more than they show: the tests of these routes go there.
-COSTLY = {("sandbox_batch", ("count",), 100)}
+COSTLY = {("sandbox_batch", ("count",), 100), ("pool_set", ("min",), 1000)}
 
 
 def answers(operation):

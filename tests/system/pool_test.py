@@ -439,7 +439,7 @@ class CrashTest(PoolCase):
         wait_for(shares, 60, "two each", pause=0.2)
         other.kill()
         wait_for(lambda: p.metric("sandboxd_pool_ready") == 4, 60, "all here", pause=0.2)
-        self.assertEqual(p.held(), 4)
+        wait_for(lambda: p.held() == 4, 60, "no more than is wanted", pause=0.2)
 
 
 # ---- the operator -----------------------------------------------------------------------------
