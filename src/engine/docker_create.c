@@ -178,7 +178,8 @@ static int create(sbx_docker *d, const sbx_container_spec *spec, bool quota, cha
                     .path = path.data,
                     .body = body.data,
                     .body_len = body.len,
-                    .max_bytes = MIB};
+                    .max_bytes = MIB,
+                    .finish = true};
 
     if (docker_call(d, &q, what, &res, err) ||
         docker_parse(res.body.data, res.body.len, &json, err))

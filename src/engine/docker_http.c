@@ -295,7 +295,7 @@ static int drive(sbx_docker *d, docker_handle *h, const docker_req *q, docker_re
                  int64_t timeout_ms, const char *what, CURLcode *ret_rc, sbx_err *err)
 {
     int64_t from = sbx_now_ms(), end = timeout_ms < 0 ? INT64_MAX : from + timeout_ms;
-    bool regardless = q && q->regardless;
+    bool regardless = q && q->regardless, finish = q && q->finish;
     int running = 1, queued = 0;
 
     for (;;) {
@@ -305,7 +305,7 @@ static int drive(sbx_docker *d, docker_handle *h, const docker_req *q, docker_re
             return sbx_fail(err, SBX_E_INTERNAL, "%s: %s", what, curl_multi_strerror(rc));
         if (!running)
             break;
-        if (!regardless && sbx_job_cancelled())
+        if (!regardless && !finish && sbx_job_cancelled())
             return sbx_fail(err, SBX_E_CANCELLED, "%s: cancelled", what);
         if (q && q->tick && !q->tick(q->arg)) {
             res->gave_up = true;
@@ -377,8 +377,11 @@ void docker_res_done(docker_res *r)
 static int call_once(sbx_docker *d, const docker_req *q, const char *url, const char *what,
                      docker_res *ret, sbx_err *err)
 {
-    docker_handle *h = handle_lease(d, err);
     docker_transfer t;
+
+    if (q->finish && sbx_job_cancelled())
+        return sbx_fail(err, SBX_E_CANCELLED, "%s: cancelled", what);
+    docker_handle *h = handle_lease(d, err);
 
     if (!h)
         return -1;

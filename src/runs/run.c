@@ -276,6 +276,7 @@ static void code_lost(void *arg)
     x->use = (sbx_use){.parts = &x->r->parts,
                        .owner = x->owner,
                        .sandbox = x->sandbox,
+                       .again = true,
                        .ready = found_again,
                        .failed = not_found_again,
                        .arg = x};

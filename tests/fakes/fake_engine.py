@@ -269,6 +269,11 @@ class Engine:
         conn.sendall(answer(201, {"Id": "../../etc"}))
         return True
 
+    def do_create_late(self, conn, parts, body):
+        time.sleep(0.4)
+        conn.sendall(answer(201, {"Id": "%064x" % (self.connections)}))
+        return True
+
     def do_list(self, conn, parts, body):
         data = hostile_list()
         conn.sendall(CHUNKED)

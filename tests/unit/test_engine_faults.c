@@ -274,6 +274,27 @@ Test(engine_faults, a_cancelled_job_ends_its_call_at_once)
     }
 }
 
+/* Cut off, the engine would make it all the same, behind the removal of what is not there yet. */
+Test(engine_faults, a_create_that_was_sent_is_not_cut_off_by_a_cancelled_job)
+{
+    const char *entry[] = {"/x", NULL};
+    sbx_container_spec s = {.name = "late", .image = "i", .entrypoint = entry};
+    atomic_bool cancelled = false;
+    char id[65] = "";
+    pthread_t t;
+    sbx_err err = {0};
+
+    start_with(NULL, 30000);
+    sbx_job_scope(0, &cancelled);
+    pthread_create(&t, NULL, raise_later, &cancelled);
+    cr_expect_eq(engine->ops->create(engine, &s, id, &err), 0, "%s", err.msg);
+    cr_expect_eq(strlen(id), 64);
+    pthread_join(t, NULL);
+    cr_expect_eq(engine->ops->create(engine, &s, id, &err), -1);
+    cr_expect_eq(err.code, SBX_E_CANCELLED);
+    sbx_job_scope(0, NULL);
+}
+
 Test(engine_faults, a_jobs_deadline_ends_its_call)
 {
     start_with(NULL, 30000);
