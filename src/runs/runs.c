@@ -1,15 +1,24 @@
-/* The service: sandboxes of runs that are over are deleted, whatever happens on the way. */
+/* The service: sandboxes of runs that are over are deleted, whatever happens on the way.
+ *
+ * The removal of a container keeps the engine, and a processor, as busy as a run does, and the next
+ * run mostly follows at once: so it waits until no create has come for a moment, but not for long.
+ */
 #include "runs_priv.h"
 
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
+#include "sbx/sandbox/pool.h"
 #include "sbx/store/runs.h"
 
 #define DELETE_MS   60000
+#define PUT_OFF_MS  2000 /* well below the time after which others finish a deletion */
+#define ORPHANS_MS  2000 /* between two looks for runs of dead workers */
 #define MAX_ORPHANS 100
 
 struct leaving {
     sbx_runs *r;
     char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1];
+    int64_t until_ms; /* it waits no longer for a quiet moment */
     leaving *next;
 };
 
@@ -65,17 +74,49 @@ static void delete_one(void *arg)
     free(l);
 }
 
+/* On a WORKER. A failure is met again by the second half. */
+static void begin_delete(void *arg)
+{
+    leaving *l = arg;
+    sbx_err err;
+
+    sbx_job_scope(sbx_now_ms() + DELETE_MS, NULL);
+    (void)!sbx_sandbox_delete_begin(l->r->c.sandboxes, l->owner, l->sandbox, &err);
+    sbx_job_scope(0, NULL);
+    keep(l);
+}
+
 void runs_delete_later(sbx_runs *r, const char *owner, const char *sandbox)
 {
     leaving *l = sbx_alloc(sizeof(*l));
-    sbx_job job = {.run = delete_one, .arg = l};
+    sbx_job job = {.run = begin_delete, .arg = l};
     sbx_err err;
 
     l->r = r;
+    l->until_ms = sbx_now_ms() + PUT_OFF_MS;
     sbx_copy(l->owner, sizeof(l->owner), owner);
     sbx_copy(l->sandbox, sizeof(l->sandbox), sandbox);
     if (sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
         keep(l);
+}
+
+static void delete_those_due(sbx_runs *r)
+{
+    bool quiet = sbx_sandboxes_quiet(r->c.sandboxes);
+    sbx_err err;
+
+    pthread_mutex_lock(&r->mu);
+    leaving *l = sbx_steal(r->left);
+    pthread_mutex_unlock(&r->mu);
+    while (l) {
+        leaving *next = l->next;
+        sbx_job job = {.run = delete_one, .arg = l};
+
+        if ((!quiet && sbx_now_ms() < l->until_ms) ||
+            sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
+            keep(l);
+        l = next;
+    }
 }
 
 void sbx_runs_tick(void *arg)
@@ -84,15 +125,10 @@ void sbx_runs_tick(void *arg)
     int64_t ended;
     sbx_err err;
 
-    pthread_mutex_lock(&r->mu);
-    leaving *l = sbx_steal(r->left);
-    pthread_mutex_unlock(&r->mu);
-    while (l) {
-        leaving *next = l->next;
-
-        delete_one(l);
-        l = next;
-    }
+    delete_those_due(r);
+    if (r->orphans_ms && sbx_now_ms() - r->orphans_ms < ORPHANS_MS)
+        return;
+    r->orphans_ms = sbx_now_ms();
     if (sbx_store_run_orphans(r->c.store, r->c.worker, MAX_ORPHANS, &ended, &err))
         sbx_log_err(SBX_WARN, "cleanup could not look", &err, "what", "runs", NULL);
 }

@@ -34,10 +34,12 @@ struct sbx_runs {
     sbx_use_parts parts;
     atomic_size_t bytes; /* of code and files in memory */
     pthread_mutex_t mu;
-    leaving *left; /* guarded by mu: sandboxes that could not be deleted yet */
+    leaving *left;      /* guarded by mu: sandboxes that are to be deleted */
+    int64_t orphans_ms; /* the tick's: when it last looked for runs of dead workers */
 };
 
-/** Delete the sandbox of a run that is over; tried until it is done. Any thread. */
+/** Delete the sandbox of a run that is over; tried until it is done. It is `deleting` at once. Any
+ * thread. */
 void runs_delete_later(sbx_runs *r, const char *owner, const char *sandbox);
 
 /* --- run.c --- */

@@ -29,30 +29,47 @@ int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *e
     return done ? 0 : sbx_fail(err, SBX_E_CONFLICT, "the sandbox is being changed; try again");
 }
 
-int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_err *err)
+/* A row that is neither `deleting` nor `deleted` becomes the former. */
+static int begin_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     move deleting = {.to = SBX_S_DELETING,
                      .worker = s->c.worker,
                      .deadline_s = DELETE_DEADLINE_S,
                      .why = {"deleted", "deleted by its owner", -1, false}};
+    bool creating = strcmp(row->state, "creating") == 0 || strcmp(row->state, "starting") == 0;
 
+    if (strcmp(row->state, "deleted") == 0 || strcmp(row->state, "deleting") == 0)
+        return 0;
+    if (sandbox_set_state(s, row, &deleting, err))
+        return -1;
+    if (creating)
+        sbx_images_drop(s->images, row->id);
+    return 0;
+}
+
+int sbx_sandbox_delete_begin(sbx_sandboxes *s, const char *owner, const char *id, sbx_err *err)
+{
+    sbx_sandbox_row row = {0};
+
+    if (sbx_store_sandbox_get(s->c.store, owner, id, &row, err))
+        return -1;
+    int rc = begin_delete(s, &row, err);
+
+    sbx_sandbox_row_done(&row);
+    return rc;
+}
+
+int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_err *err)
+{
     for (int attempt = 0;; attempt++) {
         sbx_sandbox_row row = {0};
         int rc = sbx_store_sandbox_get(s->c.store, owner, id, &row, err);
 
         if (rc)
             return -1;
-        if (strcmp(row.state, "deleted") != 0) {
-            bool creating =
-                strcmp(row.state, "creating") == 0 || strcmp(row.state, "starting") == 0;
-
-            if (strcmp(row.state, "deleting") != 0)
-                rc = sandbox_set_state(s, &row, &deleting, err);
-            if (!rc && creating)
-                sbx_images_drop(s->images, id);
-            if (!rc)
-                rc = sbx_sandbox_finish_delete(s, &row, err);
-        }
+        rc = begin_delete(s, &row, err);
+        if (!rc && strcmp(row.state, "deleted") != 0)
+            rc = sbx_sandbox_finish_delete(s, &row, err);
         sbx_sandbox_row_done(&row);
         if (!rc || err->code != SBX_E_CONFLICT || attempt == 3)
             return rc;

@@ -355,17 +355,32 @@ static int start_one(sbx_pools *p, pool_kind *k, sbx_err *err)
     return 0;
 }
 
+static bool creates_wait(const sbx_pools *p)
+{
+    return atomic_load(&p->busy) > 0 || sbx_lanes_waiting(p->s->c.lanes, SBX_LANE_SLOW) > 0;
+}
+
+static bool was_quiet(sbx_pools *p)
+{
+    pthread_mutex_lock(&p->mu);
+    int64_t quiet_ms = sbx_now_ms() - p->create_ms;
+    pthread_mutex_unlock(&p->mu);
+    return quiet_ms >= QUIET_MS;
+}
+
+bool sbx_sandboxes_quiet(sbx_sandboxes *s)
+{
+    return !creates_wait(s->pools) && was_quiet(s->pools);
+}
+
 /* Is nobody else at work, or about to be? */
 static bool may_work(sbx_pools *p)
 {
     int64_t now_ms = sbx_now_ms();
 
-    pthread_mutex_lock(&p->mu);
-    int64_t quiet_ms = now_ms - p->create_ms;
-    pthread_mutex_unlock(&p->mu);
-    if (atomic_load(&p->busy) > 0 || sbx_lanes_waiting(p->s->c.lanes, SBX_LANE_SLOW) > 0)
+    if (creates_wait(p))
         return false;
-    if (quiet_ms >= QUIET_MS) {
+    if (was_quiet(p)) {
         p->waits_since_ms = 0;
         return true;
     }

@@ -36,14 +36,15 @@ bool sample_frame(channel *ch, const sbx_frame *f)
     return true;
 }
 
-void sbx_channels_each(sbx_channels *c, void (*fn)(void *arg, const char *sandbox, int64_t pids),
+void sbx_channels_each(sbx_channels *c,
+                       void (*fn)(void *arg, const char *sandbox, int64_t pids, bool busy),
                        void *arg)
 {
     SBX_ASSERT_THREAD(SBX_T_STREAM);
     for (channel *ch = c->all, *next; ch; ch = next) {
         next = ch->hh.next;
         if (ch->ready && !ch->frozen && ch->version >= 2 && !ch->bridge)
-            fn(arg, ch->id, ch->pids);
+            fn(arg, ch->id, ch->pids, ch->alive || ch->commands);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #define HYSTERESIS 5
+#define TURN_MS    500 /* those whose look is due are asked together */
 
 static const int levels[] = {90, 80};
 
@@ -136,17 +137,36 @@ typedef struct look {
 static void on_sample(void *arg, const sbx_usage *u, const sbx_err *err)
 {
     look *l = arg;
+    seen *one = u && !l->s->closed ? stats_seen(l->s, l->id) : NULL;
 
     (void)err;
-    if (u && !l->s->closed) {
+    if (one) {
+        one->rests = u->processes == 0;
         (void)stats_cpu_milli(l->s, l->id, u);
         stats_look(l->s, l->id, l->pids, u);
     }
     free(l);
 }
 
-static void ask(void *arg, const char *sandbox, int64_t pids)
+/* Where nothing runs nothing grows, and asking hundreds of sandboxes has its price: each question
+ * and its answer go through four processes. */
+static bool is_due(sbx_stats *s, const char *sandbox, bool busy)
 {
+    seen *one = stats_seen(s, sandbox);
+    int64_t now = sbx_now_ms();
+
+    if (!one)
+        return false;
+    if (now - one->looked_ms < (one->rests && !busy ? SBX_ALERT_REST_MS : SBX_ALERT_MS))
+        return false;
+    one->looked_ms = now;
+    return true;
+}
+
+static void ask(void *arg, const char *sandbox, int64_t pids, bool busy)
+{
+    if (!is_due(arg, sandbox, busy))
+        return;
     look *l = sbx_alloc(sizeof(*l));
 
     l->s = arg;
@@ -175,7 +195,10 @@ static void on_time(void *arg)
     s->alerts = NULL;
     forget_old(s);
     sbx_channels_each(s->c.channels, ask, s);
-    stats_measure_disks(s);
+    if (sbx_now_ms() - s->measured_ms >= SBX_ALERT_MS) {
+        s->measured_ms = sbx_now_ms();
+        stats_measure_disks(s);
+    }
     stats_alerts_begin(s);
 }
 
@@ -183,5 +206,5 @@ void stats_alerts_begin(sbx_stats *s)
 {
     SBX_ASSERT_THREAD(SBX_T_STREAM);
     if (!s->closed)
-        s->alerts = sbx_timer_new(s->c.stream, SBX_ALERT_MS, on_time, s);
+        s->alerts = sbx_timer_new(s->c.stream, TURN_MS, on_time, s);
 }

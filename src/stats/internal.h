@@ -10,7 +10,9 @@ typedef struct seen {
     char id[SBX_ID_LEN + 1];
     int64_t at_ms, cpu_us; /* when it was last asked for its use; -1: never */
     int64_t heard_ms;      /* when anything was last told of it */
+    int64_t looked_ms;     /* when its agent was last asked for alerts; at first: when it was met */
     int64_t disk_bytes;    /* when it was last measured; -1: never */
+    bool rests;            /* at that look no process of it was there */
     int told[3];           /* percent that was alerted of: memory, processes, disk */
     UT_hash_handle hh;
 } seen;
@@ -22,6 +24,7 @@ struct sbx_stats {
     seen *seen;           /* STREAM, as all below */
     by_engine *by_engine; /* hash by sandbox */
     sbx_timer *alerts;    /* the next look */
+    int64_t measured_ms;  /* when it was last time to measure disks */
     bool measuring;       /* of disks, by a worker */
     bool closed;
 };

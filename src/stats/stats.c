@@ -52,7 +52,7 @@ seen *stats_seen(sbx_stats *s, const char *id)
         sbx_copy(one->id, sizeof(one->id), id);
         one->cpu_us = -1;
         one->disk_bytes = -1;
-        one->at_ms = sbx_now_ms();
+        one->at_ms = one->looked_ms = sbx_now_ms();
         HASH_ADD_STR(s->seen, id, one);
     }
     if (one)

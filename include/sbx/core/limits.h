@@ -106,7 +106,7 @@
 #define SBX_MAX_RUN_BYTES  (256 * MIB) /* code and files in memory, of all runs */
 #define SBX_MAX_RUN_MS     3600000
 #define SBX_RUN_MARGIN_S   60 /* that a run's sandbox may live longer than its code */
-#define SBX_RUN_TICK_MS    2000
+#define SBX_RUN_TICK_MS    250
 
 /* Packages */
 #define SBX_MAX_PACKAGES         100        /* of one request */

@@ -126,8 +126,9 @@ typedef void (*sbx_sample_fn)(void *arg, const sbx_usage *u, const sbx_err *err)
 /** Ask the agent what its sandbox uses; fn is called once. Any thread. */
 void sbx_channels_sample(sbx_channels *c, const char *sandbox, sbx_sample_fn fn, void *arg);
 /** Call fn for every sandbox that is held here and whose agent can be asked now, with its limit of
- * processes. STREAM. */
-void sbx_channels_each(sbx_channels *c, void (*fn)(void *arg, const char *sandbox, int64_t pids),
+ * processes, and whether a command runs in it. STREAM. */
+void sbx_channels_each(sbx_channels *c,
+                       void (*fn)(void *arg, const char *sandbox, int64_t pids, bool busy),
                        void *arg);
 /** The limit of processes was changed. Any thread. */
 void sbx_channels_pids(sbx_channels *c, const char *sandbox, int64_t pids);

@@ -33,6 +33,10 @@ int sbx_pool_options_parse(const char *text, const char *network, sbx_pool_optio
  * many or was made from what has changed. `arg` is the sbx_sandboxes. */
 void sbx_pool_tick(void *arg);
 
+/** Is no create at work, nor was one a moment ago? Work that can wait lets creates pass. Any
+ * thread. */
+bool sbx_sandboxes_quiet(sbx_sandboxes *s);
+
 /** All pools, as the API shows them. */
 int sbx_pool_json(sbx_sandboxes *s, sbx_buf *out, sbx_err *err) SBX_MUST_CHECK;
 

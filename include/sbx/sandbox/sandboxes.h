@@ -116,6 +116,10 @@ void sbx_sandboxes_interrupt(sbx_sandboxes *s);
 /** Delete; a sandbox that is deleted already is success. NOT_FOUND if the owner has none. */
 int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id,
                        sbx_err *err) SBX_MUST_CHECK;
+/** Only its first half: from here on it is `deleting`, and sbx_sandbox_delete() or, if this worker
+ * dies, the reaper does the rest. CONFLICT if somebody else changes it. */
+int sbx_sandbox_delete_begin(sbx_sandboxes *s, const char *owner, const char *id,
+                             sbx_err *err) SBX_MUST_CHECK;
 /** Remove what belongs to a row that is in state `deleting` already. */
 int sbx_sandbox_finish_delete(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 

@@ -32,7 +32,8 @@ void sbx_stats_free(sbx_stats *s); /* after STREAM and the lanes have ended */
 #define SBX_STATS_MIN_MS     100 /* between two samples of a stream */
 #define SBX_STATS_MAX_MS     60000
 #define SBX_STATS_DEFAULT_MS 1000
-#define SBX_ALERT_MS         5000 /* between two looks at what sandboxes that are held here use */
+#define SBX_ALERT_MS         5000  /* between two looks at what a sandbox that is held here uses */
+#define SBX_ALERT_REST_MS    30000 /* at one in which nothing runs */
 
 /** Answer one sample, or, to Accept: text/event-stream, one every `intervalMs` until the sandbox
  * does not run any more. Takes a reference to the request's reply. WORKER.
