@@ -3,6 +3,7 @@
 #define SBX_APP_H
 
 #include "sbx/auth/auth.h"
+#include "sbx/auth/rates.h"
 #include "sbx/auth/tickets.h"
 #include "sbx/batch/batch.h"
 #include "sbx/bus/bus.h"
@@ -44,6 +45,7 @@ typedef struct sbx_app {
     sbx_store *store;
     sbx_auth *auth;
     sbx_tickets *tickets;
+    sbx_rates *rates;
     sbx_engine *engine;
     sbx_bus *bus;
     sbx_metrics *metrics;

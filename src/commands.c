@@ -3,6 +3,7 @@
 
 #include "sbx/auth/auth.h"
 #include "sbx/store/store.h"
+#include "sbx/store/users.h"
 #include <limits.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@ int command_help(void)
            "            --dry-run: only list what would be applied; exit status 3 if something is\n"
            "  key       make an API key, and its user if the name is new, and print the key once:\n"
            "            --user NAME [--role user|admin] [--name TEXT] [--scopes \"*\"]\n"
+           "            [--rates none|default|creates=N,exec=N,reads=N]: requests a minute\n"
            "  doctor    check what the server needs, and say what to do; --json for programs;\n"
            "            exit status 1 if something fails\n"
            "  version   print the version\n\n"
@@ -88,10 +90,11 @@ int key_request_read(int *argc, char **argv, key_request *ret, sbx_err *err)
     } flags[] = {{"--user", &ret->user},
                  {"--role", &ret->role},
                  {"--name", &ret->name},
-                 {"--scopes", &ret->scopes}};
+                 {"--scopes", &ret->scopes},
+                 {"--rates", &ret->rates}};
     int kept = 2;
 
-    *ret = (key_request){.role = "user", .name = "key", .scopes = "*"};
+    *ret = (key_request){.role = "user", .name = "key", .scopes = "*", .rates = "default"};
     for (int i = 2; i < *argc; i++) {
         bool taken = false;
 
@@ -117,15 +120,18 @@ int command_key(const sbx_options *o, const key_request *k, sbx_err *err)
     SBX_CLEANUP(sbx_crypt_free) sbx_crypt *crypt = NULL;
     SBX_CLEANUP(sbx_store_free) sbx_store *store = NULL;
     SBX_CLEANUP(sbx_auth_free) sbx_auth *auth = NULL;
+    int64_t rates[SBX_RATE_COUNT];
     char key[SBX_KEY_LEN + 1];
+    sbx_id id;
 
-    if (sbx_crypt_open(o->secret_file, &crypt, err) ||
+    if (sbx_rates_parse(k->rates, rates, err) || sbx_crypt_open(o->secret_file, &crypt, err) ||
         sbx_store_new(o->database_url, o->database_direct_url, crypt, &store, err) ||
         sbx_store_check(store, err))
         return -1;
     auth = sbx_auth_new(store, crypt);
-    if (sbx_auth_make_key(auth, k->user, k->role, k->name, k->scopes, key, NULL, err))
-        return -1;
+    if (sbx_auth_make_key(auth, k->user, k->role, k->name, k->scopes, key, &id, err) ||
+        sbx_store_key_rates(store, id.s, rates, err))
+        return -1; /* without its rates nobody learns the key */
     printf("%s\n", key);
     sbx_wipe(key, sizeof(key));
     return 0;

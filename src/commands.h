@@ -8,6 +8,7 @@
 
 typedef struct key_request {
     const char *user, *role, *name, *scopes; /* borrowed from argv */
+    const char *rates;                       /* see core/rates.h */
 } key_request;
 
 /** Take the command's own flags out of argv. */

@@ -200,6 +200,19 @@ static int start_threads(sbx_app *app, sbx_err *err)
     return 0;
 }
 
+static void make_rates(sbx_app *app)
+{
+    const sbx_options *o = &app->options;
+
+    app->rates = sbx_rates_new(
+        &(sbx_rates_config){.per_minute = {[SBX_RATE_CREATES] = o->rate_creates,
+                                           [SBX_RATE_EXEC] = o->rate_exec,
+                                           [SBX_RATE_READS] = o->rate_reads},
+                            .failures = o->rate_failures,
+                            .bus = app->bus,
+                            .metrics = app->metrics});
+}
+
 static void make_hubs(sbx_app *app)
 {
     sbx_logs_config logs = {.stream = app->stream,
@@ -343,6 +356,7 @@ static int make_services(sbx_app *app, sbx_err *err)
     app->channels = sbx_channels_new(app->stream);
     sbx_channels_bridge_idle(app->channels, o->bridge_idle_s * 1000);
     app->checks = sbx_checks_new(app->stream, app->channels);
+    make_rates(app);
     make_hubs(app);
     app->ledger = sbx_ledger_new(app->store);
     sandboxes.channels = app->channels;
@@ -385,6 +399,7 @@ static int open_http(sbx_app *app, sbx_err *err)
                               .body_timeout_s = o->body_timeout_s,
                               .keepalive_s = o->keepalive_s,
                               .max_connections = o->max_connections,
+                              .trusted_proxies = o->trusted_proxies,
                               .cors_origins = o->cors_origins};
     return sbx_http_new(&config, &app->http, err);
 }
@@ -496,6 +511,7 @@ static void close_all(sbx_app *app)
     sbx_channels_free(app->channels);
     sbx_ledger_free(app->ledger);
     sbx_guard_free(app->guard);
+    sbx_rates_free(app->rates);
     if (app->bus)
         app->bus->ops->free(app->bus);
     if (app->engine)

@@ -771,6 +771,7 @@ size_t api_failures(const sbx_api_route *route, int out[API_MAX_STATUSES])
     if (route->scope) {
         count = add_status(out, count, 401);
         count = add_status(out, count, 403);
+        count = add_status(out, count, 429);
     }
     if (!(route->accepts & SBX_CAN_ANY))
         count = add_status(out, count, 406);

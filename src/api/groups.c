@@ -289,17 +289,36 @@ HANDLER(api_group_exec)
 {
     SBX_CLEANUP_VAL(sbx_group_done) sbx_group g = {0};
 
-    if (sbx_store_group_get(app->store, who->user, sbx_request_path(r, "id"), &g, err))
+    if (sbx_store_group_get(app->store, who->user, sbx_request_path(r, "id"), &g, err) ||
+        (g.member_count > 1 && api_rate(app, who, r, g.member_count - 1, err)))
         return -1;
     return sbx_exec_many(app->execs, who->user, g.members, g.member_count, r, err);
 }
 
 /* --- many without a group --- */
 
+typedef struct asking {
+    sbx_app *app;
+    const sbx_principal *who;
+    const sbx_request *r;
+} asking;
+
+/* The request itself has paid for one. */
+static int pay_for(void *arg, size_t count, sbx_err *err)
+{
+    const asking *a = arg;
+
+    return count > 1 ? api_rate(a->app, a->who, a->r, count - 1, err) : 0;
+}
+
 HANDLER(api_sandbox_batch)
 {
-    sbx_batch_claim claim = {
-        .id = api_claimed_id(r), .resumed = api_claim_resumed(r), .open = api_claim_open};
+    asking a = {app, who, r};
+    sbx_batch_claim claim = {.id = api_claimed_id(r),
+                             .resumed = api_claim_resumed(r),
+                             .open = api_claim_open,
+                             .admit = pay_for,
+                             .arg = &a};
 
     return sbx_batch_create(app->batches, who->user, &claim, r, err);
 }

@@ -8,6 +8,12 @@
 #define HANDLER(name)                                                                              \
     int name(struct sbx_app *app, const sbx_principal *who, const sbx_request *r, sbx_err *err)
 
+/* routes.c */
+/** Count a request as `cost` more of its class.
+ * @return 0, or -1 with RATE_LIMITED or INVALID (never as many at once). */
+int api_rate(struct sbx_app *app, const sbx_principal *who, const sbx_request *r, size_t cost,
+             sbx_err *err) SBX_MUST_CHECK;
+
 /* service.c */
 HANDLER(api_health);
 HANDLER(api_ready);

@@ -568,18 +568,26 @@ static bool has_id(const sbx_api_route *route, int status)
     return false;
 }
 
+#define RATES "RateLimit", "RateLimit-Policy"
+
 static void success(sbx_jw *w, const sbx_api_route *route, const char *digits, bool fails_too)
 {
-    static const char *const plain[] = {"X-Request-Id", NULL};
-    static const char *const read[] = {"X-Request-Id", "ETag", NULL};
-    static const char *const made[] = {"X-Request-Id", "Location", NULL};
+    static const char *const open[] = {"X-Request-Id", NULL};
+    static const char *const plain[] = {"X-Request-Id", RATES, NULL};
+    static const char *const read[] = {"X-Request-Id", "ETag", RATES, NULL};
+    static const char *const open_read[] = {"X-Request-Id", "ETag", NULL};
+    static const char *const made[] = {"X-Request-Id", "Location", RATES, NULL};
     static const char *const busy[] = {"X-Request-Id", "Retry-After", NULL};
     int status = api_status(digits);
     bool location = (status == 201 || status == 202) && has_id(route, status);
     bool tagged = status < 300 && api_tagged(route);
 
     sbx_jw_str(w, "description", success_words(status));
-    headers(w, location ? made : tagged ? read : status == 503 ? busy : plain);
+    headers(w, location        ? made
+               : tagged        ? route->scope ? read : open_read
+               : status == 503 ? busy
+               : route->scope  ? plain
+                               : open);
     if (status == 204)
         return;
     sbx_jw_obj(w, "content");
@@ -691,6 +699,7 @@ static void problem_response(sbx_jw *w, int status)
 {
     static const char *const plain[] = {"X-Request-Id", NULL};
     static const char *const again[] = {"X-Request-Id", "Retry-After", NULL};
+    static const char *const limited[] = {"X-Request-Id", "Retry-After", RATES, NULL};
     static const char *const methods[] = {"X-Request-Id", "Allow", NULL};
     static const char *const who[] = {"X-Request-Id", "WWW-Authenticate", NULL};
     char name[16];
@@ -702,10 +711,11 @@ static void problem_response(sbx_jw *w, int status)
             sbx_jw_str(w, "description", sbx_code_title((sbx_code)c));
             break;
         }
-    headers(w, status == 429 || status == 503 ? again
-               : status == 405                ? methods
-               : status == 401                ? who
-                                              : plain);
+    headers(w, status == 429   ? limited
+               : status == 503 ? again
+               : status == 405 ? methods
+               : status == 401 ? who
+                               : plain);
     sbx_jw_obj(w, "content");
     sbx_jw_obj(w, "application/problem+json");
     sbx_jw_obj(w, "schema");
@@ -741,7 +751,12 @@ static void components(sbx_jw *w)
                "\"required\":true,\"description\":\"Seconds to wait\",\"schema\":{\"type\":"
                "\"integer\",\"minimum\":1}},\"Allow\":{\"required\":true,\"description\":\"The "
                "methods there are\",\"schema\":{\"type\":\"string\"}},\"WWW-Authenticate\":{"
-               "\"required\":true,\"schema\":{\"type\":\"string\"}}}");
+               "\"required\":true,\"schema\":{\"type\":\"string\"}},\"RateLimit\":{"
+               "\"description\":\"Of the key's rate for such requests: `r` are left, all are there "
+               "again in `t` seconds; not there if there is no limit\",\"schema\":{\"type\":"
+               "\"string\"},\"example\":\"\\\"reads\\\";r=2999;t=1\"},\"RateLimit-Policy\":{"
+               "\"description\":\"That rate: `q` requests in `w` seconds\",\"schema\":{\"type\":"
+               "\"string\"},\"example\":\"\\\"reads\\\";q=3000;w=60\"}}");
     sbx_jw_obj(w, "parameters");
     for (const api_field *h = api_headers; h->name; h++) {
         sbx_jw_obj(w, h->name);

@@ -49,6 +49,7 @@ const sbx_api_route sbx_api_routes[] = {
      QUICK_MS, api_group_exec, "group_exec", "Run a command in all sandboxes of a group",
      sbx_exec_fields, .tag = "Groups", .success = "200,202", .response = "GroupResults",
      .sse = EXEC_EVENTS,
+     .rate = SBX_RATED(EXEC),
      .doc =
          "As in one sandbox, in all at once. Results come in the order of the members, each with "
          "its `sandboxId`: what a command of one sandbox answers, or its problem. One that hangs "
@@ -83,6 +84,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/run", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_RUN, SBX_CAN_SSE, ENGINE_MS,
      api_run, "run", "Run code in a sandbox of its own", sbx_run_fields, .tag = "Code",
      .success = "200", .response = "RunResult", .sse = RUN_EVENTS, .failures = "409,502",
+     .rate = SBX_RATED(CREATES),
      .doc = "The key needs `exec:write` as well. Code that fails is a success of this request: "
             "look at `exitCode`; `error` is there only for what is not the code's doing. The code "
             "is `main.py`, `main.js` and so on in the working directory, beside `files`. Behind "
@@ -102,7 +104,7 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "Filters add up. Deleted sandboxes are listed by `state=deleted` only, for a day."},
     {"POST", "/sandboxes", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
      api_sandbox_create, "sandbox_create", "Create a sandbox", sbx_spec_fields, .tag = "Sandboxes",
-     .success = "201,202", .response = "Sandbox", .failures = "409,502",
+     .success = "201,202", .response = "Sandbox", .failures = "409,502", .rate = SBX_RATED(CREATES),
      .doc = "201 when it can run commands. With `\"wait\": false` 202 at once; then read the "
             "sandbox, or watch its log stream, until its state is `running` or `failed`. A create "
             "that fails answers a problem with `sandboxId`: the record stays and says why.",
@@ -110,6 +112,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/sandboxes/batch", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_CREATES, 0, ENGINE_MS,
      api_sandbox_batch, "sandbox_batch", "Create many sandboxes", sbx_creates_fields,
      .tag = "Sandboxes", .success = "200,201", .response = "Batch", .failures = "409,502",
+     .rate = SBX_RATED(CREATES),
      .doc =
          "At most 100: `count` times the same `sandbox`, or `sandboxes` one by one. A few are "
          "made at a time. 201 when all run; else 200, and each item is a sandbox or its problem, "
@@ -168,11 +171,12 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/sandboxes/{id}/execs/{execId}/signal", "exec:write", SBX_LANE_FAST,
      SBX_MAX_BODY_JSON, 0, QUICK_MS, api_exec_signal, "exec_signal", "Send a signal to a command",
      sbx_signal_fields, .tag = "Commands", .success = "204", .failures = "409,410,502",
+     .rate = SBX_RATED(READS),
      .doc = "409 when the command is over.", .example = "{\"signal\":\"TERM\"}"},
     {"POST", "/sandboxes/{id}/execs/{execId}/stdin", "exec:write", SBX_LANE_FAST,
      SBX_MAX_BODY_STDIN, SBX_BODY_RAW, QUICK_MS, api_exec_stdin, "exec_stdin",
      "Give a command input", .tag = "Commands", .query = "close", .success = "204",
-     .failures = "409,410,502",
+     .failures = "409,410,502", .rate = SBX_RATED(READS),
      .doc = "The body is the bytes. Answered when the command's pipe has taken them all. For a "
             "command that was started with `stdinOpen`, or a terminal; 409 when its input is not "
             "open, or it is over."},
@@ -283,7 +287,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/sandboxes/{id}/run", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_RUN, SBX_CAN_SSE,
      QUICK_MS, api_sandbox_run, "sandbox_run", "Run code in a sandbox", sbx_sandbox_run_fields,
      .tag = "Code", .success = "200", .response = "RunResult", .sse = RUN_EVENTS,
-     .failures = "409,410,502",
+     .failures = "409,410,502", .rate = SBX_RATED(CREATES),
      .doc = "As `POST /run`, in a sandbox that stays, beside the files that it has. It resumes one "
             "that is paused. The code's file has a name of its own and is removed behind the run; "
             "what else the code leaves stays. A client that leaves ends the run.",
@@ -313,7 +317,7 @@ const sbx_api_route sbx_api_routes[] = {
      .query = "cols,rows,command,execId",
      .ws = "TerminalStarted,TerminalExit,TerminalGap,"
            "TerminalError",
-     .failures = "409,410,502",
+     .failures = "409,410,502", .rate = SBX_RATED(EXEC),
      .doc = "Binary frames are bytes, both ways. Text frames are control: send `{\"type\": "
             "\"resize\", \"cols\": 120, \"rows\": 40}`. The command is the user's login shell, or "
             "`command`, a shell string. With `execId` a terminal is joined again, by any number of "
@@ -330,11 +334,57 @@ const sbx_api_route sbx_api_routes[] = {
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 
+sbx_rate sbx_api_rate(const sbx_api_route *route)
+{
+    if (route->rate)
+        return (sbx_rate)(route->rate - 1);
+    return strcmp(route->method, "GET") == 0 || strcmp(route->method, "DELETE") == 0
+               ? SBX_RATE_READS
+               : SBX_RATE_EXEC;
+}
+
+static bool genuine(sbx_app *app, const sbx_request *r)
+{
+    return r->ticket ? sbx_tickets_genuine(app->tickets, r->ticket)
+                     : sbx_auth_genuine(app->auth, r->authorization, r->api_key);
+}
+
+/* An address from which too much came without a good key is not looked up any more, but a key or
+ * ticket that was made here is, from wherever it comes. */
+static int identify(sbx_app *app, const sbx_request *r, sbx_principal *who, sbx_err *err)
+{
+    sbx_rate_note note;
+    int rc = sbx_rates_stranger(app->rates, r->client, &note, err);
+
+    if (rc == 0 || genuine(app, r)) {
+        rc = r->ticket ? api_ticket_check(app, r, who, err)
+                       : sbx_auth_check(app->auth, r->authorization, r->api_key, who, err);
+        if (rc && err->code == SBX_E_UNAUTHORIZED)
+            sbx_rates_failed(app->rates, r->client, &note);
+    }
+    if (rc)
+        sbx_reply_rate(r->reply, &note);
+    return rc;
+}
+
+int api_rate(sbx_app *app, const sbx_principal *who, const sbx_request *r, size_t cost,
+             sbx_err *err)
+{
+    const sbx_api_route *route = &sbx_api_routes[r->route - app->routes];
+    sbx_rate_note note;
+    int rc = sbx_rates_take(app->rates, who, sbx_api_rate(route), (int64_t)cost, &note, err);
+
+    sbx_reply_rate(r->reply, &note);
+    return rc;
+}
+
 static int authenticate(sbx_app *app, const sbx_api_route *route, const sbx_request *r,
                         sbx_principal *who, sbx_err *err)
 {
-    if (r->ticket ? api_ticket_check(app, r, who, err)
-                  : sbx_auth_check(app->auth, r->authorization, r->api_key, who, err))
+    /* One that is run again after it was kept has paid. */
+    bool paid = sbx_reply_rated(r->reply);
+
+    if (identify(app, r, who, err) || (!paid && api_rate(app, who, r, 1, err)))
         return -1;
     return *route->scope ? sbx_principal_require(who, route->scope, err) : 0;
 }

@@ -17,6 +17,7 @@
 #define REMEMBER_MS 1000
 #define SETS        1024u
 #define WAYS        4u
+#define CHECK_CHARS 8 /* at the end of a key: what follows from the rest */
 
 typedef struct answer {
     unsigned char hash[SBX_HASH_BYTES];
@@ -71,10 +72,11 @@ static bool key_form(const char *key)
     return true;
 }
 
+static const char digits[62] = {"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"};
+
 /* Without the bias of a remainder: bytes from 248 on are thrown away. */
 static void random_alnum(char *out, size_t len)
 {
-    static const char set[62] = {"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"};
     unsigned char bytes[64];
     size_t n = 0;
 
@@ -82,10 +84,37 @@ static void random_alnum(char *out, size_t len)
         sbx_random(bytes, sizeof bytes);
         for (size_t i = 0; i < sizeof bytes && n < len; i++) {
             if (bytes[i] < 248)
-                out[n++] = set[bytes[i] % 62];
+                out[n++] = digits[bytes[i] % 62];
         }
     }
     sbx_wipe(bytes, sizeof bytes);
+}
+
+/* The last characters of a key. 59 bits that nobody can guess without the master key; a key that
+ * passes is no good yet. */
+static void check_chars(const sbx_crypt *crypt, const char *key, char out[CHECK_CHARS])
+{
+    unsigned char hash[SBX_HASH_BYTES];
+
+    sbx_crypt_key_hash(crypt, key, SBX_KEY_LEN - CHECK_CHARS, hash);
+    for (size_t i = 0; i < CHECK_CHARS; i++) {
+        uint64_t word;
+
+        memcpy(&word, hash + i % 4 * sizeof(word), sizeof(word));
+        out[i] = digits[(word >> (i / 4 * 32)) % 62];
+    }
+    sbx_wipe(hash, sizeof(hash));
+}
+
+/* Key and prefix. */
+static void make_text(const sbx_crypt *crypt, char key[SBX_KEY_LEN + 1])
+{
+    memcpy(key, "sbx_", 4);
+    random_alnum(key + 4, SBX_KEY_PREFIX_CHARS);
+    key[SBX_KEY_PREFIX_LEN] = '_';
+    random_alnum(key + SBX_KEY_PREFIX_LEN + 1, SBX_KEY_SECRET_CHARS - CHECK_CHARS);
+    check_chars(crypt, key, key + SBX_KEY_LEN - CHECK_CHARS);
+    key[SBX_KEY_LEN] = '\0';
 }
 
 static bool scope_char(char c)
@@ -136,7 +165,7 @@ int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const cha
                       const char *scopes, char ret_key[SBX_KEY_LEN + 1], sbx_id *ret_id,
                       sbx_err *err)
 {
-    char key[SBX_KEY_LEN + 1] = "sbx_", prefix[SBX_KEY_PREFIX_LEN + 1];
+    char key[SBX_KEY_LEN + 1], prefix[SBX_KEY_PREFIX_LEN + 1];
     unsigned char hash[SBX_HASH_BYTES];
     sbx_id user_id, key_id;
 
@@ -146,10 +175,7 @@ int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const cha
         return sbx_fail_field(err, "name", "must have 1 to %d bytes of UTF-8", SBX_MAX_NAME_BYTES);
     if (sbx_store_user_ensure(a->store, user, role, &user_id, err) != 0)
         return -1;
-    random_alnum(key + 4, SBX_KEY_PREFIX_CHARS);
-    key[SBX_KEY_PREFIX_LEN] = '_';
-    random_alnum(key + SBX_KEY_PREFIX_LEN + 1, SBX_KEY_SECRET_CHARS);
-    key[SBX_KEY_LEN] = '\0';
+    make_text(a->crypt, key);
     memcpy(prefix, key, SBX_KEY_PREFIX_LEN);
     prefix[SBX_KEY_PREFIX_LEN] = '\0';
     sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
@@ -273,6 +299,7 @@ void auth_principal(const sbx_key_row *row, sbx_principal *ret)
     /* Scopes that do not fit would be cut to something else: allow nothing then. */
     if (!sbx_copy(ret->scopes, sizeof ret->scopes, row->scopes))
         ret->scopes[0] = '\0';
+    memcpy(ret->rates, row->rates, sizeof ret->rates);
 }
 
 static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], sbx_principal *ret,
@@ -316,6 +343,34 @@ int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, 
     }
     *ret = who;
     return 0;
+}
+
+/* Was the last answer, however old, that it is good? */
+static bool was_good(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES])
+{
+    answer *set = set_of(a, hash);
+    bool good = false;
+
+    pthread_mutex_lock(&a->mu);
+    for (size_t i = 0; i < WAYS; i++)
+        good |= set[i].good && sbx_equal_ct(set[i].hash, hash, SBX_HASH_BYTES);
+    pthread_mutex_unlock(&a->mu);
+    return good;
+}
+
+bool sbx_auth_genuine(sbx_auth *a, const char *authorization, const char *api_key)
+{
+    unsigned char hash[SBX_HASH_BYTES];
+    char check[CHECK_CHARS];
+    const char *key;
+
+    if (presented(authorization, api_key, &key, NULL) != 0)
+        return false;
+    check_chars(a->crypt, key, check);
+    if (sbx_equal_ct(check, key + SBX_KEY_LEN - CHECK_CHARS, CHECK_CHARS))
+        return true;
+    sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
+    return was_good(a, hash);
 }
 
 /* --- what it allows --- */

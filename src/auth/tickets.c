@@ -12,7 +12,9 @@
 #include <pthread.h>
 #include <utlist.h>
 
-#define START "tkt_"
+#define START     "tkt_"
+#define HALF      16                                /* bytes */
+#define HALF_TEXT ((sizeof START - 1) + 2 * HALF) /* up to where the second half begins */
 
 struct sbx_ticket_lease {
     sbx_tickets *owner;
@@ -56,12 +58,14 @@ int sbx_tickets_issue(sbx_tickets *t, const sbx_principal *who, const char *meth
                       const char *path, char ret[SBX_TICKET_LEN + 1], int64_t *ret_expires_ms,
                       sbx_err *err)
 {
-    unsigned char secret[32], hash[SBX_HASH_BYTES];
+    unsigned char secret[HALF], hash[SBX_HASH_BYTES];
 
     sbx_random(secret, sizeof secret);
     memcpy(ret, START, sizeof START);
     sbx_hex(secret, sizeof secret, ret + sizeof START - 1);
     sbx_wipe(secret, sizeof secret);
+    sbx_crypt_ticket_hash(t->crypt, ret, HALF_TEXT, hash);
+    sbx_hex(hash, HALF, ret + HALF_TEXT);
     sbx_crypt_ticket_hash(t->crypt, ret, SBX_TICKET_LEN, hash);
     if (sbx_store_ticket_insert(t->store, hash, who->key, method, path, ret_expires_ms, err) == 0)
         return 0;
@@ -69,12 +73,15 @@ int sbx_tickets_issue(sbx_tickets *t, const sbx_principal *who, const char *meth
     return -1;
 }
 
-static bool ticket_form(const char *ticket)
+bool sbx_tickets_genuine(const sbx_tickets *t, const char *ticket)
 {
-    unsigned char bytes[32];
+    unsigned char bytes[2 * HALF], hash[SBX_HASH_BYTES];
 
-    return strncmp(ticket, START, sizeof START - 1) == 0 &&
-           sbx_unhex(ticket + sizeof START - 1, bytes, sizeof bytes) == 0;
+    if (strncmp(ticket, START, sizeof START - 1) != 0 ||
+        sbx_unhex(ticket + sizeof START - 1, bytes, sizeof bytes) != 0)
+        return false;
+    sbx_crypt_ticket_hash(t->crypt, ticket, HALF_TEXT, hash);
+    return sbx_equal_ct(bytes + HALF, hash, HALF);
 }
 
 static int refuse(sbx_err *err)
@@ -104,7 +111,7 @@ int sbx_tickets_use(sbx_tickets *t, const char *ticket, const char *method, cons
     sbx_key_row row = {0};
     sbx_err why = {0};
 
-    if (!ticket_form(ticket))
+    if (!sbx_tickets_genuine(t, ticket))
         return refuse(err);
     sbx_crypt_ticket_hash(t->crypt, ticket, SBX_TICKET_LEN, hash);
     if (sbx_store_ticket_use(t->store, hash, method, path, ret_lease != NULL, &row, &why) != 0)

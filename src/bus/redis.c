@@ -11,6 +11,7 @@
 
 #define IDLE_MAX    8
 #define PIECE_LINES 128
+#define LEASE_MS    100 /* a request waits for it */
 #define KEY_BYTES   (SBX_BUS_TOPIC_BYTES + 8)
 
 typedef struct redis_bus {
@@ -37,16 +38,17 @@ typedef struct session {
     redisContext *conn;
     bool used_before; /* it may have died in the meantime */
     bool insist;      /* try to connect even if that has just failed */
+    int64_t most_ms;  /* for each step */
 } session;
 
-static int64_t time_left(void)
+static int64_t time_left(int64_t most_ms)
 {
-    return SBX_MIN(sbx_job_left_ms(REDIS_TIMEOUT_MS), (int64_t)REDIS_TIMEOUT_MS);
+    return SBX_MIN(sbx_job_left_ms(most_ms), most_ms);
 }
 
 static session session_open(redis_bus *b)
 {
-    session s = {.b = b};
+    session s = {.b = b, .most_ms = REDIS_TIMEOUT_MS};
 
     pthread_mutex_lock(&b->mu);
     if (b->idle_count > 0)
@@ -89,7 +91,7 @@ static void drop_idle(redis_bus *b)
 
 static bool session_ready(session *s, sbx_err *err)
 {
-    int64_t left = time_left();
+    int64_t left = time_left(s->most_ms);
     struct timeval t;
 
     if (left <= 0) {
@@ -256,7 +258,7 @@ static int redis_history(sbx_bus *bus, const char *topic, uint64_t since, uint64
     char key[KEY_BYTES];
     int rc;
 
-    if (redis_publisher_wait(b->publisher, time_left(), err) < 0)
+    if (redis_publisher_wait(b->publisher, time_left(REDIS_TIMEOUT_MS), err) < 0)
         return -1;
     if (since >= INT64_MAX || c.max == 0) {
         *ret = NULL;
@@ -289,7 +291,7 @@ static int redis_last_seq(sbx_bus *bus, const char *topic, uint64_t *ret, sbx_er
     char key[KEY_BYTES];
     const char *argv[] = {"XREVRANGE", key, "+", "-", "COUNT", "1"};
 
-    if (redis_publisher_wait(b->publisher, time_left(), err) < 0)
+    if (redis_publisher_wait(b->publisher, time_left(REDIS_TIMEOUT_MS), err) < 0)
         return -1;
     snprintf(key, sizeof key, "sbx:%s", topic);
     s = session_open(b);
@@ -316,6 +318,59 @@ static int redis_ping(sbx_bus *bus, sbx_err *err)
     if (!r)
         return -1;
     freeReplyObject(r);
+    return 0;
+}
+
+/* --- token buckets --- */
+
+/* KEYS[1] bucket; ARGV limit, window in microseconds, need, want. The value is the time at which
+ * the bucket will be full, in microseconds. Redis's clock, so that workers need not agree. */
+static const char lease_script[] =
+    "local t = redis.call('TIME') local now = t[1] * 1000000 + t[2]"
+    " local limit, need, want = tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARGV[4])"
+    " local token = ARGV[2] / limit"
+    " local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)"
+    " local left = math.max(math.floor(limit - (full - now) / token + 0.000001), 0)"
+    " if left < need then"
+    " return {0, left, math.ceil((full - now) - (limit - need) * token)} end"
+    " local take = math.max(need, math.min(want, math.floor(left / 8)))"
+    " full = full + take * token"
+    " redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX',"
+    " math.ceil((full - now) / 1000) + 1000)"
+    " return {take, left - take, 0}";
+
+static bool grant_read(const redisReply *r, sbx_bus_grant *ret)
+{
+    if (r->type != REDIS_REPLY_ARRAY || r->elements != 3)
+        return false;
+    for (size_t i = 0; i < r->elements; i++)
+        if (r->element[i]->type != REDIS_REPLY_INTEGER || r->element[i]->integer < 0)
+            return false;
+    *ret = (sbx_bus_grant){.granted = r->element[0]->integer,
+                           .left = r->element[1]->integer,
+                           .wait_us = r->element[2]->integer};
+    return true;
+}
+
+static int redis_lease(sbx_bus *bus, const sbx_bus_bucket *bucket, sbx_bus_grant *ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(redis_reply_free) redisReply *r = NULL;
+    session s = session_open(redis_of(bus));
+    char key[KEY_BYTES], limit[24], window[24], need[24], want[24];
+    const char *argv[] = {"EVAL", lease_script, "1", key, limit, window, need, want};
+
+    s.most_ms = LEASE_MS;
+    snprintf(key, sizeof key, "sbx:%s", bucket->name);
+    sbx_num_text(limit, bucket->limit);
+    sbx_num_text(window, bucket->window_s * 1000000);
+    sbx_num_text(need, bucket->need);
+    sbx_num_text(want, bucket->want);
+    r = session_ask(&s, ARRAY_LEN(argv), argv, err);
+    session_close(&s);
+    if (!r)
+        return -1;
+    if (!grant_read(r, ret))
+        return sbx_fail(err, SBX_E_STORE_UNAVAILABLE, "Redis gave an unexpected answer");
     return 0;
 }
 
@@ -376,6 +431,7 @@ static const sbx_bus_ops redis_ops = {
     .last_seq = redis_last_seq,
     .forget = redis_forget,
     .ping = redis_ping,
+    .lease = redis_lease,
     .dropped = redis_dropped,
     .name = "redis",
     .free = redis_free,

@@ -241,6 +241,20 @@ static int on_forwarded(sbx_head *h, char *v, sbx_err *err)
     return 0;
 }
 
+/* What matters stands at its end, and what a client wrote in front of that must do no harm. */
+static int on_forwarded_for(sbx_head *h, char *v, sbx_err *err)
+{
+    sbx_list *l = &h->forwarded_for;
+
+    if (*v && l->count == SBX_MAX_LIST_LINES) {
+        memmove(l->lines, l->lines + 1, (SBX_MAX_LIST_LINES - 1) * sizeof(*l->lines));
+        l->count--;
+    }
+    if (*v)
+        l->lines[l->count++] = v;
+    return on_forwarded(h, v, err);
+}
+
 static int on_ws_version(sbx_head *h, char *v, sbx_err *err)
 {
     if (h->ws_version)
@@ -296,7 +310,7 @@ static const header_rule rules[] = {
     {"last-event-id", NULL, offsetof(sbx_head, last_event_id)},
     {"origin", NULL, offsetof(sbx_head, origin)},
     {"access-control-request-method", NULL, offsetof(sbx_head, preflight_method)},
-    {"x-forwarded-for", on_forwarded, 0},
+    {"x-forwarded-for", on_forwarded_for, 0},
     {"forwarded", on_forwarded, 0},
     {"x-real-ip", on_forwarded, 0},
     {"sec-websocket-key", NULL, offsetof(sbx_head, ws_key)},

@@ -10,6 +10,7 @@
 #include "sbx/http/chunk.h"
 #include "sbx/http/head.h"
 #include "sbx/http/http.h"
+#include "sbx/http/proxies.h"
 #include "sbx/http/router.h"
 #include "sbx/run/mailbox.h"
 #include <ev.h>
@@ -118,6 +119,7 @@ typedef struct heading {
     const char *origin; /* who may read the answer: an origin, "*", or NULL; of http->cors */
     unsigned vary;
     const char *cache; /* unless a header says otherwise; NULL: no-store */
+    sbx_rate_note rate;
 } heading;
 
 #define VARY_ENCODING 1u
@@ -165,6 +167,7 @@ struct sbx_reply {
     char ws_accept[29];
     bool ws_protocol;
     char request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
+    sbx_rate_note rate; /* the worker's until it answers, or hands the reply on */
     atomic_bool gone;
     atomic_bool kicked; /* a message to LOOP is on its way */
 
@@ -204,6 +207,7 @@ struct sbx_http {
     sbx_http_config config; /* immutable, as all up to `loop` */
     sbx_router *router;
     cors cors;
+    sbx_proxies *proxies;
     char *listen;
     int port;
     struct ev_loop *loop;
@@ -293,6 +297,7 @@ void reply_message(sbx_reply *r, const char *data, size_t len, bool binary);
 void respond_line(sbx_buf *out, const char *name, const char *value); /* one header */
 void respond_head(sbx_buf *out, int status, const char *content_type, const sbx_header *headers,
                   size_t header_count, const heading *h);
+void respond_rate(sbx_buf *out, const sbx_rate_note *note); /* nothing if no limit holds */
 void respond_problem_json(sbx_buf *body, const sbx_err *err, const char *request_id);
 void respond_problem(sbx_buf *head, sbx_buf *body, const sbx_err *err, const char *allow,
                      const heading *h);

@@ -161,7 +161,8 @@ static void deliver(sbx_reply *r, int status, sbx_buf *head, sbx_buf *body)
 static void answer_problem(sbx_reply *r, const sbx_err *err, const sbx_header *more)
 {
     sbx_buf head = SBX_BUF_INIT(MAX_RESPONSE_HEAD), body = SBX_BUF_INIT(MAX_RESPONSE_HEAD);
-    heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
+    heading h = {
+        .request_id = r->request_id, .origin = r->origin, .vary = r->vary, .rate = r->rate};
 
     respond_problem(&head, &body, err, NULL, &h);
     if (more)
@@ -192,6 +193,16 @@ void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_
         return;
     }
     deliver(r, a.status, &head, &a.body);
+}
+
+void sbx_reply_rate(sbx_reply *r, const sbx_rate_note *note)
+{
+    r->rate = *note;
+}
+
+bool sbx_reply_rated(const sbx_reply *r)
+{
+    return r->rate.policy != NULL;
 }
 
 void sbx_reply_intercept(sbx_reply *r, void (*fn)(void *arg, sbx_reply *r, sbx_answer *a),
@@ -323,6 +334,7 @@ static void upgrade_head(sbx_reply *r, sbx_buf *head)
     sbx_buf_adds(head, "\r\nx-request-id: ");
     sbx_buf_adds(head, r->request_id);
     sbx_buf_adds(head, "\r\n");
+    respond_rate(head, &r->rate);
 }
 
 void sbx_reply_begin(sbx_reply *r, int status, const char *content_type)
@@ -334,7 +346,8 @@ static void stream_head(const sbx_reply *r, int status, const char *content_type
                         const sbx_header *headers, size_t header_count, int64_t length,
                         sbx_buf *head)
 {
-    heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
+    heading h = {
+        .request_id = r->request_id, .origin = r->origin, .vary = r->vary, .rate = r->rate};
     char number[24];
 
     respond_head(head, status, content_type, headers, header_count, &h);

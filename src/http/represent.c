@@ -117,7 +117,8 @@ static void render_bare(const answer *a, const char *tag, const heading *h, sbx_
 
 void represent(const sbx_reply *r, answer *a, sbx_buf *head)
 {
-    heading h = {.request_id = r->request_id, .origin = r->origin, .vary = r->vary};
+    heading h = {
+        .request_id = r->request_id, .origin = r->origin, .vary = r->vary, .rate = r->rate};
     bool text = a->content_type && is_text(a->content_type);
     bool gzip = text && may_work() && wants_gzip(r, a);
     const char *own = find_header(a, "etag"), *tag = own;

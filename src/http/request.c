@@ -251,7 +251,7 @@ static void fill_request(job_box *b, const sbx_head *h, const sbx_match *m, cons
     r->route = m->route;
     r->method = h->method;
     memcpy(r->request_id, c->request_id, sizeof(r->request_id));
-    memcpy(r->client, c->client, sizeof(c->client));
+    sbx_proxies_client(c->http->proxies, c->client, &h->forwarded_for, r->client);
     memcpy(r->path, m->params, sizeof(r->path));
     r->path_count = m->count;
     r->authorization = h->authorization;

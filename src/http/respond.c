@@ -84,6 +84,17 @@ static void add_vary(sbx_buf *out, unsigned vary)
         sbx_buf_add(out, "\r\n", 2);
 }
 
+/* Fields of the Internet draft "RateLimit header fields for HTTP", as lists of one item. */
+void respond_rate(sbx_buf *out, const sbx_rate_note *note)
+{
+    if (!note->policy)
+        return;
+    sbx_buf_addf(out, "ratelimit-policy: \"%s\";q=%u;w=%d\r\n", note->policy, note->quota,
+                 SBX_RATE_WINDOW_S);
+    sbx_buf_addf(out, "ratelimit: \"%s\";r=%u;t=%u\r\n", note->policy, note->remaining,
+                 note->reset_s);
+}
+
 /* What every response has, whoever makes it. */
 static void add_common(sbx_buf *out, const heading *h)
 {
@@ -92,8 +103,9 @@ static void add_common(sbx_buf *out, const heading *h)
         respond_line(out, "access-control-allow-origin", h->origin);
         sbx_buf_adds(out, "access-control-expose-headers: X-Request-Id, ETag, Location, "
                           "Retry-After, Allow, Link, Idempotency-Replayed, Accept-Ranges, "
-                          "Content-Range, Content-Disposition\r\n");
+                          "Content-Range, Content-Disposition, RateLimit, RateLimit-Policy\r\n");
     }
+    respond_rate(out, &h->rate);
     sbx_buf_adds(out, "x-content-type-options: nosniff\r\n");
     respond_line(out, "x-request-id", h->request_id);
 }

@@ -393,6 +393,7 @@ static void fill(sbx_http *h, const sbx_http_config *c)
     h->config = *c;
     h->config.routes = NULL; /* the router has them */
     h->config.cors_origins = NULL;
+    h->config.trusted_proxies = NULL;
     if (h->config.max_connections <= 0)
         h->config.max_connections = DEFAULT_ACCEPT;
     h->listen = sbx_strdup(c->listen);
@@ -423,6 +424,7 @@ int sbx_http_new(const sbx_http_config *c, sbx_http **ret, sbx_err *err)
     h->mailbox = sbx_mailbox_new(server_wake, h);
     if (sbx_router_new(c->routes, c->route_count, &h->router, err) ||
         cors_new(c->cors_origins, &h->cors, err) ||
+        sbx_proxies_new(c->trusted_proxies, &h->proxies, err) ||
         open_listener(h->listen, &h->listen_fd, &h->port, err))
         return -1;
     set_descriptor_limit((size_t)h->config.max_connections);
@@ -501,6 +503,7 @@ void sbx_http_free(sbx_http *h)
         close(h->listen_fd);
     sbx_router_free(h->router);
     cors_done(&h->cors);
+    sbx_proxies_free(h->proxies);
     free(h->slots);
     free(h->generations);
     free(h->free_slots);

@@ -112,6 +112,10 @@
     " SELECT g.id, u.sandbox FROM g, unnest(" ids ") WITH ORDINALITY u (sandbox, i)"               \
     " ORDER BY u.i ON CONFLICT DO NOTHING)"
 
+/* Of a key `k`, behind the columns that say whether it is good: its rates, -1 where it has none. */
+#define KEY_RATES                                                                                  \
+    "coalesce(k.rate_creates, -1), coalesce(k.rate_exec, -1), coalesce(k.rate_reads, -1)"
+
 /* $1 owner (or unused), $2 state, $3 template, $4 name, $5 metadata, $6 created_at and $7 id of
  * the cursor, $8 limit. */
 #define LIST_REST                                                                                  \
@@ -479,10 +483,14 @@
       "INSERT INTO public.api_keys (id, user_id, name, prefix, hash, scopes)"                      \
       " VALUES ($1, $2, $3, $4, $5::bytea, $6)"                                                    \
       " ON CONFLICT (hash) DO UPDATE SET name = excluded.name RETURNING id")                       \
+    /* $2 creates, $3 exec, $4 reads a minute; -1: the server's */                                 \
+    X(KEY_RATES_SET, 4, SYSTEM,                                                                    \
+      "UPDATE public.api_keys SET rate_creates = nullif($2::bigint, -1),"                          \
+      " rate_exec = nullif($3::bigint, -1), rate_reads = nullif($4::bigint, -1) WHERE id = $1")    \
     X(KEY_BY_HASH, 1, SYSTEM,                                                                      \
       "SELECT k.id, k.user_id, u.role, k.scopes,"                                                  \
       " k.expires_at IS NOT NULL AND k.expires_at <= now(),"                                       \
-      " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL"                                     \
+      " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL, " KEY_RATES                         \
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
                                                                                                    \
     /* $3 fingerprint, $4 worker, $5 resource, $6 rerun. A row that is not seen is just being      \
@@ -543,7 +551,8 @@
       " WHERE t.hash = $1::bytea AND t.method = $2 AND t.path = $3 AND (t.use = $6::bigint"        \
       " OR (t.expires_at > now() AND (t.used = '' OR (t.used = 'stream' AND $4::bool))))"          \
       " AND k.id = t.key AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())"\
-      " AND u.disabled_at IS NULL RETURNING k.id, k.user_id, u.role, k.scopes, false, false")      \
+      " AND u.disabled_at IS NULL RETURNING k.id, k.user_id, u.role, k.scopes, false, false, "     \
+      KEY_RATES)                                                                                   \
     X(TICKET_RENEW, 2, SYSTEM,                                                                     \
       "UPDATE public.tickets SET expires_at = now() + make_interval(secs => $2::int)"              \
       " WHERE hash = ANY ($1::bytea[]) AND used = 'stream'")                                       \

@@ -65,6 +65,20 @@ void store_read_key(const PGresult *r, sbx_key_row *ret)
     ret->scopes = store_str(r, 0, 3);
     ret->expired = store_int(r, 0, 4) != 0;
     ret->revoked = store_int(r, 0, 5) != 0;
+    for (int i = 0; i < SBX_RATE_COUNT; i++)
+        ret->rates[i] = store_int(r, 0, 6 + i);
+}
+
+int sbx_store_key_rates(sbx_store *s, const char *id, const int64_t rates[SBX_RATE_COUNT],
+                        sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_str(&p, id);
+    for (size_t i = 0; i < SBX_RATE_COUNT; i++)
+        store_p_int(&p, rates[i]);
+    return store_exec(s, Q_KEY_RATES_SET, &p, STORE_AGAIN, &r, err);
 }
 
 int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES], sbx_key_row *ret,

@@ -447,6 +447,7 @@ class Service:
         self.env = {"DATABASE_URL": self.url, "SBX_SECRET_FILE": secret, "DOCKER_HOST": DOCKER_HOST,
                     "SBX_LISTEN": "127.0.0.1:0",
                     "SBX_NETWORK": "none",  # what most tests need, and cheaper
+                    "SBX_RATE_FAILURES": "0",  # all come from one address
                     "SBX_TEMPLATES": templates or "python=sandboxd/python:1,node=sandboxd/node:1,"
                                                   f"box={box_image(engine_)}", **(env or {})}
         self.run("migrate")
@@ -466,7 +467,9 @@ class Service:
         return got.stdout.strip()
 
     def key(self, user="alice", *arguments):
-        return self.run("key", "--user", user, *arguments)
+        """Without a limit of its rate, unless `--rates` is among the arguments."""
+        rates = () if "--rates" in arguments else ("--rates", "none")
+        return self.run("key", "--user", user, *rates, *arguments)
 
     def start(self, env=None, arguments=(), ready=True):
         """Another server; `ready` False: do not wait, None: only until it listens."""

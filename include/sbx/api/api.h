@@ -38,6 +38,7 @@ typedef struct sbx_api_route {
     const char *tag;            /* the heading that it stands under in the document */
     const char *doc;            /* more than the summary says, or NULL; Markdown, one paragraph */
     const char *example;        /* a body that works, as JSON; NULL: {} does */
+    unsigned rate;              /* SBX_RATED(class); 0: by the method, see sbx_api_rate() */
     const char *sse, *ws;       /* schemas of the messages: "LogEntry,gap:Gap" (event:schema) */
     /* These honour Idempotency-Key; such a route never streams. */
     sbx_api_made made; /* answers for what was made */
@@ -46,6 +47,12 @@ typedef struct sbx_api_route {
 
 extern const sbx_api_route sbx_api_routes[];
 extern const size_t sbx_api_route_count;
+
+#define SBX_RATED(class) (1u + SBX_RATE_##class)
+
+/** The class of a route's requests: as its row says, else reads for GET and DELETE and exec for all
+ * others. So what frees something is not held up by the rate of what takes it. */
+sbx_rate sbx_api_rate(const sbx_api_route *route);
 
 /** The same table as the HTTP server wants it; all handlers are one dispatcher.
  * @param ret  owned by the caller. The server's `app` must be the sbx_app. */

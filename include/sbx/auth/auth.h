@@ -1,12 +1,15 @@
 /* API keys: making them, recognising them, and what they allow.
  *
  * A key is `sbx_PPPPPPPP_SSSS…`: 8 characters by which people recognise it and 40 that are secret,
- * all of [A-Za-z0-9]. The database holds its keyed hash only. What a check found is remembered for
- * at most one second, so that a revoked key works for a second at most and a busy client costs one
- * statement a second. */
+ * all of [A-Za-z0-9]; the last 8 follow from the others by a keyed hash, so that a key that was made
+ * here is told from one that was made up without asking anybody (keys of older releases lack that).
+ * The database holds its keyed hash only. What a check found is remembered for at most one second,
+ * so that a revoked key works for a second at most and a busy client costs one statement a second.
+ */
 #ifndef SBX_AUTH_AUTH_H
 #define SBX_AUTH_AUTH_H
 
+#include "sbx/core/rates.h"
 #include "sbx/store/store.h"
 
 #define SBX_KEY_PREFIX_CHARS 8
@@ -23,6 +26,7 @@ typedef struct sbx_principal {
     char key[SBX_ID_LEN + 1]; /* id of the key, not the key */
     bool admin;               /* may see what others own */
     char scopes[SBX_MAX_SCOPES_BYTES + 1];
+    int64_t rates[SBX_RATE_COUNT]; /* requests a minute; 0: no limit, SBX_RATE_DEFAULT */
 } sbx_principal;
 
 /** @param store, crypt  borrowed; outlive the result. */
@@ -48,6 +52,10 @@ int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const cha
  *         STORE_UNAVAILABLE and the like when the database cannot be asked. */
 int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, sbx_principal *ret,
                    sbx_err *err) SBX_MUST_CHECK;
+
+/** May what is presented be good, as far as can be said without the database? True for keys that
+ * were made here, revoked or not, and for those that were found good not long ago. Never blocks. */
+bool sbx_auth_genuine(sbx_auth *a, const char *authorization, const char *api_key);
 
 /** Do the scopes of the key cover `scope` ("sandbox:write")? */
 bool sbx_principal_allows(const sbx_principal *p, const char *scope);

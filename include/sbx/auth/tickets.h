@@ -1,7 +1,8 @@
 /* Tickets: for requests of browsers that cannot carry a header (WebSocket, EventSource, a link).
  *
- * A ticket is "tkt_" and 64 hexadecimal digits (256 random bits), made by a key for one method and
- * one path, good for SBX_TICKET_S to its first use and for one request only. The first use by an
+ * A ticket is "tkt_" and 64 hexadecimal digits: 128 random bits, and as many that follow from them
+ * by a keyed hash, so that one that was made up costs no statement. It is made by a key for one
+ * method and one path, good for SBX_TICKET_S to its first use and for one request only. The first use by an
  * event stream makes it that stream's: it stays good, for event streams, while one is connected
  * anywhere, and SBX_TICKET_S longer. It allows what the key allows at that moment.
  *
@@ -27,6 +28,9 @@ void sbx_tickets_free(sbx_tickets *t); /* after all streams have ended */
 int sbx_tickets_issue(sbx_tickets *t, const sbx_principal *who, const char *method,
                       const char *path, char ret[SBX_TICKET_LEN + 1], int64_t *ret_expires_ms,
                       sbx_err *err) SBX_MUST_CHECK;
+
+/** Was it made here, whatever became of it? Never blocks. */
+bool sbx_tickets_genuine(const sbx_tickets *t, const char *ticket);
 
 /** Who presents this ticket? Blocks (WORKER).
  * @param path       undecoded, without the query.

@@ -29,6 +29,9 @@ typedef struct sbx_batch_claim {
     bool resumed;   /* it was begun before: what is there already is not made again */
     /* Before the answer, if what failed may succeed when the request is repeated. */
     void (*open)(sbx_reply *reply);
+    /* Asked before anything is made, with how many that will be; -1 is the answer. May be NULL. */
+    int (*admit)(void *arg, size_t count, sbx_err *err);
+    void *arg;
 } sbx_batch_claim;
 
 /** Make the sandboxes that the body asks for. A client that leaves ends it where it is, unless

@@ -35,6 +35,19 @@ typedef struct sbx_bus_item {
 typedef void (*sbx_bus_fn)(void *arg, const char *topic, const sbx_bus_item *items, size_t count,
                            bool reset);
 
+/* A token bucket that all workers share: `limit` tokens, filled evenly within `window_s`. */
+typedef struct sbx_bus_bucket {
+    char name[SBX_BUS_TOPIC_BYTES];
+    int64_t limit, window_s;
+    int64_t need, want; /* at least, and at most; 1 <= need <= want, need <= limit */
+} sbx_bus_bucket;
+
+typedef struct sbx_bus_grant {
+    int64_t granted; /* need to want, no more than an eighth of what is left beyond need; or 0 */
+    int64_t left;    /* in the bucket */
+    int64_t wait_us; /* until `need` are there, if none were granted */
+} sbx_bus_grant;
+
 typedef struct sbx_bus_ops {
     /* Queue items for history and publication as one message. Never blocks; any thread, but the
      * items of one topic in order. False if items were dropped for it: these, or older ones that
@@ -59,6 +72,9 @@ typedef struct sbx_bus_ops {
     int (*last_seq)(sbx_bus *b, const char *topic, uint64_t *ret, sbx_err *err);
     void (*forget)(sbx_bus *b, const char *topic); /* drop the history; never blocks */
     int (*ping)(sbx_bus *b, sbx_err *err);         /* health; blocks (WORKER) */
+    /* Take tokens. Blocks (WORKER), some 100 ms for each step at most. NULL: there is one process.
+     * @return 0, or -1 with STORE_UNAVAILABLE. */
+    int (*lease)(sbx_bus *b, const sbx_bus_bucket *bucket, sbx_bus_grant *ret, sbx_err *err);
     uint64_t (*dropped)(sbx_bus *b);               /* items lost since the start; any thread */
     const char *name;                              /* "memory" or "redis" */
     void (*free)(sbx_bus *b);

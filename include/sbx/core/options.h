@@ -62,6 +62,16 @@
       "MB of installed packages that are kept for further runs")                                   \
     X(packages_set_mb, INT, "packages-set-mb", "SBX_PACKAGES_SET_MB", "1024", 1, 1048576, 0,       \
       "MB that the packages of one run may take")                                                  \
+    X(rate_creates, INT, "rate-creates", "SBX_RATE_CREATES", "100", 0, 10000000, 0,                \
+      "creates and runs that a key may begin in a minute; 0: no limit")                            \
+    X(rate_exec, INT, "rate-exec", "SBX_RATE_EXEC", "600", 0, 10000000, 0,                         \
+      "the same for commands and other changes")                                                   \
+    X(rate_reads, INT, "rate-reads", "SBX_RATE_READS", "3000", 0, 10000000, 0,                     \
+      "the same for reads and deletes")                                                            \
+    X(rate_failures, INT, "rate-failures", "SBX_RATE_FAILURES", "60", 0, 10000000, 0,              \
+      "requests without a good key of one address in a minute; 0: no limit")                       \
+    X(trusted_proxies, STR, "trusted-proxies", "SBX_TRUSTED_PROXIES", "", 0, 0, 0,                 \
+      "ADDRESS[/BITS], joined by commas: whose X-Forwarded-For tells the client's address")        \
     X(metrics_token, STR, "metrics-token", "SBX_METRICS_TOKEN", "", 0, 0, 1,                       \
       "bearer token of /metrics; empty: loopback only")                                            \
     X(log_level, STR, "log-level", "SBX_LOG_LEVEL", "info", 0, 0, 0, "debug, info, warn or error") \

@@ -22,6 +22,7 @@ typedef struct sbx_head {
     bool has_length; /* Content-Length was given */
     uint64_t length;
     bool forwarded;
+    sbx_list forwarded_for; /* X-Forwarded-For; of more lines the last ones */
     bool upgrade_ws;  /* Connection: upgrade and Upgrade: websocket */
     bool ws_offered;  /* Sec-WebSocket-Protocol was given */
     bool ws_protocol; /* and names sandboxd.v1 */

@@ -13,6 +13,7 @@
 #include "sbx/core/buf.h"
 #include "sbx/core/error.h"
 #include "sbx/core/limits.h"
+#include "sbx/core/rates.h"
 #include "sbx/run/lanes.h"
 #include <stdatomic.h>
 
@@ -46,7 +47,7 @@ typedef struct sbx_request {
     sbx_method method;
     sbx_accept accept;
     char request_id[SBX_MAX_REQUEST_ID_BYTES + 1];
-    char client[64]; /* address of the peer, without the port */
+    char client[64]; /* its address without a port: the peer's, or what trusted proxies tell */
     char *target;    /* path only, undecoded */
     sbx_param path[SBX_MAX_PATH_PARAMS];
     size_t path_count;
@@ -122,6 +123,7 @@ typedef struct sbx_http_config {
     /* Called once, on LOOP, when a drain begins: what waits long should end. May be NULL. */
     void (*draining)(void *app);
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections; /* 0: the default */
+    const char *trusted_proxies; /* see http/proxies.h */
     /* Whose pages may read answers (CORS): origins separated by commas, "*", or NULL */
     const char *cors_origins;
     int64_t stall_ms; /* for each 16 KiB of an answer that a client takes slowly; 0: 45 s */
@@ -232,6 +234,11 @@ void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events);
  *         CANCELLED (the client left), TOO_LARGE, INVALID (malformed chunks) or CAPACITY, which is
  *         to be answered. */
 int sbx_reply_body(sbx_reply *r, sbx_buf *into, sbx_err *err) SBX_MUST_CHECK;
+
+/** Have the answer tell of a limit, whatever it will be. On the worker, before the handler runs or
+ * by it before it answers; the last one counts. */
+void sbx_reply_rate(sbx_reply *r, const sbx_rate_note *note);
+bool sbx_reply_rated(const sbx_reply *r); /* was there one? */
 
 /* A complete answer that was held back. */
 typedef struct sbx_answer {

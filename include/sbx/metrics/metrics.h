@@ -47,6 +47,10 @@ typedef struct sbx_metrics sbx_metrics;
     X(PACKAGE_SECONDS, HISTOGRAM, "sandboxd_packages_install_duration_seconds", "installer",       \
       "Installing a set of packages")                                                              \
     X(PACKAGE_BYTES, GAUGE, "sandboxd_packages_bytes", NULL, "Installed packages that are kept")   \
+    X(RATE_LIMITED, COUNTER, "sandboxd_rate_limited_total", "class",                               \
+      "Requests refused with 429 rate_limited: by the class of the key's rate, or failures")       \
+    X(RATES_ALONE, GAUGE, "sandboxd_rates_alone", NULL,                                            \
+      "1 while Redis does not answer, and this worker counts rates by itself")                     \
     X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
     X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")                        \
     X(EVENT_VIEWERS, GAUGE, "sandboxd_event_viewers", NULL, "Open event streams")

@@ -2,6 +2,7 @@
 #ifndef SBX_STORE_USERS_H
 #define SBX_STORE_USERS_H
 
+#include "sbx/core/rates.h"
 #include "sbx/store/store.h"
 
 typedef struct sbx_key_row {
@@ -9,6 +10,7 @@ typedef struct sbx_key_row {
     char role[8]; /* user, admin */
     char *scopes; /* space-separated; "*" all; owned */
     bool expired, revoked;
+    int64_t rates[SBX_RATE_COUNT]; /* a minute; SBX_RATE_DEFAULT: the server's */
 } sbx_key_row;
 void sbx_key_row_done(sbx_key_row *r);
 
@@ -20,6 +22,9 @@ int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, sbx_
 int sbx_store_key_insert(sbx_store *s, const char *user, const char *name, const char *prefix,
                          const unsigned char hash[SBX_HASH_BYTES], const char *scopes, sbx_id *ret,
                          sbx_err *err) SBX_MUST_CHECK;
+/** Give a key other rates. @param id  of the key. */
+int sbx_store_key_rates(sbx_store *s, const char *id, const int64_t rates[SBX_RATE_COUNT],
+                        sbx_err *err) SBX_MUST_CHECK;
 /** NOT_FOUND if there is none; expired and revoked ones (also: user disabled) are returned. */
 int sbx_store_key_by_hash(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES], sbx_key_row *ret,
                           sbx_err *err) SBX_MUST_CHECK;
