@@ -204,13 +204,13 @@ static void make_rates(sbx_app *app)
 {
     const sbx_options *o = &app->options;
 
-    app->rates = sbx_rates_new(
-        &(sbx_rates_config){.per_minute = {[SBX_RATE_CREATES] = o->rate_creates,
-                                           [SBX_RATE_EXEC] = o->rate_exec,
-                                           [SBX_RATE_READS] = o->rate_reads},
-                            .failures = o->rate_failures,
-                            .bus = app->bus,
-                            .metrics = app->metrics});
+    app->rates =
+        sbx_rates_new(&(sbx_rates_config){.per_minute = {[SBX_RATE_CREATES] = o->rate_creates,
+                                                         [SBX_RATE_EXEC] = o->rate_exec,
+                                                         [SBX_RATE_READS] = o->rate_reads},
+                                          .failures = o->rate_failures,
+                                          .bus = app->bus,
+                                          .metrics = app->metrics});
 }
 
 static void make_hubs(sbx_app *app)

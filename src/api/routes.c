@@ -48,8 +48,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/groups/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
      QUICK_MS, api_group_exec, "group_exec", "Run a command in all sandboxes of a group",
      sbx_exec_fields, .tag = "Groups", .success = "200,202", .response = "GroupResults",
-     .sse = EXEC_EVENTS,
-     .rate = SBX_RATED(EXEC),
+     .sse = EXEC_EVENTS, .rate = SBX_RATED(EXEC),
      .doc =
          "As in one sandbox, in all at once. Results come in the order of the members, each with "
          "its `sandboxId`: what a command of one sandbox answers, or its problem. One that hangs "
@@ -171,8 +170,8 @@ const sbx_api_route sbx_api_routes[] = {
     {"POST", "/sandboxes/{id}/execs/{execId}/signal", "exec:write", SBX_LANE_FAST,
      SBX_MAX_BODY_JSON, 0, QUICK_MS, api_exec_signal, "exec_signal", "Send a signal to a command",
      sbx_signal_fields, .tag = "Commands", .success = "204", .failures = "409,410,502",
-     .rate = SBX_RATED(READS),
-     .doc = "409 when the command is over.", .example = "{\"signal\":\"TERM\"}"},
+     .rate = SBX_RATED(READS), .doc = "409 when the command is over.",
+     .example = "{\"signal\":\"TERM\"}"},
     {"POST", "/sandboxes/{id}/execs/{execId}/stdin", "exec:write", SBX_LANE_FAST,
      SBX_MAX_BODY_STDIN, SBX_BODY_RAW, QUICK_MS, api_exec_stdin, "exec_stdin",
      "Give a command input", .tag = "Commands", .query = "close", .success = "204",

@@ -12,8 +12,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#define ALONE_MS 1000                /* between two questions to a Redis that does not answer */
-#define LAPSE_NS (INT64_C(10) * 1000000000) /* tokens that are fetched and not used are lost then */
+#define ALONE_MS 1000 /* between two questions to a Redis that does not answer */
+#define LAPSE_NS (INT64_C(10) * 1000000000) /* tokens that are fetched and not used are lost then  \
+                                             */
 #define FAILURES "failures"
 
 struct sbx_rates {
@@ -57,8 +58,8 @@ static int refuse(sbx_rates *r, sbx_rate class, int64_t limit, int64_t wait_ns, 
 {
     sbx_metrics_add(r->config.metrics, SBX_M_RATE_LIMITED, sbx_rate_name(class), 1);
     sbx_err_set(err, SBX_E_RATE_LIMITED,
-                "the key has used up its %lld requests a minute of the class %s",
-                (long long)limit, sbx_rate_name(class));
+                "the key has used up its %lld requests a minute of the class %s", (long long)limit,
+                sbx_rate_name(class));
     err->retry_after_s = (int)SBX_MAX(bucket_seconds(wait_ns), 1u);
     return -1;
 }
@@ -84,8 +85,8 @@ static bool may_ask(sbx_rates *r)
 {
     int64_t now = sbx_now_ms(), until = atomic_load(&r->alone_until_ms);
 
-    return until == 0 || (now >= until && atomic_compare_exchange_strong(
-                                              &r->alone_until_ms, &until, now + ALONE_MS));
+    return until == 0 || (now >= until && atomic_compare_exchange_strong(&r->alone_until_ms, &until,
+                                                                         now + ALONE_MS));
 }
 
 static void heard(sbx_rates *r, bool answered, const sbx_err *err)
@@ -151,8 +152,8 @@ static void take_grant(sbx_rates *r, const unsigned char *name, sbx_rate class, 
         b->empty_till_ns = now + g->wait_us * 1000;
     }
     tell(b, sbx_rate_name(class), limit, b->leased + g->left, now, ret);
-    ret->reset_s = bucket_seconds((limit - SBX_MIN(b->leased + g->left, limit)) *
-                                  (BUCKET_WINDOW_NS / limit));
+    ret->reset_s =
+        bucket_seconds((limit - SBX_MIN(b->leased + g->left, limit)) * (BUCKET_WINDOW_NS / limit));
     pthread_mutex_unlock(lock);
 }
 
@@ -203,8 +204,8 @@ int sbx_rates_take(sbx_rates *r, const sbx_principal *who, sbx_rate class, int64
                         "minute: ask for less at once",
                         (long long)cost, sbx_rate_name(class), (long long)limit);
     sbx_copy(name, sizeof(name), *who->key ? who->key : who->user);
-    return (r->config.bus->ops->lease ? take_shared : take_alone)(
-        r, (const unsigned char *)name, class, limit, cost, ret, err);
+    return (r->config.bus->ops->lease ? take_shared : take_alone)(r, (const unsigned char *)name,
+                                                                  class, limit, cost, ret, err);
 }
 
 /* --- addresses --- */

@@ -13,7 +13,7 @@
 #include <utlist.h>
 
 #define START     "tkt_"
-#define HALF      16                                /* bytes */
+#define HALF      16                              /* bytes */
 #define HALF_TEXT ((sizeof START - 1) + 2 * HALF) /* up to where the second half begins */
 
 struct sbx_ticket_lease {

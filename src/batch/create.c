@@ -489,8 +489,7 @@ int sbx_batch_create(sbx_batches *b, const char *owner, const sbx_batch_claim *c
     pthread_mutex_init(&c->mu, NULL);
     sbx_copy(c->owner, sizeof(c->owner), owner);
     sbx_copy(c->claim, sizeof(c->claim), claim->id ? claim->id : "");
-    if (read_body(c, r, err) ||
-        (claim->admit && claim->admit(claim->arg, c->count, err))) {
+    if (read_body(c, r, err) || (claim->admit && claim->admit(claim->arg, c->count, err))) {
         creating_unref(c);
         return -1;
     }

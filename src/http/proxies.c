@@ -34,8 +34,7 @@ static bool same_bits(const unsigned char a[16], const unsigned char b[16], unsi
 {
     unsigned bytes = bits / 8, rest = bits % 8;
 
-    return memcmp(a, b, bytes) == 0 &&
-           (!rest || ((a[bytes] ^ b[bytes]) >> (8 - rest) & 0xff) == 0);
+    return memcmp(a, b, bytes) == 0 && (!rest || ((a[bytes] ^ b[bytes]) >> (8 - rest) & 0xff) == 0);
 }
 
 /* --- the option --- */
@@ -145,7 +144,8 @@ static bool read_hop(const char *item, size_t len, unsigned char out[16])
         port = end[1] ? end + 2 : NULL;
         if (!strchr(address, ':'))
             return false;
-    } else if (strchr(text, '.') && !strstr(text, "::") && strchr(text, ':') == strrchr(text, ':')) {
+    } else if (strchr(text, '.') && !strstr(text, "::") &&
+               strchr(text, ':') == strrchr(text, ':')) {
         port = strchr(text, ':');
         if (port)
             *port++ = '\0';

@@ -2,9 +2,9 @@
  *
  * A ticket is "tkt_" and 64 hexadecimal digits: 128 random bits, and as many that follow from them
  * by a keyed hash, so that one that was made up costs no statement. It is made by a key for one
- * method and one path, good for SBX_TICKET_S to its first use and for one request only. The first use by an
- * event stream makes it that stream's: it stays good, for event streams, while one is connected
- * anywhere, and SBX_TICKET_S longer. It allows what the key allows at that moment.
+ * method and one path, good for SBX_TICKET_S to its first use and for one request only. The first
+ * use by an event stream makes it that stream's: it stays good, for event streams, while one is
+ * connected anywhere, and SBX_TICKET_S longer. It allows what the key allows at that moment.
  *
  * The database holds a lease that a tick renews for the streams of this process, so that a crash
  * ends it by itself and any worker may be asked. */

@@ -75,8 +75,8 @@ typedef struct sbx_bus_ops {
     /* Take tokens. Blocks (WORKER), some 100 ms for each step at most. NULL: there is one process.
      * @return 0, or -1 with STORE_UNAVAILABLE. */
     int (*lease)(sbx_bus *b, const sbx_bus_bucket *bucket, sbx_bus_grant *ret, sbx_err *err);
-    uint64_t (*dropped)(sbx_bus *b);               /* items lost since the start; any thread */
-    const char *name;                              /* "memory" or "redis" */
+    uint64_t (*dropped)(sbx_bus *b); /* items lost since the start; any thread */
+    const char *name;                /* "memory" or "redis" */
     void (*free)(sbx_bus *b);
 } sbx_bus_ops;
 

@@ -23,12 +23,12 @@ typedef struct sbx_head {
     uint64_t length;
     bool forwarded;
     sbx_list forwarded_for; /* X-Forwarded-For; of more lines the last ones */
-    bool upgrade_ws;  /* Connection: upgrade and Upgrade: websocket */
-    bool ws_offered;  /* Sec-WebSocket-Protocol was given */
-    bool ws_protocol; /* and names sandboxd.v1 */
-    char *ws_key;     /* Sec-WebSocket-Key, or NULL */
-    int ws_version;   /* Sec-WebSocket-Version, or 0 */
-    char *ws_bearer;  /* the key in a subprotocol "bearer.KEY", or NULL */
+    bool upgrade_ws;        /* Connection: upgrade and Upgrade: websocket */
+    bool ws_offered;        /* Sec-WebSocket-Protocol was given */
+    bool ws_protocol;       /* and names sandboxd.v1 */
+    char *ws_key;           /* Sec-WebSocket-Key, or NULL */
+    int ws_version;         /* Sec-WebSocket-Version, or 0 */
+    char *ws_bearer;        /* the key in a subprotocol "bearer.KEY", or NULL */
     bool has_host;
     char *authorization, *api_key, *content_type, *content_encoding;
     char *idempotency_key, *last_event_id, *request_id;

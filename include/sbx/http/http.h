@@ -123,7 +123,7 @@ typedef struct sbx_http_config {
     /* Called once, on LOOP, when a drain begins: what waits long should end. May be NULL. */
     void (*draining)(void *app);
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections; /* 0: the default */
-    const char *trusted_proxies; /* see http/proxies.h */
+    const char *trusted_proxies;                                            /* see http/proxies.h */
     /* Whose pages may read answers (CORS): origins separated by commas, "*", or NULL */
     const char *cors_origins;
     int64_t stall_ms; /* for each 16 KiB of an answer that a client takes slowly; 0: 45 s */
