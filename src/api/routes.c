@@ -371,7 +371,8 @@ int api_rate(sbx_app *app, const sbx_principal *who, const sbx_request *r, size_
 {
     const sbx_api_route *route = &sbx_api_routes[r->route - app->routes];
     sbx_rate_note note;
-    int rc = sbx_rates_take(app->rates, who, sbx_api_rate(route), (int64_t)cost, &note, err);
+    int rc = sbx_rates_take(app->rates, who, sbx_api_rate(route), (int64_t)cost,
+                            sbx_reply_rated(r->reply), &note, err);
 
     sbx_reply_rate(r->reply, &note);
     return rc;

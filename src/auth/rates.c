@@ -13,8 +13,9 @@
 #include <stdio.h>
 
 #define ALONE_MS 1000 /* between two questions to a Redis that does not answer */
-#define LAPSE_NS (INT64_C(10) * 1000000000) /* tokens that are fetched and not used are lost then  \
-                                             */
+#define LAPSE_NS                                                                                   \
+    (INT64_C(10) * 1000000000) /* tokens that are fetched and not used are lost then               \
+                                */
 #define FAILURES "failures"
 
 struct sbx_rates {
@@ -188,7 +189,7 @@ static int take_shared(sbx_rates *r, const unsigned char *name, sbx_rate class, 
 }
 
 int sbx_rates_take(sbx_rates *r, const sbx_principal *who, sbx_rate class, int64_t cost,
-                   sbx_rate_note *ret, sbx_err *err)
+                   int64_t paid, sbx_rate_note *ret, sbx_err *err)
 {
     int64_t limit = who->rates[class];
     char name[BUCKET_NAME_BYTES] = "";
@@ -198,11 +199,11 @@ int sbx_rates_take(sbx_rates *r, const sbx_principal *who, sbx_rate class, int64
         limit = r->config.per_minute[class];
     if (limit == 0)
         return 0;
-    if (cost > limit)
+    if (cost + paid > limit)
         return sbx_fail(err, SBX_E_INVALID,
                         "the request counts as %lld of the class %s, and the key may make %lld a "
                         "minute: ask for less at once",
-                        (long long)cost, sbx_rate_name(class), (long long)limit);
+                        (long long)(cost + paid), sbx_rate_name(class), (long long)limit);
     sbx_copy(name, sizeof(name), *who->key ? who->key : who->user);
     return (r->config.bus->ops->lease ? take_shared : take_alone)(r, (const unsigned char *)name,
                                                                   class, limit, cost, ret, err);

@@ -6,6 +6,7 @@
  * ids. XRANGE is asked in pieces, as the sizes of lines are not known before. */
 #include "redis.h"
 #include "sbx/core/clock.h"
+#include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include <stdio.h>
 

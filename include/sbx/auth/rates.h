@@ -32,11 +32,11 @@ SBX_DEFINE_CLEANUP(sbx_rates, sbx_rates_free)
 
 /** Take tokens for a request. Blocks for a round trip to Redis now and then (WORKER), at most some
  * 100 ms.
- * @param cost  1 and more: how many requests it stands for.
+ * @param cost  1 and more: how many requests it stands for. @param paid  and has taken already.
  * @param ret   what to tell, also on failure; zero if no limit holds.
- * @return 0, or -1 with RATE_LIMITED and its time, or INVALID (the cost is above the limit). */
+ * @return 0, or -1 with RATE_LIMITED and its time, or INVALID (so many can never be had). */
 int sbx_rates_take(sbx_rates *r, const sbx_principal *who, sbx_rate class, int64_t cost,
-                   sbx_rate_note *ret, sbx_err *err) SBX_MUST_CHECK;
+                   int64_t paid, sbx_rate_note *ret, sbx_err *err) SBX_MUST_CHECK;
 
 /** May the address ask without a key that is known to be good? Never blocks.
  * @param address  as text; what is none counts as one address.
