@@ -101,20 +101,6 @@ Test(store_migrate, every_query_prepares_against_the_schema)
     PQfinish(pg);
 }
 
-Test(store_migrate, every_query_of_a_user_names_the_owner)
-{
-    for (int q = 0; q < Q_COUNT; q++) {
-        const store_query_info *info = &store_queries[q];
-        bool names = strstr(info->sql, "owner = $") ||
-                     (strstr(info->sql, "INSERT INTO") && strstr(info->sql, "owner"));
-
-        if (info->of_owner)
-            cr_expect(names, "%s does not name the owner", info->name);
-        else
-            cr_expect(!strstr(info->sql, "owner = $"), "%s is a query of a user", info->name);
-    }
-}
-
 Test(store_migrate, the_cluster_id_is_valid_and_stays)
 {
     int applied = 0;
