@@ -24,13 +24,9 @@
     " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 
 const store_query_info store_queries[Q_COUNT] = {
-#define OWNER                       true
-#define SYSTEM                      false
-#define X(name, params, scope, sql) {#name, sql, params, scope},
+#define X(name, params, whose, sql) {#name, sql, params},
     SBX_QUERIES(X)
 #undef X
-#undef OWNER
-#undef SYSTEM
 };
 
 /* --- parameters --- */

@@ -22,7 +22,6 @@ typedef enum store_query {
 typedef struct store_query_info {
     const char *name, *sql;
     int params;
-    bool of_owner; /* runs for a user */
 } store_query_info;
 
 extern const store_query_info store_queries[Q_COUNT];

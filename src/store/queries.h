@@ -1,9 +1,10 @@
 /* Every SQL statement of the server: name, number of parameters, whose rows it touches, text.
  *
  * OWNER means that the statement runs for a user and takes the owner as a parameter; tests/arch
- * holds it to that for every table that belongs to somebody. SYSTEM statements run for the server itself or for an administrator.
- * Results come in PostgreSQL's binary format: a new type of column needs a reader in rows.c.
- * Tables are named with their schema, so that no search_path matters. Times are now(). */
+ * holds it to that for every table that belongs to somebody. SYSTEM statements run for the server
+ * itself or for an administrator. Results come in PostgreSQL's binary format: a new type of column
+ * needs a reader in rows.c. Tables are named with their schema, so that no search_path matters.
+ * Times are now(). */
 #ifndef SBX_STORE_QUERIES_H
 #define SBX_STORE_QUERIES_H
 

@@ -329,7 +329,7 @@ class SharedNamesTest(SystemCase):
         got = mallory.post("/sandboxes/batch", {"count": 2, "sandbox": {"template": "box"}})
         self.assertEqual(got.status, 201, got)
         for item in got.json["items"]:
-            self.assertEqual(alice.get(f"/sandboxes/{item['id']}").status, 404)
+            self.assertEqual(alice.get(f"/sandboxes/{item['sandbox']['id']}").status, 404)
 
     def test_a_run_and_its_record_are_of_who_asked(self):
         got = mallory.post("/sandboxes/" + self.own[mallory] + "/exec",

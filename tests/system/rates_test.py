@@ -143,7 +143,7 @@ class KeyTest(Installation):
                                         {"count": 3, "sandbox": {"template": "box"}})
         self.assertEqual(got.status, 201, got)
         self.assertEqual(told(got)[:3], ("creates", 3, 0))
-        ids = [s["id"] for s in got.json["items"]]
+        ids = [item["sandbox"]["id"] for item in got.json["items"]]
         group = client.post("/groups", {"name": "g", "sandboxes": ids}).json["id"]  # 2 left
         self.assert_problem(client.post(f"/groups/{group}/exec", {"command": "true"}), 429,
                             "rate_limited")
