@@ -5,6 +5,7 @@
 #include "bridges.h"
 #include "peer.h"
 #include "registry.h"
+#include "users.h"
 
 typedef struct agent {
     agent_shared shared;
@@ -14,6 +15,7 @@ typedef struct agent {
     agent_bridges bridges;
     char *const *image_env;
     char image_user[AGENT_SPEC_BYTES];
+    agent_user_memo user;
     uint64_t lifetime_s; /* of the dead-man's switch */
     uint64_t silent_s;   /* for so long nothing was heard of the owner */
     agent_timer dead_man, retry_spare, rest, last_call, look_oom;

@@ -157,13 +157,6 @@ static int enter_directory(const command_line *c)
     return chdir(c->home) == 0 ? 0 : chdir("/");
 }
 
-/* While all signals are blocked. */
-static void forget_handlers(void)
-{
-    for (int sig = 1; sig < NSIG; sig++)
-        (void)signal(sig, SIG_DFL);
-}
-
 static void unblock_signals(void)
 {
     sigset_t none;
@@ -194,15 +187,12 @@ static const char *search_path(const command_line *c)
     return "";
 }
 
-/* A directory that may not be searched does not make a name known. Leaves errno alone. */
+/* A directory that may not be searched does not make a name known. */
 static bool exists(const char *path)
 {
-    int saved = errno;
     struct stat st;
-    bool there = stat(path, &st) == 0;
 
-    errno = saved;
-    return there;
+    return stat(path, &st) == 0;
 }
 
 /* @return the errno to report */
@@ -217,9 +207,10 @@ static int run_by_search(const command_line *c)
         int n =
             snprintf(path, sizeof path, "%.*s/%s", len ? (int)len : 1, len ? dir : ".", c->argv[0]);
 
-        if (n > 0 && (size_t)n < sizeof path) {
+        /* looking costs a fraction of trying to run what is not there */
+        if (n > 0 && (size_t)n < sizeof path && exists(path)) {
             run_file(c, path);
-            if (errno != ENOENT && errno != ENOTDIR && exists(path))
+            if (errno != ENOENT && errno != ENOTDIR)
                 error = errno;
         }
         more = dir[len] == ':';
@@ -257,7 +248,6 @@ _Noreturn void agent_child_run(const agent_child_fds *fds, const struct rlimit *
     (void)setsid();
     (void)umask(022);
     raise_oom_score();
-    forget_handlers();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         give_up(fds, SBX_AF_SPAWN, errno);
     for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)

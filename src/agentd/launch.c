@@ -8,6 +8,7 @@
 
 #include "pages.h"
 
+#define KEPT_BYTES   (16u * 1024)
 #define DEFAULT_TERM "TERM=xterm-256color"
 #define DEFAULT_COLS 80
 #define DEFAULT_ROWS 24
@@ -263,6 +264,28 @@ static int write_all(int fd, const char *data, size_t len)
     return 0;
 }
 
+/* Most descriptions are small: the memory for those is kept, which saves making it anew each time.
+ * The agent has one thread. */
+static char *borrow_room(size_t size)
+{
+    static char *kept;
+
+    if (size > KEPT_BYTES)
+        return agent_pages_map(size);
+    if (!kept)
+        kept = agent_pages_map(KEPT_BYTES);
+    return kept;
+}
+
+/* No value of an environment stays behind. */
+static void return_room(char *room, size_t size, size_t used)
+{
+    if (size > KEPT_BYTES)
+        agent_pages_unmap(room, size);
+    else
+        explicit_bzero(room, used);
+}
+
 int agent_launch_write(int fd, const sbx_frame *f, const agent_request *r, const agent_user *u,
                        char *const *image_env, const char *terminal)
 {
@@ -275,7 +298,7 @@ int agent_launch_write(int fd, const sbx_frame *f, const agent_request *r, const
     blob b = {.cap = space_needed(f, image_env)};
     int rc;
 
-    b.data = agent_pages_map(b.cap);
+    b.data = borrow_room(b.cap);
     if (!b.data)
         return -1;
     memcpy(h.groups, u->groups, sizeof h.groups);
@@ -292,6 +315,6 @@ int agent_launch_write(int fd, const sbx_frame *f, const agent_request *r, const
     } else {
         rc = write_all(fd, b.data, b.len);
     }
-    agent_pages_unmap(b.data, b.cap);
+    return_room(b.data, b.cap, b.len);
     return rc;
 }

@@ -102,11 +102,10 @@ static bool pick_user(agent *a, const agent_request *r, agent_user *ret)
 {
     char spec[AGENT_SPEC_BYTES];
 
-    if (r->user.len == 0)
-        return agent_user_default("", a->image_user, ret) == 0;
-    memcpy(spec, r->user.data, r->user.len);
+    if (r->user.len > 0)
+        memcpy(spec, r->user.data, r->user.len);
     spec[r->user.len] = '\0';
-    return agent_user_resolve("", spec, ret) == 0;
+    return agent_user_recall(&a->user, "", a->image_user, spec, ret) == 0;
 }
 
 /* Runs a command whose first follower `req` is going to be. Takes the terminal, if there is one. */

@@ -182,10 +182,13 @@ static void on_child(int sig)
     (void)sig; /* only ends the wait */
 }
 
+/* What the agent ignores no command is to inherit; what is caught an exec resets. */
 static void catch_children(sigset_t *ret_waiting)
 {
     struct sigaction sa = {.sa_handler = on_child};
 
+    for (int sig = 1; sig < NSIG; sig++)
+        (void)signal(sig, SIG_DFL);
     (void)sigaction(SIGCHLD, &sa, NULL);
     sigfillset(ret_waiting);
     sigdelset(ret_waiting, SIGCHLD);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #define AGENT_USERS_MAX_BYTES (1024 * 1024)
 #define AGENT_MAX_GROUPS      64
@@ -41,6 +42,19 @@ int agent_user_resolve(const char *root, const char *spec, agent_user *ret);
 /** The user of commands that name none: the image's unless that is root or empty, else uid 1000.
  * @param image  the image's USER, as in agent_user_resolve(). */
 int agent_user_default(const char *root, const char *image, agent_user *ret);
+
+/* Who was found last, for what, and what the two files were then. All zero: nobody. */
+typedef struct agent_user_memo {
+    bool known;
+    char spec[AGENT_SPEC_BYTES], image[AGENT_SPEC_BYTES];
+    struct stat files[2];
+    agent_user user;
+} agent_user_memo;
+
+/** As agent_user_resolve() for a `spec`, or agent_user_default() where it is "", but the files are
+ * read only if they have changed. @param image  as there; shorter than AGENT_SPEC_BYTES. */
+int agent_user_recall(agent_user_memo *m, const char *root, const char *image, const char *spec,
+                      agent_user *ret);
 
 /** Make what the default user lacks: its entries in passwd and group, and its home. Best effort:
  * a read-only image works as well, with "/" for a home. */

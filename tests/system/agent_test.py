@@ -262,7 +262,7 @@ class CommandTest(AgentCase):
         self.assertEqual([a.commands[r].fail for r in reqs if a.commands[r].fail], [])
         self.assertEqual(a.run(["true"]).fail[P.T_CODE], P.BUSY)
         for req in reqs:
-            a.send(P.KILL, req)
+            a.send(P.SIGNAL, req, P.field(P.T_SIGNAL, 9))
         for req in reqs:
             self.assertEqual(a.wait(req, 60).exit[P.T_SIGNAL], 9)
         self.until_quiet(20)

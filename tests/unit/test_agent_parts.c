@@ -110,6 +110,48 @@ Test(agent_users, files_of_any_content_are_read_within_bounds)
     cr_expect_eq(agent_user_resolve(root, "web", &u), -1);
 }
 
+/* As if it had been changed long ago; what a memo compares is beyond utimensat(). */
+static void remember_as_settled(agent_user_memo *m, const char *spec)
+{
+    char path[256];
+    agent_user u;
+
+    cr_assert_eq(agent_user_recall(m, root, "", spec, &u), 0);
+    cr_expect_not(m->known, "what was written just now may change unseen");
+    m->known = true;
+    m->user = u;
+    (void)snprintf(m->spec, sizeof m->spec, "%s", spec);
+    (void)snprintf(path, sizeof path, "%s/etc/passwd", root);
+    cr_assert_eq(stat(path, &m->files[0]), 0);
+    (void)snprintf(path, sizeof path, "%s/etc/group", root);
+    cr_assert_eq(stat(path, &m->files[1]), 0);
+}
+
+Test(agent_users, who_was_found_is_found_again_until_a_file_changes)
+{
+    static agent_user_memo m;
+    agent_user u;
+
+    put("/etc/passwd", "web:x:5:5::/w:/bin/sh\ndb:x:6:6::/d:/bin/sh\n");
+    put("/etc/group", "");
+    remember_as_settled(&m, "web");
+    m.user.uid = 77; /* the mark of what was not read again */
+    cr_expect_eq(agent_user_recall(&m, root, "", "web", &u), 0);
+    cr_expect_eq(u.uid, 77);
+    cr_expect_eq(agent_user_recall(&m, root, "", "db", &u), 0);
+    cr_expect_eq(u.uid, 6, "another user");
+    remember_as_settled(&m, "web");
+    put("/etc/group", "staff:x:9:web\n");
+    cr_expect_eq(agent_user_recall(&m, root, "", "web", &u), 0);
+    cr_expect_eq(u.ngroups, 2, "a group that was added");
+    remember_as_settled(&m, "web");
+    put("/etc/passwd", "web:x:8:8::/w:/bin/sh\n");
+    cr_expect_eq(agent_user_recall(&m, root, "", "web", &u), 0);
+    cr_expect_eq(u.uid, 8);
+    put("/etc/passwd", "");
+    cr_expect_eq(agent_user_recall(&m, root, "", "web", &u), -1, "who is gone is not remembered");
+}
+
 Test(agent_tree, the_state_line_is_parsed_whatever_the_name)
 {
     static const struct {
