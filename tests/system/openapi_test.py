@@ -199,8 +199,10 @@ class ValidTest(Case):
 
     def test_bounds_are_within(self):
         """The first bounds of all fields of an object at once, then the second ones, and so on; one
-        by one where together they are refused."""
+        by one where together they are refused. An object that is part of two requests is read by
+        the same table: once is enough."""
         self.addCleanup(empty_pools)
+        seen = set()
         for operation in self.each(lambda o: o.body):
             with self.subTest(operation=repr(operation)):
                 schema, good = operation.body
@@ -209,6 +211,10 @@ class ValidTest(Case):
                 for edges in document.edges_by_object(schema):
                     edges = {path: [v for v in values if (operation.id, path, v) not in COSTLY]
                              for path, values in edges.items()}
+                    fields = json.dumps(sorted([path[-1], repr(v)] for path, v in edges.items()))
+                    if fields in seen:
+                        continue
+                    seen.add(fields)
                     for turn in range(max(map(len, edges.values()))):
                         chosen = {path: values[turn % len(values)]
                                   for path, values in edges.items()}
