@@ -10,9 +10,9 @@ killed when the limit has passed. Three kinds are known:
 
 A program that ends badly or reports nothing is a failure, as is a skip without a reason.
 
-Tests wait more than they work, so AT_ONCE programs of the tiers fuzz-smoke and system run side by
-side; a system test that cannot bear others (it measures, or changes what all share) says
-ALONE = True.
+Tests wait more than they work: so AT_ONCE programs of a tier run side by side where they share
+nothing, and two rows of tiers beside each other, before those that are written in Python. A system
+test that cannot bear others (it measures, or changes what all share) says ALONE = True.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -31,7 +32,8 @@ PRESETS = {"unit": "asan", "store": "asan", "race": "tsan", "fuzz-smoke": "fuzz"
 PYTHON_FILES = {"arch": "tests/arch/*_test.py", "system": "tests/system/*_test.py"}
 DEFAULT_TIMEOUT_S = 300
 TAIL_LINES = 25
-AT_ONCE = 2
+AT_ONCE = {"system": 3, "race": 2, "fuzz-smoke": 2}
+ROWS = (("unit", "race"), ("store", "fuzz-smoke"))
 
 
 def headline(reason):
@@ -48,8 +50,13 @@ class Report:
         self.counts = {"passed": 0, "failed": 0, "skipped": 0}
         self.failures = []
         self.skips = []
+        self.lock = threading.Lock()
 
     def add(self, tier, name, status, reason="", log=None, seconds=None):
+        with self.lock:
+            self.add_locked(tier, name, status, reason, log, seconds)
+
+    def add_locked(self, tier, name, status, reason, log, seconds):
         if status == "skipped" and not reason.strip():
             status, reason = "failed", "skipped without a reason"
         self.counts[status] += 1
@@ -235,7 +242,7 @@ class Runner:
 
         chosen = [program for program in self.compiled(tier) if self.wanted(program[0])]
         for (name, _, limit, _, _), (status, seconds) in side_by_side(
-                run, chosen, AT_ONCE if fuzz else 1):
+                run, chosen, AT_ONCE[tier]):
             good = status == 0
             self.report.add(tier, name, "passed" if good else "failed",
                             "" if good else ended(status, limit),
@@ -246,12 +253,13 @@ class Runner:
 
     def run_python(self, tier):
         beside, alone = [], []
-        for path in sorted(self.repo.glob(PYTHON_FILES[tier])):
+        # The longest first, so that none is left for the end: their size tells about enough.
+        for path in sorted(self.repo.glob(PYTHON_FILES[tier]), key=lambda p: -p.stat().st_size):
             text = path.read_text(encoding="utf-8")
             if tier == "system" and self.scope == "quick" and not says(text, "QUICK"):
                 continue
             (alone if tier != "system" or says(text, "ALONE") else beside).append(path)
-        for paths, at_once in ((beside, AT_ONCE), (alone, 1)):
+        for paths, at_once in ((beside, AT_ONCE.get(tier, 1)), (alone, 1)):
             for path, limit, status in side_by_side(lambda p: self.run_python_file(tier, p), paths,
                                                     at_once):
                 self.read_python_file(tier, path, limit, status)
@@ -279,13 +287,27 @@ class Runner:
             self.report.add(tier, path.stem, "failed", ended(status, limit), log)
 
     def run(self, tier):
-        print(f"---- {tier}", flush=True)
+        began = time.monotonic()
         if tier in PYTHON_FILES:
             self.run_python(tier)
         elif tier in ("unit", "store"):
             self.run_criterion(tier)
         else:
             self.run_plain(tier)
+        print(f"---- {tier}: {time.monotonic() - began:.0f} s", flush=True)
+
+    def run_row(self, tiers):
+        for tier in tiers:
+            self.run(tier)
+
+    def run_all(self, tiers):
+        rows = [[t for t in row if t in tiers] for row in ROWS]
+        if "arch" in tiers:
+            self.run("arch")
+        for _ in side_by_side(self.run_row, rows, len(rows)):
+            pass
+        if "system" in tiers:
+            self.run("system")
 
 
 def main():
@@ -296,8 +318,7 @@ def main():
     parser.add_argument("--filter", default="")
     runner = Runner(parser.parse_args())
     began = time.monotonic()
-    for tier in parser.parse_args().tier:
-        runner.run(tier)
+    runner.run_all(parser.parse_args().tier)
     print(f"---- {time.monotonic() - began:.0f} s")
     return runner.report.summary()
 

@@ -6,7 +6,6 @@ import sandboxd
 from sandboxd import Client, SystemCase, all_at_once, wait_for
 
 TIMEOUT_S = 900
-ALONE = True
 FULL = os.environ.get("SBX_TEST_SCOPE") == "full"
 CYCLES = 60 if FULL else 40
 ROUNDS = 5
