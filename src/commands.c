@@ -13,19 +13,20 @@ int command_help(void)
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(64 * KIB);
 
     sbx_options_help(&b);
-    printf("sandboxd " SBX_VERSION ": isolated Linux sandboxes on Docker Engine\n\n"
-           "usage: sandboxd COMMAND [OPTIONS]\n\n"
-           "  serve     run the server until SIGTERM\n"
-           "  migrate   bring the database's schema up to date\n"
-           "            --dry-run: only list what would be applied; exit status 3 if something is\n"
-           "  key       make an API key, and its user if the name is new, and print the key once:\n"
-           "            --user NAME [--role user|admin] [--name TEXT] [--scopes \"*\"]\n"
-           "            [--rates none|default|creates=N,exec=N,reads=N]: requests a minute\n"
-           "  doctor    check what the server needs, and say what to do; --json for programs;\n"
-           "            exit status 1 if something fails\n"
-           "  version   print the version\n\n"
-           "Options: a flag wins over the environment, which wins over the file.\n%s",
-           b.data);
+    printf(
+        "sandboxd " SBX_VERSION ": isolated Linux sandboxes on Docker Engine\n\n"
+        "usage: sandboxd COMMAND [OPTIONS]\n\n"
+        "  serve     run the server until SIGTERM\n"
+        "  migrate   bring the database's schema up to date\n"
+        "            --dry-run: only list what would be applied; exit status 3 if something is\n"
+        "  key       make an API key, and its user if the name is new, and print the key once:\n"
+        "            --user NAME [--role user|admin] [--tier NAME] [--name TEXT] [--scopes \"*\"]\n"
+        "            [--rates none|default|creates=N,exec=N,reads=N]: requests a minute\n"
+        "  doctor    check what the server needs, and say what to do; --json for programs;\n"
+        "            exit status 1 if something fails\n"
+        "  version   print the version\n\n"
+        "Options: a flag wins over the environment, which wins over the file.\n%s",
+        b.data);
     return 0;
 }
 
@@ -87,11 +88,8 @@ int key_request_read(int *argc, char **argv, key_request *ret, sbx_err *err)
     const struct {
         const char *flag;
         const char **to;
-    } flags[] = {{"--user", &ret->user},
-                 {"--role", &ret->role},
-                 {"--name", &ret->name},
-                 {"--scopes", &ret->scopes},
-                 {"--rates", &ret->rates}};
+    } flags[] = {{"--user", &ret->user}, {"--role", &ret->role},     {"--tier", &ret->tier},
+                 {"--name", &ret->name}, {"--scopes", &ret->scopes}, {"--rates", &ret->rates}};
     int kept = 2;
 
     *ret = (key_request){.role = "user", .name = "key", .scopes = "*", .rates = "default"};
@@ -129,7 +127,7 @@ int command_key(const sbx_options *o, const key_request *k, sbx_err *err)
         sbx_store_check(store, err))
         return -1;
     auth = sbx_auth_new(store, crypt);
-    if (sbx_auth_make_key(auth, k->user, k->role, k->name, k->scopes, key, &id, err) ||
+    if (sbx_auth_make_key(auth, k->user, k->role, k->tier, k->name, k->scopes, key, &id, err) ||
         sbx_store_key_rates(store, id.s, rates, err))
         return -1; /* without its rates nobody learns the key */
     printf("%s\n", key);

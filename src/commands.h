@@ -7,8 +7,8 @@
 #include "sbx/guard/guard.h"
 
 typedef struct key_request {
-    const char *user, *role, *name, *scopes; /* borrowed from argv */
-    const char *rates;                       /* see core/rates.h */
+    const char *user, *role, *tier, *name, *scopes; /* borrowed from argv */
+    const char *rates;                              /* see core/rates.h */
 } key_request;
 
 /** Take the command's own flags out of argv. */

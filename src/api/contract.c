@@ -555,6 +555,8 @@ const api_schema api_schemas[] = {
     {"Network", "What a sandbox may reach.", network},
     {"Pool", "Started sandboxes that wait for creates.", pool},
     {"PoolList", "All pools.", pool_list},
+    {"Price", "What sandboxes up to a size cost.", api_price_view},
+    {"PriceList", "All prices.", api_price_list_view},
     {"Problem", "Every error, as RFC 9457 says.", problem},
     {"Readiness", "What must succeed before a sandbox runs.", readiness},
     {"Ready", "Which parts are usable.", ready},
@@ -577,6 +579,8 @@ const api_schema api_schemas[] = {
     {"TerminalGap", "Output was skipped.", terminal_gap},
     {"TerminalStarted", "The first frame.", terminal_started},
     {"Ticket", "A credential for one request of a browser.", ticket},
+    {"Tier", "What its users may use.", api_tier_view},
+    {"TierList", "All tiers.", api_tier_list_view},
     {"Unpacked", "What an archive held.", unpacked},
 };
 const size_t api_schema_count = ARRAY_LEN(api_schemas);
@@ -595,6 +599,8 @@ static const api_field params[] = {
     {"id", T_ID, 0, NULL, "The group.", .route = "group_delete"},
     {"id", T_ID, 0, NULL, "The group.", .route = "group_exec"},
     {"sandboxes", T_BOOL, 0, NULL, "Delete its members, too.", .dflt = "false"},
+    {"name", T_STR, 0, NULL, "The tier.", .route = "tier_change"},
+    {"size", T_STR, 0, NULL, "The size.", .route = "price_change"},
     {"execId", T_ID, 0, NULL, "The command."},
     {"execId", T_ID, 0, NULL, "The terminal to join again.", .route = "terminal"},
     {"cols", T_INT, 0, NULL, "Its width.", 1, SBX_TERMINAL_MAX_SIZE, .dflt = "80"},

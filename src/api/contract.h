@@ -56,6 +56,9 @@ extern const api_field api_run_end[], api_run_error[], api_run_exit[], api_run_f
 extern const api_field api_group_view[], api_group_list_view[], api_group_results[],
     api_member_problem[], api_batch[], api_batch_sandbox[], api_batch_problem[], api_deleted_many[],
     api_delete_problem[];
+/* contract_quota.c */
+extern const api_field api_price_list_view[], api_price_view[], api_tier_list_view[],
+    api_tier_view[];
 
 extern const api_schema api_schemas[];
 extern const size_t api_schema_count;

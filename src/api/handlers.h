@@ -113,6 +113,14 @@ void api_claim_named(const sbx_request *r, const char *id);
 HANDLER(api_pool_get);
 HANDLER(api_pool_set);
 
+/* tiers.c */
+HANDLER(api_price_list);
+HANDLER(api_price_change);
+HANDLER(api_tier_list);
+HANDLER(api_tier_change);
+extern const sbx_json_field api_price_fields[], api_tier_fields[];
+void api_limit(sbx_jw *w, const char *name, int64_t limit); /* none is null */
+
 /* tickets.c */
 HANDLER(api_ticket_create);
 extern const sbx_json_field api_ticket_fields[];

@@ -77,6 +77,16 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "For administrators. Holds for all servers of the installation and over restarts, "
             "until the option --pool asks for another size than before. With 0 nothing waits.",
      .example = "{\"template\":\"python\",\"network\":\"none\",\"min\":0}"},
+    {"GET", "/prices", "quota:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_price_list, "price_list",
+     "What sandboxes cost", .tag = "Usage", .success = "200", .response = "PriceList",
+     .doc = "A sandbox costs as much as the first size that holds its CPU and its memory, by the "
+            "second, while it runs or is paused; else nothing."},
+    {"PATCH", "/prices/{size}", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_price_change, "price_change", "Change a price", api_price_fields, .tag = "Usage",
+     .success = "200", .response = "Price",
+     .doc = "For administrators. Time that was metered before has its former price; that is all "
+            "but the last seconds.",
+     .example = "{\"microsPerHour\":150000}"},
     {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
@@ -330,6 +340,14 @@ const sbx_api_route sbx_api_routes[] = {
             "use it up. An EventSource may reconnect with it, until 60 seconds after it was last "
             "connected. It dies with its key. 429: 1,000 of the key's tickets are unused.",
      .example = "{\"path\":\"/sandboxes\"}"},
+    {"GET", "/tiers", "quota:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_tier_list, "tier_list",
+     "What users of each tier may use", .tag = "Usage", .success = "200", .response = "TierList"},
+    {"PATCH", "/tiers/{name}", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_tier_change, "tier_change", "Change a tier", api_tier_fields, .tag = "Usage",
+     .success = "200", .response = "Tier",
+     .doc = "For administrators. Holds at once for all users of the tier; what is not given stays, "
+            "null takes a limit away.",
+     .example = "{\"concurrentSandboxes\":10}"},
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 

@@ -161,9 +161,9 @@ static int check_scopes(const char *scopes, sbx_err *err)
 
 /* --- making --- */
 
-int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const char *name,
-                      const char *scopes, char ret_key[SBX_KEY_LEN + 1], sbx_id *ret_id,
-                      sbx_err *err)
+int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const char *tier,
+                      const char *name, const char *scopes, char ret_key[SBX_KEY_LEN + 1],
+                      sbx_id *ret_id, sbx_err *err)
 {
     char key[SBX_KEY_LEN + 1], prefix[SBX_KEY_PREFIX_LEN + 1];
     unsigned char hash[SBX_HASH_BYTES];
@@ -173,7 +173,7 @@ int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const cha
         return -1;
     if (!name[0] || strlen(name) > SBX_MAX_NAME_BYTES || !sbx_utf8_valid(name, strlen(name)))
         return sbx_fail_field(err, "name", "must have 1 to %d bytes of UTF-8", SBX_MAX_NAME_BYTES);
-    if (sbx_store_user_ensure(a->store, user, role, &user_id, err) != 0)
+    if (sbx_store_user_ensure(a->store, user, role, tier, &user_id, err) != 0)
         return -1;
     make_text(a->crypt, key);
     memcpy(prefix, key, SBX_KEY_PREFIX_LEN);

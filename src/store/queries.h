@@ -477,9 +477,27 @@
       " gone AS (DELETE FROM public.events USING keep WHERE owner = of_owner AND seq < from_seq"   \
       " RETURNING 1) SELECT count(*) FROM gone")                                                   \
                                                                                                    \
-    X(USER_ENSURE, 3, SYSTEM,                                                                      \
-      "INSERT INTO public.users (id, name, role) VALUES ($1, $2, $3)"                              \
-      " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, role")                 \
+    X(TIER_LIST, 0, SYSTEM,                                                                        \
+      "SELECT name, executions, compute_s, longest_s, concurrent FROM public.tiers"                \
+      " ORDER BY position, name")                                                                  \
+    /* $1 name; then of each limit whether it is given, and what it is to be. */                   \
+    X(TIER_CHANGE, 9, SYSTEM,                                                                      \
+      "UPDATE public.tiers SET executions = CASE WHEN $2::bool THEN $3::bigint ELSE executions END,"\
+      " compute_s = CASE WHEN $4::bool THEN $5::bigint ELSE compute_s END,"                        \
+      " longest_s = CASE WHEN $6::bool THEN $7::bigint ELSE longest_s END,"                        \
+      " concurrent = CASE WHEN $8::bool THEN $9::bigint ELSE concurrent END"                       \
+      " WHERE name = $1 RETURNING name, executions, compute_s, longest_s, concurrent")             \
+    X(PRICE_LIST, 0, SYSTEM,                                                                       \
+      "SELECT size, cpu_milli, memory_mb, micros, paused_micros FROM public.prices"                \
+      " ORDER BY cpu_milli, memory_mb")                                                            \
+    X(PRICE_CHANGE, 3, SYSTEM,                                                                     \
+      "UPDATE public.prices SET micros = CASE WHEN $2::bigint < 0 THEN micros ELSE $2 END,"        \
+      " paused_micros = CASE WHEN $3::bigint < 0 THEN paused_micros ELSE $3 END WHERE size = $1"   \
+      " RETURNING size, cpu_milli, memory_mb, micros, paused_micros")                              \
+    X(USER_ENSURE, 4, SYSTEM,                                                                      \
+      "INSERT INTO public.users (id, name, role, tier) SELECT $1::text, $2::text, $3::text,"        \
+      " t.name FROM public.tiers t WHERE t.name = coalesce($4::text, 'free')"                      \
+      " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, role, tier")           \
     X(KEY_INSERT, 6, SYSTEM,                                                                       \
       "INSERT INTO public.api_keys (id, user_id, name, prefix, hash, scopes)"                      \
       " VALUES ($1, $2, $3, $4, $5::bytea, $6)"                                                    \

@@ -11,13 +11,13 @@ void sbx_key_row_done(sbx_key_row *r)
     memset(r, 0, sizeof *r);
 }
 
-int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, sbx_id *ret,
-                          sbx_err *err)
+int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, const char *tier,
+                          sbx_id *ret, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     store_params p = {0};
     sbx_id id = sbx_id_new();
-    char has[16];
+    char has[16], has_tier[SBX_MAX_TIER_BYTES + 1];
 
     if (!sbx_streq(role, "user") && !sbx_streq(role, "admin"))
         return sbx_fail_field(err, "role", "must be user or admin");
@@ -26,12 +26,19 @@ int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, sbx_
     store_p_str(&p, id.s);
     store_p_str(&p, name);
     store_p_str(&p, role);
+    store_p_str(&p, tier);
     if (store_exec(s, Q_USER_ENSURE, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
+    if (PQntuples(r) == 0)
+        return sbx_fail_field(err, "tier", "there is no tier \"%s\"", tier);
     store_copy(r, 0, 1, has, sizeof has);
+    store_copy(r, 0, 2, has_tier, sizeof has_tier);
     /* Never raise or lower somebody silently. */
     if (!sbx_streq(has, role))
         return sbx_fail(err, SBX_E_CONFLICT, "the user %s exists and has the role %s", name, has);
+    if (tier && !sbx_streq(has_tier, tier))
+        return sbx_fail(err, SBX_E_CONFLICT, "the user %s exists and has the tier %s", name,
+                        has_tier);
     store_copy(r, 0, 0, ret->s, sizeof ret->s);
     return 0;
 }

@@ -161,7 +161,8 @@ class Lab:
         self._command("migrate")
         # Limited, so that what counting costs is part of all that is measured.
         raised = ",".join(f"{name}=10000000" for name in ("creates", "exec", "reads"))
-        self.key = self._command("key", "--user", "bench", "--rates", raised).split()[-1]
+        self.key = self._command("key", "--user", "bench", "--tier", "enterprise",
+                                  "--rates", raised).split()[-1]
         self.auth = {"Authorization": f"Bearer {self.key}"}
         self.cluster = psql(self.database_url, "SELECT value FROM meta WHERE key = 'cluster'")
         self.environment |= {"DATABASE_URL": database_url, "DOCKER_HOST": engine_host,

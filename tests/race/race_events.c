@@ -164,8 +164,8 @@ static int run(sbx_store *store)
                            .bus = bus,
                            .poll_ms = 5};
 
-    if (sbx_store_user_ensure(store, "ada", "user", &w.owners[0], &err) ||
-        sbx_store_user_ensure(store, "bob", "user", &w.owners[1], &err))
+    if (sbx_store_user_ensure(store, "ada", "user", "enterprise", &w.owners[0], &err) ||
+        sbx_store_user_ensure(store, "bob", "user", "enterprise", &w.owners[1], &err))
         return 1;
     w.events = sbx_events_new(&c);
     for (int i = 0; i < THREADS; i++)

@@ -135,7 +135,7 @@ static inline void migrated_database(void)
     empty_database();
     OK(sbx_store_migrate(store, &applied, &err));
     cr_assert_geq(applied, 1);
-    OK(sbx_store_user_ensure(store, "ada", "user", &owner, &err));
+    OK(sbx_store_user_ensure(store, "ada", "user", "enterprise", &owner, &err));
 }
 
 static inline void drop_database(void)

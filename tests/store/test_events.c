@@ -354,7 +354,7 @@ Test(events, of_a_sandbox_that_another_owns_are_not_found)
     sbx_id bob;
 
     put(2, box, "running");
-    OK(sbx_store_user_ensure(store, "bob", "user", &bob, &err));
+    OK(sbx_store_user_ensure(store, "bob", "user", "enterprise", &bob, &err));
     q.sandbox = box;
     FAILS(sbx_events_view(h.events, bob.s, &q, r, true, &err), NOT_FOUND);
     FAILS(sbx_events_page(h.events, bob.s, &q, &out, &err), NOT_FOUND);

@@ -32,7 +32,8 @@ Test(store_auth, a_key_is_accepted_and_says_who_it_is)
     sbx_principal who;
     sbx_id id;
 
-    OK(sbx_auth_make_key(auth, "root", "admin", "first", "sandbox:* exec:run", key, &id, &err));
+    OK(sbx_auth_make_key(auth, "root", "admin", "enterprise", "first", "sandbox:* exec:run", key,
+                         &id, &err));
     cr_expect_eq(strlen(key), (size_t)SBX_KEY_LEN);
     snprintf(header, sizeof header, "Bearer %s", key);
     for (int i = 0; i < 2; i++) {
@@ -56,8 +57,8 @@ Test(store_auth, keys_differ_and_their_user_is_the_same)
     char a[SBX_KEY_LEN + 1], b[SBX_KEY_LEN + 1];
     sbx_principal pa, pb;
 
-    OK(sbx_auth_make_key(auth, "ada", "user", "one", "*", a, NULL, &err));
-    OK(sbx_auth_make_key(auth, "ada", "user", "two", "*", b, NULL, &err));
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "one", "*", a, NULL, &err));
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "two", "*", b, NULL, &err));
     OK(sbx_auth_check(auth, NULL, a, &pa, &err));
     OK(sbx_auth_check(auth, NULL, b, &pb, &err));
     cr_expect_str_neq(a, b);
@@ -80,7 +81,7 @@ Test(store_auth, unknown_revoked_expired_and_disabled_are_refused_with_one_text)
 
     for (size_t i = 0; i < ARRAY_LEN(spoil); i++) {
         sql("UPDATE users SET disabled_at = NULL");
-        OK(sbx_auth_make_key(auth, "ada", "user", "k", "*", key, NULL, &err));
+        OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "k", "*", key, NULL, &err));
         OK(sbx_auth_check(auth, NULL, key, &who, &err));
         sql("%s", spoil[i]);
         int64_t since = sbx_now_ms();
@@ -101,7 +102,7 @@ Test(store_auth, what_was_asked_is_remembered_for_a_second_without_a_database)
     char wrong[] = "sbx_abcdEFGH_0123456789012345678901234567890123456789";
     sbx_principal who;
 
-    OK(sbx_auth_make_key(auth, "ada", "user", "k", "*", key, NULL, &err));
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "k", "*", key, NULL, &err));
     OK(sbx_auth_check(auth, NULL, key, &who, &err));
     FAILS(sbx_auth_check(auth, NULL, wrong, &who, &err), UNAUTHORIZED);
     proxy_down(&p);
@@ -120,7 +121,7 @@ Test(store_auth, a_flood_of_wrong_keys_leaves_the_right_one_working)
     char key[SBX_KEY_LEN + 1], wrong[SBX_KEY_LEN + 1];
     sbx_principal who;
 
-    OK(sbx_auth_make_key(auth, "ada", "user", "k", "*", key, NULL, &err));
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "k", "*", key, NULL, &err));
     for (int i = 0; i < 6000; i++) {
         snprintf(wrong, sizeof wrong, "sbx_abcdEFGH_%040d", i);
         FAILS(sbx_auth_check(auth, NULL, wrong, &who, &err), UNAUTHORIZED);
@@ -147,7 +148,7 @@ Test(store_auth, many_threads_share_the_memory)
     pthread_t threads[6];
     void *failed;
 
-    OK(sbx_auth_make_key(auth, "ada", "user", "k", "*", key, NULL, &err));
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "k", "*", key, NULL, &err));
     for (size_t i = 0; i < ARRAY_LEN(threads); i++)
         pthread_create(&threads[i], NULL, check_thread, key);
     for (size_t i = 0; i < ARRAY_LEN(threads); i++) {

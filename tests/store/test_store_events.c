@@ -97,8 +97,8 @@ Test(store_events, eight_writers_of_three_owners_leave_no_hole_and_a_reader_miss
     atomic_int done = 0;
     sbx_id owners[OWNERS] = {owner};
 
-    OK(sbx_store_user_ensure(store, "bob", "user", &owners[1], &err));
-    OK(sbx_store_user_ensure(store, "eve", "user", &owners[2], &err));
+    OK(sbx_store_user_ensure(store, "bob", "user", "enterprise", &owners[1], &err));
+    OK(sbx_store_user_ensure(store, "eve", "user", "enterprise", &owners[2], &err));
     for (int w = 0; w < WRITERS; w++) {
         writers[w].done = &done;
         for (int o = 0; o < OWNERS; o++)
@@ -162,7 +162,7 @@ Test(store_events, claims_of_many_owners_at_once_do_not_deadlock)
 
     for (int o = 0; o < 5; o++) {
         char name[] = {'u', (char)('0' + o), 0};
-        OK(sbx_store_user_ensure(store, name, "user", &owners[o], &err));
+        OK(sbx_store_user_ensure(store, name, "user", "enterprise", &owners[o], &err));
     }
     for (int i = 0; i < N; i++) {
         char id[SBX_ID_LEN + 1];
@@ -251,7 +251,7 @@ Test(store_events, what_another_owns_is_not_found)
     sbx_event_page p;
     uint64_t end = 7;
 
-    OK(sbx_store_user_ensure(store, "bob", "user", &other, &err));
+    OK(sbx_store_user_ensure(store, "bob", "user", "enterprise", &other, &err));
     p = page((sbx_event_filter){.owner = other.s, .sandbox = id.s});
     cr_expect_eq(p.count, 0u);
     sbx_event_page_done(&p);

@@ -70,7 +70,7 @@ Test(store_sandboxes, what_another_owns_is_not_found)
     sbx_id id = make_sandbox("running"), other;
     sbx_sandbox_row o = {0};
 
-    OK(sbx_store_user_ensure(store, "bob", "user", &other, &err));
+    OK(sbx_store_user_ensure(store, "bob", "user", "enterprise", &other, &err));
     FAILS(sbx_store_sandbox_get(store, other.s, id.s, &o, &err), NOT_FOUND);
     FAILS(sbx_store_sandbox_renew(store, other.s, id.s, &o, &err), NOT_FOUND);
     FAILS(sbx_store_sandbox_get(store, owner.s, "x' OR '1'='1", &o, &err), NOT_FOUND);
@@ -228,7 +228,7 @@ Test(store_sandboxes, lists_page_through_all_newest_first)
     /* Equal times: the id breaks the tie. */
     sql("UPDATE sandboxes SET created_at = '2026-01-01 10:00:00.123457Z' WHERE id IN"
         " (SELECT id FROM sandboxes LIMIT 12)");
-    OK(sbx_store_user_ensure(store, "bob", "user", &other, &err));
+    OK(sbx_store_user_ensure(store, "bob", "user", "enterprise", &other, &err));
     sql("UPDATE sandboxes SET owner = '%s' WHERE id = (SELECT max(id) FROM sandboxes)", other.s);
     for (;; pages++) {
         sbx_sandbox_list l = {0};
@@ -639,11 +639,11 @@ Test(store_sandboxes, users_are_made_once_and_never_change_their_role)
 {
     sbx_id again;
 
-    OK(sbx_store_user_ensure(store, "ada", "user", &again, &err));
+    OK(sbx_store_user_ensure(store, "ada", "user", "enterprise", &again, &err));
     cr_expect_str_eq(again.s, owner.s);
-    FAILS(sbx_store_user_ensure(store, "ada", "admin", &again, &err), CONFLICT);
-    FAILS(sbx_store_user_ensure(store, "eve", "god", &again, &err), INVALID);
-    FAILS(sbx_store_user_ensure(store, "", "user", &again, &err), INVALID);
+    FAILS(sbx_store_user_ensure(store, "ada", "admin", "enterprise", &again, &err), CONFLICT);
+    FAILS(sbx_store_user_ensure(store, "eve", "god", "enterprise", &again, &err), INVALID);
+    FAILS(sbx_store_user_ensure(store, "", "user", "enterprise", &again, &err), INVALID);
 }
 
 Test(store_sandboxes, keys_are_found_by_their_hash)

@@ -22,7 +22,8 @@ static void setup(void)
     OK(sbx_store_new(proxy_url, NULL, secrets, &store, &err));
     auth = sbx_auth_new(store, secrets);
     tickets = sbx_tickets_new(store, secrets);
-    OK(sbx_auth_make_key(auth, "ada", "user", "one", "sandbox:read", key, NULL, &err));
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "one", "sandbox:read", key, NULL,
+                         &err));
     OK(sbx_auth_check(auth, NULL, key, &ada, &err));
 }
 

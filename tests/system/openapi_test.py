@@ -74,7 +74,7 @@ def group():
 
 # How to come by a path parameter: by the path up to it.
 FACTORIES = {"/sandboxes/{id}": boxes.running, "/sandboxes/{id}/execs/{execId}": command,
-             "/groups/{id}": group}
+             "/groups/{id}": group, "/prices/{size}": lambda: "nano", "/tiers/{name}": lambda: "pro"}
 # Bounds that cost more than they show: the tests of these routes go there.
 COSTLY = {("sandbox_batch", ("count",), 100), ("pool_set", ("min",), 1000)}
 

@@ -466,10 +466,10 @@ class Service:
             raise AssertionError(f"sandboxd {arguments}: {got.stderr}")
         return got.stdout.strip()
 
-    def key(self, user="alice", *arguments):
+    def key(self, user="alice", *arguments, tier="enterprise"):
         """Without a limit of its rate, unless `--rates` is among the arguments."""
         rates = () if "--rates" in arguments else ("--rates", "none")
-        return self.run("key", "--user", user, *rates, *arguments)
+        return self.run("key", "--user", user, "--tier", tier, *rates, *arguments)
 
     def start(self, env=None, arguments=(), ready=True):
         """Another server; `ready` False: do not wait, None: only until it listens."""

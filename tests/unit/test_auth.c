@@ -138,16 +138,20 @@ Test(auth, a_key_with_senseless_scopes_or_name_is_not_made)
 
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         memset(&err, 0, sizeof err);
-        cr_expect_eq(sbx_auth_make_key(a, "ada", "user", "k", bad[i], key, NULL, &err), -1);
+        cr_expect_eq(
+            sbx_auth_make_key(a, "ada", "user", "enterprise", "k", bad[i], key, NULL, &err), -1);
         cr_expect_eq(err.code, SBX_E_INVALID, "'%s': %s", bad[i], err.msg);
         cr_expect_str_eq(err.field, "scopes");
     }
     memset(longer, 'a', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
-    cr_expect_eq(sbx_auth_make_key(a, "ada", "user", "k", longer, key, NULL, &err), -1);
+    cr_expect_eq(sbx_auth_make_key(a, "ada", "user", "enterprise", "k", longer, key, NULL, &err),
+                 -1);
     cr_expect_eq(err.code, SBX_E_INVALID);
-    cr_expect_eq(sbx_auth_make_key(a, "ada", "user", longer, "*", key, NULL, &err), -1);
+    cr_expect_eq(sbx_auth_make_key(a, "ada", "user", "enterprise", longer, "*", key, NULL, &err),
+                 -1);
     cr_expect_str_eq(err.field, "name");
-    cr_expect_eq(sbx_auth_make_key(a, "ada", "user", "k", "a:b c:* *", key, NULL, &err), -1);
+    cr_expect_eq(
+        sbx_auth_make_key(a, "ada", "user", "enterprise", "k", "a:b c:* *", key, NULL, &err), -1);
     cr_expect_eq(err.code, SBX_E_STORE_UNAVAILABLE, "%s", err.msg);
 }

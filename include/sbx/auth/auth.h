@@ -37,14 +37,15 @@ SBX_DEFINE_CLEANUP(sbx_auth, sbx_auth_free)
 
 /** Make a key, and its user if the name is new. Blocks (WORKER or a command).
  * @param user    name of the user. @param role  "user" or "admin".
+ * @param tier    name of a tier; NULL: whatever the user has, a new one `free`.
  * @param name    of the key, 1..SBX_MAX_NAME_BYTES bytes.
  * @param scopes  space-separated: "*", "sandbox:*", "sandbox:read".
  * @param ret_key the key's text, shown once and to be wiped. @param ret_id  id of the key or NULL.
- * @return 0, or -1 with INVALID (a field), CONFLICT (the user has the other role) or what the
+ * @return 0, or -1 with INVALID (a field), CONFLICT (the user has another role or tier) or what the
  *         store fails with. */
-int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const char *name,
-                      const char *scopes, char ret_key[SBX_KEY_LEN + 1], sbx_id *ret_id,
-                      sbx_err *err) SBX_MUST_CHECK;
+int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const char *tier,
+                      const char *name, const char *scopes, char ret_key[SBX_KEY_LEN + 1],
+                      sbx_id *ret_id, sbx_err *err) SBX_MUST_CHECK;
 
 /** Who presents this key? Blocks if the answer is not remembered (WORKER).
  * @param authorization  the Authorization header or NULL. @param api_key  X-API-Key or NULL. If

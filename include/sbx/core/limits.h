@@ -63,6 +63,11 @@
 #define SBX_MAX_GROUP_MEMBERS 100
 #define SBX_MAX_GROUP_OUTPUT  (16 * MIB) /* kept for one answer, of all members together */
 
+/* Users */
+#define SBX_MAX_TIER_BYTES 32 /* a tier's name */
+#define SBX_MAX_QUOTA      INT64_C(1000000000)
+#define SBX_MAX_PRICE      INT64_C(1000000000) /* millionths an hour */
+
 /* Commands */
 #define SBX_MAX_ARGS             256
 #define SBX_MAX_ARG_BYTES        (128 * KIB - 1) /* Linux: MAX_ARG_STRLEN */

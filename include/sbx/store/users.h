@@ -15,9 +15,10 @@ typedef struct sbx_key_row {
 void sbx_key_row_done(sbx_key_row *r);
 
 /** Make the user if the name is new. @param role  user or admin; CONFLICT if the user has the
- * other one. */
-int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, sbx_id *ret,
-                          sbx_err *err) SBX_MUST_CHECK;
+ * other one. @param tier  the same: INVALID if there is none of that name; NULL: any, of a new user
+ * `free`. */
+int sbx_store_user_ensure(sbx_store *s, const char *name, const char *role, const char *tier,
+                          sbx_id *ret, sbx_err *err) SBX_MUST_CHECK;
 /** @param prefix  the first characters of the key (at most 16), for recognition. */
 int sbx_store_key_insert(sbx_store *s, const char *user, const char *name, const char *prefix,
                          const unsigned char hash[SBX_HASH_BYTES], const char *scopes, sbx_id *ret,
