@@ -15,7 +15,7 @@
 #include "stdin.h"
 
 #define GRACE_MS       100
-#define ANNOUNCE_MS    3
+#define ANNOUNCE_MS    25
 #define MAX_TIMEOUT_MS ((uint64_t)1 << 40)
 
 static void send_kill(agent_command *c)

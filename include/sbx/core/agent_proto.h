@@ -200,7 +200,7 @@ typedef enum sbx_field_tag {
 #define SBX_EXEC_PTY   16u /* on a terminal of COLS and ROWS; output is stdout, not journalled */
 #define SBX_EXEC_PACED 32u
 /* Its first follower waits for the end: STARTED and the news of the start may come with what is
- * told next, a few milliseconds later. */
+ * told next, some milliseconds later. */
 #define SBX_EXEC_PATIENT 64u
 #define SBX_EXEC_RUN     128u /* code of a run: logged with source "run" */
 /* FLAGS of SIGNAL */
