@@ -375,3 +375,82 @@ Test(bus_redis, speaks_to_the_configured_server)
     b->ops->forget(b, TOPIC);
     b->ops->free(b);
 }
+
+/* --- token buckets --- */
+
+static sbx_bus_grant lease(sbx_bus *b, const char *name, int64_t limit, int64_t need, int64_t want)
+{
+    sbx_bus_bucket ask = {.limit = limit, .window_s = 60, .need = need, .want = want};
+    sbx_bus_grant got = {.granted = -1};
+    sbx_err err = {0};
+
+    sbx_copy(ask.name, sizeof ask.name, name);
+    cr_expect_eq(b->ops->lease(b, &ask, &got, &err), 0, "%s", err.msg);
+    return got;
+}
+
+Test(bus_redis, a_bucket_is_shared_and_grants_no_token_twice, .timeout = 60)
+{
+    server s = server_new();
+    sbx_bus *a = bus_new(s.url), *b = bus_new(s.url);
+    int64_t sum = 0, from = sbx_now_ms();
+    sbx_bus_grant g;
+
+    while ((g = lease(sum % 2 ? a : b, "rate:x", 100, 1, 1)).granted)
+        sum += g.granted;
+    /* A token comes back every 600 ms. */
+    cr_expect(sum >= 100 && sum <= 100 + (sbx_now_ms() - from) / 600 + 1, "%lld", (long long)sum);
+    cr_expect_eq(g.left, 0);
+    cr_expect(g.wait_us > 0 && g.wait_us <= 600000, "%lld", (long long)g.wait_us);
+    int64_t refused_ms = sbx_now_ms(), wait_us = g.wait_us;
+    cr_expect(EVENTUALLY(lease(a, "rate:x", 100, 1, 1).granted == 1));
+    cr_expect_geq(sbx_now_ms() + 2, refused_ms + wait_us / 1000);
+    cr_expect_eq(lease(a, "rate:y", 100, 1, 1).granted, 1, "another bucket");
+    a->ops->free(a);
+    b->ops->free(b);
+    server_stop(&s);
+}
+
+Test(bus_redis, a_block_is_an_eighth_of_what_is_left_and_many_are_all_or_nothing, .timeout = 60)
+{
+    server s = server_new();
+    sbx_bus *b = bus_new(s.url);
+
+    sbx_bus_grant g = lease(b, "rate:x", 10000000, 1, 166666);
+    cr_expect_eq(g.granted, 166666);
+    g = lease(b, "rate:z", 800, 1, 500);
+    cr_expect_eq(g.granted, 100);
+    cr_expect_eq(g.left, 700);
+    g = lease(b, "rate:z", 800, 600, 600);
+    cr_expect_eq(g.granted, 600);
+    g = lease(b, "rate:z", 800, 200, 200);
+    cr_expect_eq(g.granted, 0);
+    cr_expect(g.left >= 100 && g.left < 110, "nothing was taken: %lld", (long long)g.left);
+    /* What is full is forgotten by itself. */
+    redisReply *r = DIRECT(&s, "PTTL", "sbx:rate:z");
+    cr_expect(r && r->integer > 50000 && r->integer < 62000, "%lld", r ? r->integer : 0);
+    freeReplyObject(r);
+    b->ops->free(b);
+    server_stop(&s);
+}
+
+Test(bus_redis, a_bucket_without_redis_is_an_error_at_once, .timeout = 60)
+{
+    server s = server_new();
+    sbx_bus *b = bus_new(s.url);
+    sbx_bus_bucket ask = {.name = "rate:x", .limit = 10, .window_s = 60, .need = 1, .want = 1};
+    sbx_bus_grant got;
+    sbx_err err = {0};
+
+    lease(b, "rate:x", 10, 1, 1);
+    kill(s.pid, SIGSTOP);
+    int64_t from = sbx_now_ms();
+    cr_expect_eq(b->ops->lease(b, &ask, &got, &err), -1);
+    cr_expect_eq(err.code, SBX_E_STORE_UNAVAILABLE);
+    cr_expect_lt(sbx_now_ms() - from, 1500);
+    kill(s.pid, SIGCONT);
+    server_stop(&s);
+    cr_expect_eq(b->ops->lease(b, &ask, &got, &err), -1);
+    cr_expect_eq(err.code, SBX_E_STORE_UNAVAILABLE);
+    b->ops->free(b);
+}

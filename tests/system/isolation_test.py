@@ -84,7 +84,8 @@ class Hers:
         return rows, running, output, alice.logs(self.box, "?limit=200")
 
     def files(self):
-        return service.engine.call("GET", f"/containers/sbx-{self.box}/changes")
+        told = service.engine.call("GET", f"/containers/sbx-{self.box}/changes")
+        return sorted((change["Path"], change["Kind"]) for change in told)
 
     def flush(self):
         """Uses a sandbox of hers until that is in the database: then so is all before."""
@@ -174,6 +175,19 @@ class WalkTest(SystemCase):
             self.walk(client, paused=True)
         self.assertEqual(self.hers.state(), before)
         self.assertEqual(self.hers.files(), files)
+
+    def test_a_run_in_a_sandbox_of_another_one_leaves_no_record_there(self):
+        count = f"SELECT count(*) FROM sandbox_executions WHERE sandbox = '{self.hers.paused}'"
+        self.hers.flush()
+        before = service.psql(count)
+        body = {"runtime": "python", "code": "print(1)"}
+        for accept in ("application/json", STREAM):
+            got = mallory.post(f"/sandboxes/{self.hers.paused}/run", body,
+                               headers={"Accept": accept})
+            self.assertEqual(got.status, 404, got)
+        mallory.exec(mallory.create()["id"], "true")
+        self.hers.flush()
+        self.assertEqual(service.psql(count), before)
 
     def test_the_walk_finds_what_is_not_isolated(self):
         """With her own key every one of these answers is another: the walk can fail."""
