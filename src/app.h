@@ -26,6 +26,7 @@
 #include "sbx/stats/stats.h"
 #include "sbx/store/store.h"
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* What /ready found last. One caller looks, and tells all who ask within a second, or meanwhile. */
 typedef struct sbx_ready {
@@ -38,12 +39,22 @@ typedef struct sbx_ready {
     } parts[3];        /* guarded by mu */
 } sbx_ready;
 
+/* Whose the objects are that administrators asked for: an owner never changes. */
+#define SBX_REACH_PLACES 1024
+typedef struct sbx_reach {
+    pthread_mutex_t mu;
+    struct sbx_reach_place {
+        sbx_id object, owner;
+    } places[SBX_REACH_PLACES]; /* guarded by mu */
+} sbx_reach;
+
 typedef struct sbx_app {
     sbx_options options;
     sbx_id cluster, worker;
     sbx_crypt *crypt;
     sbx_store *store;
     sbx_auth *auth;
+    sbx_oidc *oidc; /* or NULL */
     sbx_tickets *tickets;
     sbx_rates *rates;
     sbx_engine *engine;
@@ -70,6 +81,8 @@ typedef struct sbx_app {
     sbx_route *routes; /* the HTTP table; row i is sbx_api_routes[i] */
     sbx_http *http;
     sbx_ready ready;
+    sbx_reach reach;
+    atomic_bool checking_bearers; /* a job is at it */
     /* Made once: the API document, the page to read it, and that page's policy. */
     char *openapi, *docs, *docs_policy;
 } sbx_app;

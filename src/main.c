@@ -139,7 +139,38 @@ static void renew_tickets(void *arg)
         sbx_log_err(SBX_WARN, "tickets of open streams were not renewed", &err, NULL);
 }
 
+static void write_key_uses(void *arg)
+{
+    sbx_err err;
+
+    if (sbx_auth_write_uses(((sbx_app *)arg)->auth, &err))
+        sbx_log_err(SBX_WARN, "when keys were used was not written yet", &err, NULL);
+}
+
+static void refresh_oidc(void *arg)
+{
+    sbx_err err;
+
+    if (sbx_oidc_refresh(((sbx_app *)arg)->oidc, &err))
+        sbx_log_err(SBX_WARN, "the keys of the OpenID provider were not fetched", &err, NULL);
+}
+
 /* --- parts, in the order in which they need each other --- */
+
+static int open_oidc(sbx_app *app, sbx_err *err)
+{
+    const sbx_options *o = &app->options;
+    sbx_oidc_config oidc = {.issuer = o->oidc_issuer,
+                            .audience = o->oidc_audience,
+                            .jwks_url = o->oidc_jwks_url,
+                            .ca_path = o->oidc_ca,
+                            .admin = o->oidc_admin};
+
+    if (sbx_oidc_new(&oidc, &app->oidc, err))
+        return -1;
+    sbx_auth_set_oidc(app->auth, app->oidc);
+    return 0;
+}
 
 static int open_database(sbx_app *app, sbx_err *err)
 {
@@ -151,6 +182,8 @@ static int open_database(sbx_app *app, sbx_err *err)
         return -1;
     app->auth = sbx_auth_new(app->store, app->crypt);
     app->tickets = sbx_tickets_new(app->store, app->crypt);
+    if (*o->oidc_issuer && open_oidc(app, err))
+        return -1;
     return sbx_store_join(app->store, !*o->redis_url, &app->worker, err);
 }
 
@@ -195,6 +228,9 @@ static int start_threads(sbx_app *app, sbx_err *err)
         return -1;
     app->lanes = sbx_lanes_new(&lanes);
     app->keeper = sbx_keeper_new(app->lanes);
+    if (app->oidc)
+        sbx_keeper_every(app->keeper, "oidc", SBX_OIDC_TICK_MS, SBX_LANE_REAP, refresh_oidc, app);
+    sbx_keeper_every(app->keeper, "key uses", SBX_KEY_USES_MS, SBX_LANE_REAP, write_key_uses, app);
     sbx_keeper_every(app->keeper, "tickets", SBX_TICKET_RENEW_MS, SBX_LANE_FAST, renew_tickets,
                      app);
     return 0;
@@ -395,6 +431,7 @@ static int open_http(sbx_app *app, sbx_err *err)
                               .app = app,
                               .observe = observe,
                               .draining = on_draining,
+                              .bearers = sbx_api_bearers,
                               .header_timeout_s = o->header_timeout_s,
                               .body_timeout_s = o->body_timeout_s,
                               .keepalive_s = o->keepalive_s,
@@ -471,6 +508,8 @@ static void stop_all(sbx_app *app)
         sbx_http_settle(app->http); /* the last that it tells STREAM */
     if (app->tickets)
         renew_tickets(app); /* for the streams that go on elsewhere */
+    if (app->auth)
+        write_key_uses(app);
     if (app->channels) {
         sbx_checks_shutdown(app->checks);
         if (app->stats)
@@ -519,6 +558,7 @@ static void close_all(sbx_app *app)
     sbx_metrics_free(app->metrics);
     sbx_tickets_free(app->tickets);
     sbx_auth_free(app->auth);
+    sbx_oidc_free(app->oidc);
     if (app->store && *app->worker.s)
         sbx_store_leave(app->store, app->worker.s);
     sbx_store_free(app->store);
@@ -531,7 +571,9 @@ static void close_all(sbx_app *app)
 
 static int serve(sbx_options *options, sbx_err *err)
 {
-    sbx_app app = {.options = *options, .ready = {.mu = PTHREAD_MUTEX_INITIALIZER}};
+    sbx_app app = {.options = *options,
+                   .ready = {.mu = PTHREAD_MUTEX_INITIALIZER},
+                   .reach = {.mu = PTHREAD_MUTEX_INITIALIZER}};
 
     signal(SIGPIPE, SIG_IGN);
     mallopt(M_ARENA_MAX, 2); /* many threads, little heap: keeps the resident size small */

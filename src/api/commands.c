@@ -3,23 +3,23 @@
 
 HANDLER(api_exec)
 {
-    return sbx_exec_start(app->execs, who->user, sbx_request_path(r, "id"), r, err);
+    return sbx_exec_start(app->execs, who->owner, sbx_request_path(r, "id"), r, err);
 }
 
 HANDLER(api_exec_list)
 {
-    return sbx_exec_list(app->execs, who->user, sbx_request_path(r, "id"), r, err);
+    return sbx_exec_list(app->execs, who->owner, sbx_request_path(r, "id"), r, err);
 }
 
 HANDLER(api_terminal)
 {
-    return sbx_exec_terminal(app->execs, who->user, sbx_request_path(r, "id"), r, err);
+    return sbx_exec_terminal(app->execs, who->owner, sbx_request_path(r, "id"), r, err);
 }
 
 #define OF_ONE(name, service)                                                                      \
     HANDLER(name)                                                                                  \
     {                                                                                              \
-        sbx_exec_ref x = {who->user, sbx_request_path(r, "id"), sbx_request_path(r, "execId")};    \
+        sbx_exec_ref x = {who->owner, sbx_request_path(r, "id"), sbx_request_path(r, "execId")};   \
                                                                                                    \
         return service(app->execs, &x, r, err);                                                    \
     }
@@ -32,7 +32,7 @@ OF_ONE(api_exec_stdin, sbx_exec_stdin)
 
 HANDLER(api_stats)
 {
-    return sbx_stats_start(app->stats, who->user, sbx_request_path(r, "id"), r, err);
+    return sbx_stats_start(app->stats, who->owner, sbx_request_path(r, "id"), r, err);
 }
 
 HANDLER(api_logs)
@@ -42,7 +42,7 @@ HANDLER(api_logs)
     sbx_logs_query q;
 
     if (sbx_logs_query_read(r, &q, err) ||
-        sbx_store_sandbox_get(app->store, who->user, id, &row, err))
+        sbx_store_sandbox_get(app->store, who->owner, id, &row, err))
         return -1;
     bool deleted = strcmp(row.state, "deleted") == 0;
     sbx_sandbox_row_done(&row);

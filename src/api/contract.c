@@ -331,71 +331,6 @@ static const api_field exec_error[] = {
     {0},
 };
 
-#define FILE_ENCODING                                                                              \
-    {                                                                                              \
-        "encoding", T_CONST, OPTIONAL, "base64",                                                   \
-            "Present when names are not UTF-8: of all of them."                                    \
-    }
-
-static const api_field file[] = {
-    {"name", T_STR, 0, NULL, "The last part of its path."},
-    {"path", T_STR, 0, NULL, "Absolute."},
-    {"type", T_ENUM, 0, "file,directory,symlink,other", "`other`: device, FIFO, socket."},
-    {"sizeBytes", T_INT, 0, NULL, "Of a file: its content.", 0, INT64_MAX},
-    {"mode", T_STR, 0, NULL, "Octal.", .example = "\"0644\""},
-    {"owner", T_STR, 0, NULL, "Its name, or number."},
-    {"group", T_STR, 0, NULL, "Its name, or number."},
-    {"modifiedAt", T_TIME, 0, NULL, "When its content was last written."},
-    {"target", T_STR, NULLABLE, NULL, "Where a link leads, as it says."},
-    FILE_ENCODING,
-    {"error", T_STR, OPTIONAL, NULL, "In a list: why a directory was not listed further."},
-    {0},
-};
-
-static const api_field file_list[] = {
-    {"items", T_LIST, 0, "File", "Sorted by name, each before what is in it."},
-    {"truncated", T_BOOL, 0, NULL, "There are more than `limit`."},
-    {0},
-};
-
-static const api_field file_batch[] = {
-    {"items", T_LIST, 0, "File", "In the order of the request."},
-    {0},
-};
-
-static const api_field unpacked[] = {
-    {"files", T_INT, 0, NULL, "With links.", 0, INT64_MAX},
-    {"directories", T_INT, 0, NULL, "That were made.", 0, INT64_MAX},
-    {"bytes", T_INT, 0, NULL, "Of all files.", 0, INT64_MAX},
-    {"skipped", T_INT, 0, NULL, "FIFOs and sockets.", 0, INT64_MAX},
-    {0},
-};
-
-static const api_field file_ready[] = {
-    {"type", T_CONST, 0, "ready", "From now on changes are told."},
-    {0},
-};
-
-static const api_field file_change[] = {
-    {"type", T_ENUM, 0, "create,write,remove,rename,chmod", "What happened."},
-    {"path", T_STR, 0, NULL, "Where."},
-    {"to", T_STR, OPTIONAL, NULL, "Of a `rename`: the new path."},
-    FILE_ENCODING,
-    {0},
-};
-
-static const api_field file_overflow[] = {
-    {"type", T_CONST, 0, "overflow", "Changes were missed: list again."},
-    {0},
-};
-
-static const api_field file_watch_error[] = {
-    {"type", T_CONST, 0, "error", "The watch ends here."},
-    {"code", T_CODE, 0, NULL, "As in a problem."},
-    {"message", T_STR, 0, NULL, "For people."},
-    {0},
-};
-
 static const api_field log_entry[] = {
     {"seq", T_INT, 0, NULL, "One counter per sandbox, from 1, without gaps.", 1, INT64_MAX},
     {"ts", T_TIME, 0, NULL, "When the line was read."},
@@ -533,13 +468,13 @@ const api_schema api_schemas[] = {
     {"ExecResult", "How a command ended, and what it wrote.", exec_result},
     {"ExecStart", "Event: the first one.", exec_start},
     {"FieldError", "One field that was wrong.", field_error},
-    {"File", "A file, directory or link.", file},
-    {"FileBatch", "What was written.", file_batch},
-    {"FileChange", "Something changed.", file_change},
-    {"FileList", "What is in a directory.", file_list},
-    {"FileOverflow", "Changes were missed.", file_overflow},
-    {"FileReady", "The first message of a watch.", file_ready},
-    {"FileWatchError", "The last message of a watch.", file_watch_error},
+    {"File", "A file, directory or link.", api_file_view},
+    {"FileBatch", "What was written.", api_file_batch_view},
+    {"FileChange", "Something changed.", api_file_change_view},
+    {"FileList", "What is in a directory.", api_file_list_view},
+    {"FileOverflow", "Changes were missed.", api_file_overflow_view},
+    {"FileReady", "The first message of a watch.", api_file_ready_view},
+    {"FileWatchError", "The last message of a watch.", api_file_watch_error_view},
     {"Gap", "Numbers that are gone for good.", gap},
     {"GapFrame", "Numbers that are gone for good.", gap_frame},
     {"Group", "A named set of sandboxes.", api_group_view},
@@ -547,10 +482,14 @@ const api_schema api_schemas[] = {
     {"GroupResults", "What became of a command in each member.", api_group_results},
     {"Guard", "The firewall of open sandboxes.", guard},
     {"Health", "The process runs.", health},
+    {"Key", "An API key.", api_key_view},
+    {"KeyList", "A page of keys.", api_key_list_view},
+    {"KeyMade", "A new API key.", api_key_made_view},
     {"Limits", "What a sandbox may use.", limits},
     {"LogEntry", "One line.", log_entry},
     {"LogPage", "Lines, oldest first.", log_page},
     {"LogsFrame", "Lines as they come.", logs_frame},
+    {"Me", "Who asks, and what he may do.", api_me_view},
     {"MemberProblem", "Why a command failed in one member.", api_member_problem},
     {"Network", "What a sandbox may reach.", network},
     {"Pool", "Started sandboxes that wait for creates.", pool},
@@ -574,6 +513,7 @@ const api_schema api_schemas[] = {
     {"StateFrame", "A change of the sandbox.", state_frame},
     {"StateReason", "Why a sandbox is in its state.", state_reason},
     {"Stats", "What a sandbox uses; null: not known.", stats},
+    {"StreamError", "The last event: the right to the stream ended.", api_stream_error},
     {"TerminalError", "Something was wrong.", terminal_error},
     {"TerminalExit", "The last frame.", terminal_exit},
     {"TerminalGap", "Output was skipped.", terminal_gap},
@@ -581,7 +521,9 @@ const api_schema api_schemas[] = {
     {"Ticket", "A credential for one request of a browser.", ticket},
     {"Tier", "What its users may use.", api_tier_view},
     {"TierList", "All tiers.", api_tier_list_view},
-    {"Unpacked", "What an archive held.", unpacked},
+    {"Unpacked", "What an archive held.", api_unpacked_view},
+    {"User", "Somebody who has keys.", api_user_view},
+    {"UserList", "A page of users.", api_user_list_view},
 };
 const size_t api_schema_count = ARRAY_LEN(api_schemas);
 
@@ -667,16 +609,17 @@ static const api_field params[] = {
 
 const api_field *api_param_find(const sbx_api_route *route, const char *name, size_t len)
 {
-    const api_field *found = NULL;
+    const api_field *tables[] = {params, api_identity_params}, *found = NULL;
 
-    for (const api_field *f = params; f->name; f++) {
-        if (strlen(f->name) != len || memcmp(f->name, name, len) != 0)
-            continue;
-        if (sbx_streq(f->route, route->name))
-            return f;
-        if (!f->route)
-            found = f;
-    }
+    for (size_t i = 0; i < ARRAY_LEN(tables); i++)
+        for (const api_field *f = tables[i]; f->name; f++) {
+            if (strlen(f->name) != len || memcmp(f->name, name, len) != 0)
+                continue;
+            if (sbx_streq(f->route, route->name))
+                return f;
+            if (!f->route)
+                found = f;
+        }
     return found;
 }
 

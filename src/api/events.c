@@ -8,10 +8,10 @@ HANDLER(api_events)
     if (sbx_events_query_read(r, &q, err))
         return -1;
     if (r->accept != SBX_ACCEPT_JSON)
-        return sbx_events_view(app->events, who->user, &q, r->reply, r->accept == SBX_ACCEPT_WS,
+        return sbx_events_view(app->events, who->owner, &q, r->reply, r->accept == SBX_ACCEPT_WS,
                                err);
     sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
-    int rc = sbx_events_page(app->events, who->user, &q, &b, err);
+    int rc = sbx_events_page(app->events, who->owner, &q, &b, err);
     if (!rc)
         sbx_reply_json(r->reply, 200, &b);
     sbx_buf_done(&b);

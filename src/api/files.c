@@ -4,7 +4,7 @@
 static int begin(struct sbx_app *app, sbx_file_verb verb, const sbx_principal *who,
                  const sbx_request *r, sbx_err *err)
 {
-    return sbx_files_begin(app->files, verb, who->user, sbx_request_path(r, "id"), r, err);
+    return sbx_files_begin(app->files, verb, who->owner, sbx_request_path(r, "id"), r, err);
 }
 
 HANDLER(api_file_read)

@@ -66,7 +66,7 @@ static int reply_group(sbx_app *app, const sbx_principal *who, const char *id, c
     char location[SBX_ID_LEN + 16];
     sbx_header h = {"location", location};
 
-    if (sbx_store_group_get(app->store, who->user, id, &g, err))
+    if (sbx_store_group_get(app->store, who->owner, id, &g, err))
         return -1;
     snprintf(location, sizeof(location), "/groups/%s", g.id);
     group_json(&g, &b);
@@ -153,7 +153,7 @@ HANDLER(api_group_create)
     pairs_json(&b.metadata, &metadata);
     sbx_group_change c = {
         .name = b.name, .metadata = metadata.data, .add = b.add.items, .add_count = b.add.count};
-    int rc = sbx_store_group_insert(app->store, who->user, claimed ? claimed : fresh.s, &c,
+    int rc = sbx_store_group_insert(app->store, who->owner, claimed ? claimed : fresh.s, &c,
                                     SBX_MAX_GROUPS, err);
     if (rc)
         name_members("sandboxes", err);
@@ -164,7 +164,7 @@ HANDLER(api_group_create)
 HANDLER(api_group_list)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf metadata = SBX_BUF_INIT(64 * KIB);
-    sbx_group_filter f = {.owner = who->user, .name = sbx_request_query(r, "name")};
+    sbx_group_filter f = {.owner = who->owner, .name = sbx_request_query(r, "name")};
     sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
     sbx_group_list list = {0};
     sbx_jw w = SBX_JW(&b);
@@ -228,9 +228,9 @@ static int try_change(sbx_app *app, const sbx_principal *who, const char *id, co
 {
     SBX_CLEANUP_VAL(sbx_group_done) sbx_group g = {0};
 
-    if (sbx_store_group_get(app->store, who->user, id, &g, err) || check_size(&g, b, err))
+    if (sbx_store_group_get(app->store, who->owner, id, &g, err) || check_size(&g, b, err))
         return -1;
-    if (sbx_store_group_change(app->store, who->user, &g, c, err) == 0)
+    if (sbx_store_group_change(app->store, who->owner, &g, c, err) == 0)
         return 0;
     return err->code == SBX_E_CONFLICT ? 1 : -1;
 }
@@ -270,16 +270,16 @@ HANDLER(api_group_delete)
     if (with && !sbx_streq(with, "true") && !sbx_streq(with, "false"))
         return sbx_fail_field(err, "sandboxes", "sandboxes: must be true or false");
     if (sbx_streq(with, "true")) {
-        if (sbx_store_group_get(app->store, who->user, id, &g, err))
+        if (sbx_store_group_get(app->store, who->owner, id, &g, err))
             return -1;
-        sbx_batch_victims v = {.owner = who->user,
+        sbx_batch_victims v = {.owner = who->owner,
                                .ids = sbx_steal(g.members),
                                .count = g.member_count,
                                .group = g.id};
         sbx_batch_delete(app->batches, &v, r);
         return 0;
     }
-    if (sbx_store_group_delete(app->store, who->user, id, err))
+    if (sbx_store_group_delete(app->store, who->owner, id, err))
         return -1;
     sbx_reply_send(r->reply, 204, NULL, NULL, 0, &empty);
     return 0;
@@ -289,10 +289,10 @@ HANDLER(api_group_exec)
 {
     SBX_CLEANUP_VAL(sbx_group_done) sbx_group g = {0};
 
-    if (sbx_store_group_get(app->store, who->user, sbx_request_path(r, "id"), &g, err) ||
+    if (sbx_store_group_get(app->store, who->owner, sbx_request_path(r, "id"), &g, err) ||
         (g.member_count > 1 && api_rate(app, who, r, g.member_count - 1, err)))
         return -1;
-    return sbx_exec_many(app->execs, who->user, g.members, g.member_count, r, err);
+    return sbx_exec_many(app->execs, who->owner, g.members, g.member_count, r, err);
 }
 
 /* --- many without a group --- */
@@ -320,13 +320,13 @@ HANDLER(api_sandbox_batch)
                              .admit = pay_for,
                              .arg = &a};
 
-    return sbx_batch_create(app->batches, who->user, &claim, r, err);
+    return sbx_batch_create(app->batches, who->owner, &claim, r, err);
 }
 
 HANDLER(api_sandbox_delete_many)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf metadata = SBX_BUF_INIT(64 * KIB);
-    sbx_sandbox_filter f = {.owner = who->user, .limit = SBX_MAX_DELETES + 1};
+    sbx_sandbox_filter f = {.owner = who->owner, .limit = SBX_MAX_DELETES + 1};
     sbx_sandbox_list list = {0};
 
     if (api_sandbox_filter(r, &f, &metadata, err))
@@ -338,7 +338,7 @@ HANDLER(api_sandbox_delete_many)
     bool none = sbx_streq(f.state, "deleted");
     if (!none && sbx_store_sandbox_list(app->store, &f, &list, err))
         return -1;
-    sbx_batch_victims v = {.owner = who->user,
+    sbx_batch_victims v = {.owner = who->owner,
                            .count = SBX_MIN(list.count, (size_t)SBX_MAX_DELETES)};
     v.more = list.count > v.count;
     v.ids = sbx_alloc((v.count + 1) * sizeof(*v.ids));

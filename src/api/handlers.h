@@ -120,6 +120,32 @@ HANDLER(api_tier_list);
 HANDLER(api_tier_change);
 extern const sbx_json_field api_price_fields[], api_tier_fields[];
 void api_limit(sbx_jw *w, const char *name, int64_t limit); /* none is null */
+/* reach.c */
+/** Whose objects the request is about: `who->owner`. An administrator reaches those of everybody by
+ * their id, and the lists of others by the parameter `owner`.
+ * @return 0, or -1 with FORBIDDEN or INVALID (`owner`), or what the store fails with. */
+int api_reach(struct sbx_app *app, const sbx_request *r, sbx_principal *who,
+              sbx_err *err) SBX_MUST_CHECK;
+
+/* users.c */
+HANDLER(api_me);
+HANDLER(api_user_create);
+HANDLER(api_user_list);
+HANDLER(api_user_get);
+HANDLER(api_user_patch);
+HANDLER(api_user_delete);
+extern const sbx_json_field api_user_fields[], api_user_patch_fields[];
+/* keys.c */
+HANDLER(api_key_create);
+HANDLER(api_key_list);
+HANDLER(api_key_get);
+HANDLER(api_key_revoke);
+HANDLER(api_key_rotate);
+extern const sbx_json_field api_key_fields[], api_key_rotate_fields[];
+/** The scopes as an array, and a key as an object. */
+void api_scopes_json(sbx_jw *w, const char *name, const char *scopes);
+struct sbx_api_key;
+void api_key_json(sbx_jw *w, const char *name, const struct sbx_api_key *k, const char *secret);
 
 /* tickets.c */
 HANDLER(api_ticket_create);

@@ -6,8 +6,9 @@
 #define QUICK_MS  10000
 
 #define MOVE_FAILURES "409,410,502"
-#define EXEC_EVENTS   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
-#define RUN_EVENTS    "RunInstall,RunStart,RunOutput,RunError,RunEnd,RunExit"
+#define EXEC_FRAMES   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
+#define EXEC_EVENTS   EXEC_FRAMES ",error:StreamError"
+#define RUN_EVENTS    "RunInstall,RunStart,RunOutput,RunError,RunEnd,RunExit,error:StreamError"
 #define FILE_FAILURES "409,410,502"
 
 const sbx_api_route sbx_api_routes[] = {
@@ -15,16 +16,16 @@ const sbx_api_route sbx_api_routes[] = {
      .produces = "text/html", .tag = "Service", .success = "200", .response = "text"},
     {"GET", "/events", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS, QUICK_MS,
      api_events, "events", "Events of the caller's sandboxes: a page, or a live stream",
-     .tag = "Events", .query = "sandboxId,type,since,tail,limit,cursor", .success = "200",
-     .response = "EventPage", .sse = "Event,gap:Gap,end:End", .ws = "EventsFrame,GapFrame,EndFrame",
-     .failures = "404",
+     .tag = "Events", .query = "sandboxId,type,owner,since,tail,limit,cursor", .success = "200",
+     .response = "EventPage", .sse = "Event,gap:Gap,end:End,error:StreamError",
+     .ws = "EventsFrame,GapFrame,EndFrame,StreamError", .failures = "404",
      .doc = "Every change of a sandbox's state, kept for 7 days, also when the sandbox is deleted. "
             "A page begins with the oldest that is kept; a stream with what comes. For a view that "
             "is complete, open the stream, then list the sandboxes. The number of an event is the "
             "id in an event stream: reconnect with it and nothing is missed or twice. The stream "
             "of one sandbox ends after `sandbox.deleted`."},
     {"GET", "/groups", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_group_list, "group_list",
-     "List groups, newest first", .tag = "Groups", .query = "name,metadata.*,limit,cursor",
+     "List groups, newest first", .tag = "Groups", .query = "name,metadata.*,owner,limit,cursor",
      .success = "200", .response = "GroupList", .doc = "Filters add up."},
     {"POST", "/groups", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
      api_group_create, "group_create", "Make a group: a named set of sandboxes", api_group_fields,
@@ -59,6 +60,32 @@ const sbx_api_route sbx_api_routes[] = {
      .example = "{\"command\":\"echo hello\"}"},
     {"GET", "/health", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_health, "health",
      "Is the process running?", .tag = "Service", .success = "200", .response = "Health"},
+    {"GET", "/keys", "keys:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_key_list, "key_list",
+     "List API keys, newest first", .tag = "Users", .query = "owner,limit,cursor", .success = "200",
+     .response = "KeyList", .doc = "One's own, without those that were revoked."},
+    {"POST", "/keys", "keys:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS, api_key_create,
+     "key_create", "Make an API key", api_key_fields, .tag = "Users", .success = "200,201",
+     .response = "KeyMade", .failures = "429",
+     .doc = "`key` is shown by this answer and never again. A repetition with the same "
+            "Idempotency-Key makes nothing: 200, without `key`; whoever lost it rotates the key. "
+            "429: the user has 1,000 keys.",
+     .example = "{\"name\":\"laptop\",\"scopes\":[\"sandbox:read\"]}", .rerun = true},
+    {"DELETE", "/keys/{id}", "keys:write", SBX_LANE_FAST, 0, 0, QUICK_MS, api_key_revoke,
+     "key_revoke", "Revoke an API key", .tag = "Users", .success = "204", .failures = "409",
+     .doc = "Within a second no server accepts it, and what it opened ends: tickets, streams, "
+            "terminals, and requests that wait. Event streams end with an event `error`, "
+            "WebSockets with the code 4401. Success again when it was revoked before."},
+    {"GET", "/keys/{id}", "keys:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_key_get, "key_get",
+     "Read an API key", .tag = "Users", .success = "200", .response = "Key",
+     .doc = "Also one that was revoked. Its text cannot be read."},
+    {"POST", "/keys/{id}/rotate", "keys:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_key_rotate, "key_rotate", "Replace an API key", api_key_rotate_fields, .tag = "Users",
+     .success = "200,201", .response = "KeyMade", .failures = "409",
+     .doc = "A new key with the same user, name, scopes and expiry, and an id of its own. The old "
+            "one is revoked, or expires after `overlapSeconds`.",
+     .rerun = true},
+    {"GET", "/me", SBX_ANY_SCOPE, SBX_LANE_FAST, 0, 0, QUICK_MS, api_me, "me",
+     "Who asks, and what he may do", .tag = "Users", .success = "200", .response = "Me"},
     {"GET", "/metrics", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_metrics, "metrics",
      "Prometheus metrics", .produces = "text/plain", .tag = "Service", .success = "200",
      .response = "text", .failures = "403",
@@ -68,12 +95,12 @@ const sbx_api_route sbx_api_routes[] = {
      "The contract as OpenAPI 3.1", .tag = "Service", .success = "200", .response = "object"},
     {"GET", "/pool", "pool:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_pool_get, "pool_get",
      "How many started sandboxes wait for creates", .tag = "Service", .success = "200",
-     .response = "PoolList",
+     .response = "PoolList", .admin = true,
      .doc = "For administrators. A create that a pool serves is answered within milliseconds and "
             "says `warm`."},
     {"PATCH", "/pool", "pool:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS, api_pool_set,
      "pool_set", "Make a pool, or resize it", sbx_pool_fields, .tag = "Service", .success = "200",
-     .response = "Pool", .failures = "409",
+     .response = "Pool", .failures = "409", .admin = true,
      .doc = "For administrators. Holds for all servers of the installation and over restarts, "
             "until the option --pool asks for another size than before. With 0 nothing waits.",
      .example = "{\"template\":\"python\",\"network\":\"none\",\"min\":0}"},
@@ -83,7 +110,7 @@ const sbx_api_route sbx_api_routes[] = {
             "second, while it runs or is paused; else nothing."},
     {"PATCH", "/prices/{size}", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
      api_price_change, "price_change", "Change a price", api_price_fields, .tag = "Usage",
-     .success = "200", .response = "Price",
+     .success = "200", .response = "Price", .admin = true,
      .doc = "For administrators. Time that was metered before has its former price; that is all "
             "but the last seconds.",
      .example = "{\"microsPerHour\":150000}"},
@@ -102,13 +129,13 @@ const sbx_api_route sbx_api_routes[] = {
      .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}"},
     {"DELETE", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, 0, 0, ENGINE_MS,
      api_sandbox_delete_many, "sandbox_delete_many", "Delete sandboxes by their metadata",
-     .tag = "Sandboxes", .query = "metadata.*,template,name,state", .success = "200",
+     .tag = "Sandboxes", .query = "metadata.*,template,name,state,owner", .success = "200",
      .response = "DeletedMany",
      .doc = "All that match; at least one `metadata.KEY=VALUE` is required. At most 200 at a time: "
             "`more` tells that there are others, for the next request."},
     {"GET", "/sandboxes", "sandbox:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_sandbox_list,
      "sandbox_list", "List sandboxes, newest first", .tag = "Sandboxes",
-     .query = "state,template,name,metadata.*,limit,cursor", .success = "200",
+     .query = "state,template,name,metadata.*,owner,limit,cursor", .success = "200",
      .response = "SandboxList",
      .doc = "Filters add up. Deleted sandboxes are listed by `state=deleted` only, for a day."},
     {"POST", "/sandboxes", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, ENGINE_MS,
@@ -171,7 +198,7 @@ const sbx_api_route sbx_api_routes[] = {
      SBX_CAN_SSE | SBX_CAN_WS, QUICK_MS, api_exec_output, "exec_output",
      "Output of a command: a page, or a live stream", .tag = "Commands",
      .query = "since,limit,cursor", .success = "200", .response = "ExecOutputPage",
-     .sse = EXEC_EVENTS, .ws = EXEC_EVENTS, .failures = "409,410,502",
+     .sse = EXEC_EVENTS, .ws = EXEC_FRAMES, .failures = "409,410,502",
      .doc = "From the start, or behind the event `since`; follows while the command runs, and ends "
             "behind its exit. The numbers are the same for everybody, also after the server was "
             "restarted. The last 16 MiB of output of a sandbox are kept, of its last 1,000 "
@@ -256,7 +283,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"GET", "/sandboxes/{id}/files/watch", "files:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
      QUICK_MS, api_file_watch, "file_watch", "Watch a directory or a file",
      .produces = "text/event-stream", .tag = "Files", .query = "path,recursive,user",
-     .success = "200", .sse = "FileReady,FileChange,FileOverflow,FileWatchError",
+     .success = "200", .sse = "FileReady,FileChange,FileOverflow,FileWatchError,error:StreamError",
      .ws = "FileReady,FileChange,FileOverflow,FileWatchError", .failures = FILE_FAILURES,
      .doc = "Begins with `ready`: what happens from then on is told. Opening it is use of the "
             "sandbox, watching is not. It cannot be resumed: after a reconnect, list again."},
@@ -269,8 +296,8 @@ const sbx_api_route sbx_api_routes[] = {
     {"GET", "/sandboxes/{id}/logs", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
      QUICK_MS, api_logs, "logs", "Log lines: a page, or a live stream", .tag = "Logs",
      .query = "tail,since,until,source,limit,cursor", .success = "200", .response = "LogPage",
-     .sse = "LogEntry,gap:Gap,state:Sandbox,end:End",
-     .ws = "LogsFrame,GapFrame,StateFrame,EndFrame", .failures = "410",
+     .sse = "LogEntry,gap:Gap,state:Sandbox,end:End,error:StreamError",
+     .ws = "LogsFrame,GapFrame,StateFrame,EndFrame,StreamError", .failures = "410",
      .doc = "A page by default; a live stream as server-sent events or as a WebSocket. The number "
             "of an entry is the id of its event: reconnect with it and nothing is missed or "
             "twice."},
@@ -309,8 +336,8 @@ const sbx_api_route sbx_api_routes[] = {
             "lifetime begins anew."},
     {"GET", "/sandboxes/{id}/stats", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE, QUICK_MS,
      api_stats, "stats", "What a sandbox uses: now, or as a stream", .tag = "Sandboxes",
-     .query = "intervalMs", .success = "200", .response = "Stats", .sse = "Stats,end:End",
-     .failures = "409,410,502",
+     .query = "intervalMs", .success = "200", .response = "Stats",
+     .sse = "Stats,end:End,error:StreamError", .failures = "409,410,502",
      .doc =
          "One sample; with `Accept: text/event-stream` one every `intervalMs`, until nothing runs "
          "in the sandbox any more. While it is paused the engine is asked, which takes longer "
@@ -344,10 +371,37 @@ const sbx_api_route sbx_api_routes[] = {
      "What users of each tier may use", .tag = "Usage", .success = "200", .response = "TierList"},
     {"PATCH", "/tiers/{name}", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
      api_tier_change, "tier_change", "Change a tier", api_tier_fields, .tag = "Usage",
-     .success = "200", .response = "Tier",
+     .success = "200", .response = "Tier", .admin = true,
      .doc = "For administrators. Holds at once for all users of the tier; what is not given stays, "
             "null takes a limit away.",
      .example = "{\"concurrentSandboxes\":10}"},
+    {"GET", "/users", "users:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_user_list, "user_list",
+     "List users, newest first", .tag = "Users", .query = "name,limit,cursor", .success = "200",
+     .response = "UserList", .admin = true, .doc = "For administrators."},
+    {"POST", "/users", "users:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_user_create, "user_create", "Make a user", api_user_fields, .tag = "Users",
+     .success = "201", .response = "User", .failures = "409", .admin = true,
+     .doc = "For administrators. 409: the name is taken. The user has no key yet: make one with "
+            "POST /keys.",
+     .example = "{\"name\":\"ada\",\"email\":\"ada@example.com\",\"tier\":\"free\"}",
+     .rerun = true},
+    {"DELETE", "/users/{id}", "users:write", SBX_LANE_FAST, 0, 0, QUICK_MS, api_user_delete,
+     "user_delete", "Delete a user", .tag = "Users", .success = "204", .failures = "409",
+     .admin = true,
+     .doc =
+         "For administrators. Its keys, tickets and streams end, and its name is free again. 409 "
+         "while it has sandboxes: `DELETE /sandboxes?owner=` deletes them. Success again when it "
+         "is deleted."},
+    {"GET", "/users/{id}", "users:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_user_get, "user_get",
+     "Read a user", .tag = "Users", .success = "200", .response = "User", .admin = true,
+     .doc = "For administrators."},
+    {"PATCH", "/users/{id}", "users:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
+     api_user_patch, "user_patch", "Change a user", api_user_patch_fields, .tag = "Users",
+     .success = "200", .response = "User", .failures = "409", .admin = true,
+     .doc = "For administrators. What is given. A user that is `disabled` is refused within a "
+            "second, and its streams "
+            "end; its sandboxes live to the end of their time.",
+     .example = "{\"email\":null}"},
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 
@@ -404,7 +458,12 @@ static int authenticate(sbx_app *app, const sbx_api_route *route, const sbx_requ
 
     if (identify(app, r, who, err) || (!paid && api_rate(app, who, r, 1, err)))
         return -1;
-    return *route->scope ? sbx_principal_require(who, route->scope, err) : 0;
+    if (*route->scope && sbx_principal_require(who, route->scope, err))
+        return -1;
+    if (route->admin && !who->admin)
+        return sbx_fail(err, SBX_E_FORBIDDEN,
+                        "this is for administrators: use a key of a user with the role admin");
+    return api_reach(app, r, who, err);
 }
 
 static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, sbx_err *err)
@@ -415,6 +474,7 @@ static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, s
         return route->handler(app, NULL, r, err);
     if (authenticate(app, route, r, &who, err))
         return -1;
+    sbx_reply_set_bearer(r->reply, who.key, who.token_ends_ms);
     if ((route->made || route->rerun) && r->idempotency_key)
         return api_idempotent(app, route, &who, r, err);
     return route->handler(app, &who, r, err);

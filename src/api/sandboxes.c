@@ -41,7 +41,7 @@ int api_sandbox_made(sbx_app *app, const sbx_principal *who, const sbx_request *
 {
     sbx_sandbox_row row = {0};
 
-    if (sbx_store_sandbox_get(app->store, who->user, id, &row, err))
+    if (sbx_store_sandbox_get(app->store, who->owner, id, &row, err))
         return -1;
     reply_sandbox(r->reply, 201, &row);
     sbx_sandbox_row_done(&row);
@@ -132,7 +132,7 @@ static int submit_slow(sbx_app *app, const sbx_principal *who, const sbx_request
 
     *s = (slow_create){.app = app, .r.reply = sbx_reply_ref(r->reply), .spec = *spec};
     *spec = (sbx_spec){0};
-    sbx_copy(s->owner, sizeof(s->owner), who->user);
+    sbx_copy(s->owner, sizeof(s->owner), who->owner);
     if (sbx_lanes_submit(app->lanes, SBX_LANE_SLOW, &job, err) == 0)
         return 0;
     slow_create_free(s);
@@ -147,7 +147,7 @@ HANDLER(api_sandbox_create)
     bool wait = spec.wait;
 
     if (!rc)
-        rc = sbx_create_claim(app->sandboxes, who->user, api_claim(r), &spec, &c, err);
+        rc = sbx_create_claim(app->sandboxes, who->owner, api_claim(r), &spec, &c, err);
     if (!rc && c) {
         api_claim_named(r, sbx_create_row(c)->id);
         go_on(r->reply, c, wait);
@@ -248,7 +248,7 @@ static void list_json(const sbx_sandbox_list *l, size_t limit, sbx_buf *b)
 HANDLER(api_sandbox_list)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf metadata = SBX_BUF_INIT(64 * KIB);
-    sbx_sandbox_filter f = {.owner = who->user};
+    sbx_sandbox_filter f = {.owner = who->owner};
     sbx_sandbox_list list = {0};
     sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
     char cursor[48];
@@ -273,7 +273,7 @@ HANDLER(api_sandbox_get)
 {
     sbx_sandbox_row row = {0};
 
-    if (sbx_store_sandbox_get(app->store, who->user, sbx_request_path(r, "id"), &row, err))
+    if (sbx_store_sandbox_get(app->store, who->owner, sbx_request_path(r, "id"), &row, err))
         return -1;
     reply_sandbox(r->reply, 200, &row);
     sbx_sandbox_row_done(&row);
@@ -287,7 +287,7 @@ HANDLER(api_sandbox_patch)
     int rc = sbx_patch_parse(r->body, r->body_len, &patch, err);
 
     if (!rc)
-        rc = sbx_sandbox_patch(app->sandboxes, who->user, sbx_request_path(r, "id"), &patch, &row,
+        rc = sbx_sandbox_patch(app->sandboxes, who->owner, sbx_request_path(r, "id"), &patch, &row,
                                err);
     sbx_patch_done(&patch);
     if (rc)
@@ -301,7 +301,7 @@ HANDLER(api_sandbox_delete)
 {
     sbx_buf empty = SBX_BUF_INIT(1);
 
-    if (sbx_sandbox_delete(app->sandboxes, who->user, sbx_request_path(r, "id"), err))
+    if (sbx_sandbox_delete(app->sandboxes, who->owner, sbx_request_path(r, "id"), err))
         return -1;
     sbx_reply_send(r->reply, 204, NULL, NULL, 0, &empty);
     return 0;
@@ -312,7 +312,7 @@ HANDLER(api_sandbox_delete)
 #define MOVE(name, verb)                                                                           \
     HANDLER(name)                                                                                  \
     {                                                                                              \
-        return sbx_moves_start(app->moves, verb, who->user, sbx_request_path(r, "id"), r, err);    \
+        return sbx_moves_start(app->moves, verb, who->owner, sbx_request_path(r, "id"), r, err);   \
     }
 
 MOVE(api_sandbox_start, SBX_V_START)

@@ -7,17 +7,22 @@
  *
  * What does not have the form of a key is refused without asking anybody.
  *
+ * The answers of the database also tell when a key was used, within a second; a tick writes that.
+ *
  * Threads: `mu` guards the array and is never held across a statement. */
 #include "auth_priv.h"
 #include "sbx/core/clock.h"
+#include "sbx/core/json.h"
 #include "sbx/core/limits.h"
+#include "sbx/store/identity.h"
 #include <pthread.h>
 #include <strings.h>
 
 #define REMEMBER_MS 1000
 #define SETS        1024u
 #define WAYS        4u
-#define CHECK_CHARS 8 /* at the end of a key: what follows from the rest */
+#define CHECK_CHARS 8      /* at the end of a key: what follows from the rest */
+#define MAX_USES    65536u /* not yet written; more are not told */
 
 typedef struct answer {
     unsigned char hash[SBX_HASH_BYTES];
@@ -26,11 +31,19 @@ typedef struct answer {
     sbx_principal who; /* if good */
 } answer;
 
+typedef struct use {
+    char key[SBX_ID_LEN + 1];
+    int64_t wall_ms;
+} use;
+
 struct sbx_auth {
     sbx_store *store;
     const sbx_crypt *crypt;
+    sbx_oidc *oidc; /* or NULL; immutable once requests come */
     pthread_mutex_t mu;
-    answer *answers; /* SETS * WAYS; guarded by mu */
+    answer *answers; /* SETS * WAYS; guarded by mu, as all below */
+    use *uses;
+    size_t use_count, use_room;
 };
 
 sbx_auth *sbx_auth_new(sbx_store *store, const sbx_crypt *crypt)
@@ -50,7 +63,13 @@ void sbx_auth_free(sbx_auth *a)
         return;
     pthread_mutex_destroy(&a->mu);
     free(a->answers);
+    free(a->uses);
     free(a);
+}
+
+void sbx_auth_set_oidc(sbx_auth *a, sbx_oidc *oidc)
+{
+    a->oidc = oidc;
 }
 
 /* --- the form of keys and scopes --- */
@@ -141,7 +160,7 @@ static bool scope_form(const char *s, size_t len)
     return i > j && i == len;
 }
 
-static int check_scopes(const char *scopes, sbx_err *err)
+int sbx_scopes_check(const char *scopes, sbx_err *err)
 {
     size_t len = strnlen(scopes, SBX_MAX_SCOPES_BYTES + 1);
 
@@ -161,30 +180,36 @@ static int check_scopes(const char *scopes, sbx_err *err)
 
 /* --- making --- */
 
+void sbx_auth_secret(const sbx_auth *a, sbx_secret *ret)
+{
+    make_text(a->crypt, ret->key);
+    sbx_copy(ret->prefix, sizeof ret->prefix, ret->key);
+    sbx_crypt_key_hash(a->crypt, ret->key, SBX_KEY_LEN, ret->hash);
+}
+
+void sbx_secret_wipe(sbx_secret *s)
+{
+    sbx_wipe(s, sizeof *s);
+}
+
 int sbx_auth_make_key(sbx_auth *a, const char *user, const char *role, const char *tier,
                       const char *name, const char *scopes, char ret_key[SBX_KEY_LEN + 1],
                       sbx_id *ret_id, sbx_err *err)
 {
-    char key[SBX_KEY_LEN + 1], prefix[SBX_KEY_PREFIX_LEN + 1];
-    unsigned char hash[SBX_HASH_BYTES];
+    SBX_CLEANUP_VAL(sbx_secret_wipe) sbx_secret secret;
     sbx_id user_id, key_id;
 
-    if (check_scopes(scopes, err) != 0)
+    if (sbx_scopes_check(scopes, err) != 0)
         return -1;
     if (!name[0] || strlen(name) > SBX_MAX_NAME_BYTES || !sbx_utf8_valid(name, strlen(name)))
         return sbx_fail_field(err, "name", "must have 1 to %d bytes of UTF-8", SBX_MAX_NAME_BYTES);
     if (sbx_store_user_ensure(a->store, user, role, tier, &user_id, err) != 0)
         return -1;
-    make_text(a->crypt, key);
-    memcpy(prefix, key, SBX_KEY_PREFIX_LEN);
-    prefix[SBX_KEY_PREFIX_LEN] = '\0';
-    sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
-    if (sbx_store_key_insert(a->store, user_id.s, name, prefix, hash, scopes, &key_id, err) != 0) {
-        sbx_wipe(key, sizeof key);
+    sbx_auth_secret(a, &secret);
+    if (sbx_store_key_insert(a->store, user_id.s, name, secret.prefix, secret.hash, scopes, &key_id,
+                             err) != 0)
         return -1;
-    }
-    memcpy(ret_key, key, sizeof key);
-    sbx_wipe(key, sizeof key);
+    memcpy(ret_key, secret.key, sizeof secret.key);
     if (ret_id)
         *ret_id = key_id;
     return 0;
@@ -251,6 +276,8 @@ static bool recall(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], bool *
             *ret = set[i].who;
     }
     pthread_mutex_unlock(&a->mu);
+    if (known && *ret_good && ret->key_ends_ms && ret->key_ends_ms <= sbx_wall_ms())
+        *ret_good = false;
     return known;
 }
 
@@ -290,10 +317,68 @@ static void remember(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], int6
     pthread_mutex_unlock(&a->mu);
 }
 
+void sbx_auth_forget(sbx_auth *a)
+{
+    pthread_mutex_lock(&a->mu);
+    memset(a->answers, 0, SETS * WAYS * sizeof *a->answers);
+    pthread_mutex_unlock(&a->mu);
+}
+
+/* --- when keys were used --- */
+
+static void note_use(sbx_auth *a, const char *key)
+{
+    pthread_mutex_lock(&a->mu);
+    if (a->use_count == a->use_room && a->use_room < MAX_USES) {
+        a->use_room = a->use_room ? 2 * a->use_room : 64;
+        a->uses = sbx_realloc(a->uses, a->use_room * sizeof *a->uses);
+    }
+    if (a->use_count < a->use_room) {
+        use *u = &a->uses[a->use_count++];
+
+        sbx_copy(u->key, sizeof u->key, key);
+        u->wall_ms = sbx_wall_ms();
+    }
+    pthread_mutex_unlock(&a->mu);
+}
+
+int sbx_auth_write_uses(sbx_auth *a, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(16 * MIB);
+    sbx_jw w = SBX_JW(&b);
+    size_t count;
+
+    sbx_jw_arr(&w, NULL);
+    pthread_mutex_lock(&a->mu);
+    count = a->use_count;
+    for (size_t i = 0; i < count; i++) {
+        sbx_jw_obj(&w, NULL);
+        sbx_jw_str(&w, "id", a->uses[i].key);
+        sbx_jw_int(&w, "ms", a->uses[i].wall_ms);
+        sbx_jw_obj_end(&w);
+    }
+    pthread_mutex_unlock(&a->mu);
+    sbx_jw_arr_end(&w);
+    if (!count)
+        return 0;
+    if (sbx_store_keys_used(a->store, b.data, err) != 0)
+        return -1;
+    pthread_mutex_lock(&a->mu);
+    a->use_count -= count;
+    memmove(a->uses, a->uses + count, a->use_count * sizeof *a->uses);
+    pthread_mutex_unlock(&a->mu);
+    return 0;
+}
+
+/* --- asking --- */
+
 void auth_principal(const sbx_key_row *row, sbx_principal *ret)
 {
     memset(ret, 0, sizeof *ret);
     sbx_copy(ret->user, sizeof ret->user, row->user);
+    sbx_copy(ret->owner, sizeof ret->owner, row->user);
+    ret->key_ends_ms = row->expires_ms;
+    ret->token_ends_ms = row->token_ms;
     sbx_copy(ret->key, sizeof ret->key, row->id);
     ret->admin = sbx_streq(row->role, "admin");
     /* Scopes that do not fit would be cut to something else: allow nothing then. */
@@ -302,26 +387,104 @@ void auth_principal(const sbx_key_row *row, sbx_principal *ret)
     memcpy(ret->rates, row->rates, sizeof ret->rates);
 }
 
-static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], sbx_principal *ret,
-               sbx_err *err)
+static int make_user(sbx_auth *a, const sbx_jwt *t, const unsigned char hash[SBX_HASH_BYTES],
+                     sbx_err *err)
+{
+    sbx_oidc_user u = {.issuer = sbx_oidc_issuer(a->oidc),
+                       .subject = t->subject,
+                       .name = t->name,
+                       .email = t->email,
+                       .admin = t->admin,
+                       .sync_role = sbx_oidc_names_admins(a->oidc)};
+
+    return sbx_store_oidc_ensure(a->store, &u, hash, err);
+}
+
+/* Is the role another one than the provider says? */
+static bool role_differs(const sbx_auth *a, const sbx_jwt *t, bool admin)
+{
+    return t && sbx_oidc_names_admins(a->oidc) && t->admin != admin;
+}
+
+/* @param t  the token of a user who is to be made, or whose role is; NULL: it is a key. */
+static int look_up(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], const sbx_jwt *t,
+                   sbx_key_row *ret, sbx_err *err)
+{
+    bool there = sbx_store_key_by_hash(a->store, hash, ret, err) == 0;
+
+    if (!t || (!there && err->code != SBX_E_NOT_FOUND) ||
+        (there && !role_differs(a, t, sbx_streq(ret->role, "admin"))))
+        return there ? 0 : -1;
+    sbx_key_row_done(ret);
+    return make_user(a, t, hash, err) || sbx_store_key_by_hash(a->store, hash, ret, err) ? -1 : 0;
+}
+
+static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], const sbx_jwt *t,
+               sbx_principal *ret, sbx_err *err)
 {
     int64_t asked = sbx_now_ms();
     sbx_key_row row = {0};
     sbx_err why = {0};
     bool good;
 
-    if (sbx_store_key_by_hash(a->store, hash, &row, &why) != 0) {
+    if (look_up(a, hash, t, &row, &why) != 0) {
         if (why.code != SBX_E_NOT_FOUND)
             return sbx_fail(err, why.code, "%s", why.msg);
         remember(a, hash, asked, NULL);
         return refuse(err);
     }
     good = !row.expired && !row.revoked;
-    if (good)
+    if (good) {
         auth_principal(&row, ret);
+        note_use(a, ret->key);
+    }
     sbx_key_row_done(&row);
     remember(a, hash, asked, good ? ret : NULL);
     return good ? 0 : refuse(err);
+}
+
+/* --- tokens of the OpenID provider --- */
+
+/* NULL: what is presented is no token. */
+static const char *token_of(const sbx_auth *a, const char *authorization, const char *api_key)
+{
+    const char *text = authorization ? bearer(authorization) : api_key;
+
+    if (!a->oidc || !text || !sbx_jwt_form(text) ||
+        (authorization && api_key && strcmp(text, api_key) != 0))
+        return NULL;
+    return text;
+}
+
+/* What stands for the subject in the place of a key: a text of which nobody can present the hash.
+ */
+static void subject_hash(const sbx_auth *a, const char *subject, unsigned char out[SBX_HASH_BYTES])
+{
+    SBX_CLEANUP(sbx_free_str)
+    char *text = sbx_asprintf("oidc\n%s\n%s", sbx_oidc_issuer(a->oidc), subject);
+
+    sbx_crypt_key_hash(a->crypt, text, strlen(text), out);
+}
+
+static int check_token(sbx_auth *a, const char *token, sbx_principal *ret, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_jwt_done) sbx_jwt t = {0};
+    unsigned char hash[SBX_HASH_BYTES];
+    sbx_principal who;
+    bool good = false;
+
+    if (sbx_oidc_check(a->oidc, token, &t, err) != 0)
+        return -1;
+    subject_hash(a, t.subject, hash);
+    if (!recall(a, hash, &good, &who) || (good && role_differs(a, &t, who.admin))) {
+        if (ask(a, hash, &t, &who, err) != 0)
+            return -1;
+    } else if (!good) {
+        return refuse(err);
+    }
+    who.token_ends_ms = t.ends_ms;
+    *ret = who;
+    return 0;
 }
 
 int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, sbx_principal *ret,
@@ -329,14 +492,16 @@ int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, 
 {
     unsigned char hash[SBX_HASH_BYTES];
     sbx_principal who;
-    const char *key;
+    const char *key, *token = token_of(a, authorization, api_key);
     bool good = false;
 
+    if (token)
+        return check_token(a, token, ret, err);
     if (presented(authorization, api_key, &key, err) != 0)
         return -1;
     sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
     if (!recall(a, hash, &good, &who)) {
-        if (ask(a, hash, &who, err) != 0)
+        if (ask(a, hash, NULL, &who, err) != 0)
             return -1;
     } else if (!good) {
         return refuse(err);
@@ -402,4 +567,35 @@ int sbx_principal_require(const sbx_principal *p, const char *scope, sbx_err *er
     if (sbx_principal_allows(p, scope))
         return 0;
     return sbx_fail(err, SBX_E_FORBIDDEN, "the key lacks the scope %s", scope);
+}
+
+/* Each of them by one of its own. */
+static bool all_allowed(const sbx_principal *p, const char *scopes)
+{
+    char scope[SBX_MAX_SCOPES_BYTES + 1];
+
+    for (const char *s = scopes; *s; s += strspn(s, " ")) {
+        size_t len = strcspn(s, " ");
+
+        if (len >= sizeof scope)
+            return false;
+        memcpy(scope, s, len);
+        scope[len] = '\0';
+        if (!sbx_principal_allows(p, scope))
+            return false;
+        s += len;
+    }
+    return true;
+}
+
+int sbx_principal_may_give(const sbx_principal *p, const char *scopes, int64_t ends_ms,
+                           sbx_err *err)
+{
+    if (!all_allowed(p, scopes))
+        return sbx_fail(err, SBX_E_FORBIDDEN,
+                        "a key gives no scope that it does not have itself: %s", p->scopes);
+    if (p->key_ends_ms && (!ends_ms || ends_ms > p->key_ends_ms))
+        return sbx_fail(err, SBX_E_FORBIDDEN,
+                        "a key that expires gives no key that outlives it: set expiresAt");
+    return 0;
 }

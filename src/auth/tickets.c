@@ -67,7 +67,8 @@ int sbx_tickets_issue(sbx_tickets *t, const sbx_principal *who, const char *meth
     sbx_crypt_ticket_hash(t->crypt, ret, HALF_TEXT, hash);
     sbx_hex(hash, HALF, ret + HALF_TEXT);
     sbx_crypt_ticket_hash(t->crypt, ret, SBX_TICKET_LEN, hash);
-    if (sbx_store_ticket_insert(t->store, hash, who->key, method, path, ret_expires_ms, err) == 0)
+    if (sbx_store_ticket_insert(t->store, hash, who->key, method, path, who->token_ends_ms,
+                                ret_expires_ms, err) == 0)
         return 0;
     sbx_wipe(ret, SBX_TICKET_LEN);
     return -1;

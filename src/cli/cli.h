@@ -121,6 +121,7 @@ int cli_logs(cli *c);
 int cli_events(cli *c);
 int cli_stats(cli *c);
 int cli_group(cli *c);
+int cli_keys(cli *c);
 int cli_watch(cli *c);
 int cli_cp(cli *c);
 int cli_put(cli *c);

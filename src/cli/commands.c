@@ -77,6 +77,15 @@ static const cli_option group_options[] = {
     END,
 };
 
+static const cli_option keys_options[] = {
+    {"scope", 0, "SCOPE", .repeated = true,
+     .doc = "create: what it allows, such as sandbox:read (default: what your own allows)"},
+    {"expires", 0, "TIME", .doc = "create: it ends after so long, such as 12h or 30d"},
+    {"user", 'u', "USER", .doc = "create, ls: whose, for administrators: an id; ls: or a name"},
+    {"overlap", 0, "TIME", .doc = "rotate: the old key stays good for so long (default 0)"},
+    END,
+};
+
 static const cli_option stop_options[] = {
     {"grace", 0, "TIME", .doc = "until processes are killed (default 10s)"},
     END,
@@ -216,6 +225,12 @@ const cli_command cli_commands[] = {
      "sbx group create workers $(sbx create --count 3)\nsbx group exec workers hostname\n"
      "sbx group rm --sandboxes workers",
      group_options, cli_group},
+    {"keys", "ls|create|rm|rotate [NAME|ID...]", 1, -1, -1, "API keys",
+     "`create NAME` makes a key and prints it, once; `rotate ID` does so for one that it replaces; "
+     "`rm ID...` revokes keys, which ends all that they opened; `ls` lists them, by their ids and "
+     "what they begin with.",
+     "sbx keys create --scope sandbox:read --expires 30d ci > key\nsbx keys rm $(sbx keys ls -q)",
+     keys_options, cli_keys},
     {"logs", "ID", 1, 1, -1, "show the log", NULL, "sbx logs -f --tail 20 demo", logs_options,
      cli_logs},
     {"shell", "ID", 1, 1, -1, "open a terminal in a sandbox",

@@ -1,6 +1,7 @@
 /* Text for people: see text.h. Widths and characters are those of UTF-8, which main() sets. */
 #include "cli/text.h"
 
+#include "sbx/core/clock.h"
 #include <stdio.h>
 #include <time.h>
 #include <wchar.h>
@@ -125,22 +126,7 @@ void cli_span_text(int64_t ms, char out[16])
 
 bool cli_time_read(const char *text, int64_t *ret_ms)
 {
-    struct tm tm = {0};
-    const char *rest = text ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
-    int64_t ms = 0;
-
-    if (!rest)
-        return false;
-    if (*rest == '.') {
-        int64_t factor = 100;
-
-        for (rest++; *rest >= '0' && *rest <= '9'; rest++, factor /= 10)
-            ms += (*rest - '0') * factor;
-    }
-    if (strcmp(rest, "Z") != 0)
-        return false;
-    *ret_ms = (int64_t)timegm(&tm) * 1000 + ms;
-    return true;
+    return text && sbx_time_parse(text, ret_ms);
 }
 
 /* --- colours --- */

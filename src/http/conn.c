@@ -461,7 +461,7 @@ static bool more_of_reply(conn *c)
         return true;
     case TAKE_END:
         if (c->state == C_WS)
-            ws_close(c, 1000);
+            ws_close(c, c->reply->close_code ? c->reply->close_code : 1000);
         else
             end_stream(c);
         return true;

@@ -191,6 +191,9 @@ struct sbx_reply {
     void *intercept_arg;
     void (*over)(void *arg);
     void *over_arg;
+    sbx_bearer bearer;
+    int64_t bearer_until_ms; /* wall clock; 0: never */
+    unsigned close_code;     /* of a WebSocket that is ended; 0: 1000 */
 };
 
 /* A request on its way to and through a worker, in one allocation with its text. */
@@ -233,6 +236,7 @@ struct sbx_http {
     atomic_size_t bodies;
     atomic_int drains;
     _Atomic int64_t drain_wish_ms;
+    int64_t bearers_ms; /* when they were last looked at */
     bool draining_on_loop;
     int64_t drain_until_ms;
 };
@@ -291,6 +295,10 @@ taken reply_take(sbx_reply *r, bool begun, sbx_buf *head, sbx_buf *body, int *st
 void reply_sent(sbx_reply *r, size_t bytes);
 void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
                   size_t header_count, sbx_buf *body); /* whoever has it in the phase R_FORMING */
+/* By whose right it is in work: copied to `ret` unless nobody's.
+ * @return false: there is none, or its time is over (`*expired`). */
+bool reply_bearer(sbx_reply *r, sbx_bearer *ret, bool *expired);
+void reply_revoke(sbx_reply *r); /* LOOP: as sbx_http_end_bearer() says */
 void reply_message(sbx_reply *r, const char *data, size_t len, bool binary);
 
 /* respond.c */
@@ -313,6 +321,9 @@ int cors_new(const char *list, cors *ret, sbx_err *err) SBX_MUST_CHECK;
 void cors_done(cors *c);
 const char *cors_match(const cors *c, const char *origin); /* what may be answered, or NULL */
 size_t cors_preflight(const char *allow, sbx_header out[4]);
+
+/* bearers.c */
+void bearers_tick(sbx_http *h);
 
 /* websocket.c */
 void ws_begin(conn *c);

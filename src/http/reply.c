@@ -10,6 +10,7 @@
  * Locks: reply.mu only, never held across a callback, a post or I/O. */
 #include "internal.h"
 
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 #include <stdio.h>
@@ -481,6 +482,67 @@ void sbx_reply_abort(sbx_reply *r)
         r->phase = R_ABORTED;
     pthread_mutex_unlock(&r->mu);
     reply_kick(r);
+}
+
+/* --- by whose right --- */
+
+void sbx_reply_set_bearer(sbx_reply *r, const char *id, int64_t until_ms)
+{
+    pthread_mutex_lock(&r->mu);
+    sbx_copy(r->bearer.id, sizeof(r->bearer.id), id);
+    r->bearer_until_ms = until_ms;
+    pthread_mutex_unlock(&r->mu);
+}
+
+bool reply_bearer(sbx_reply *r, sbx_bearer *ret, bool *expired)
+{
+    pthread_mutex_lock(&r->mu);
+    *ret = r->bearer;
+    *expired = r->bearer_until_ms && r->bearer_until_ms <= sbx_wall_ms();
+    pthread_mutex_unlock(&r->mu);
+    return ret->id[0] && !*expired;
+}
+
+#define REVOKED "the key or token, or its user, is not accepted any more"
+
+/* The last message of a stream, also to a client whose box is full. */
+static void end_revoked_locked(sbx_reply *r)
+{
+    static const char message[] =
+        "{\"type\":\"error\",\"code\":\"unauthorized\",\"message\":\"" REVOKED "\"}";
+    static const char opening[] = "event: error\ndata: ";
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf event = SBX_BUF_INIT(KIB);
+    size_t before = r->body.len;
+
+    r->phase = r->ws || r->sse ? R_ENDED : R_ABORTED;
+    r->close_code = SBX_CLOSE_UNAUTHORIZED;
+    if (r->phase == R_ABORTED)
+        return;
+    if (!r->ws)
+        sbx_buf_adds(&event, opening);
+    sbx_buf_adds(&event, message);
+    if (!r->ws)
+        sbx_buf_adds(&event, "\n\n");
+    add_framed(r, event.data, event.len, false);
+    r->queued += r->body.len - before;
+}
+
+void reply_revoke(sbx_reply *r)
+{
+    sbx_err err;
+
+    SBX_ASSERT_THREAD(SBX_T_LOOP);
+    pthread_mutex_lock(&r->mu);
+    bool open = r->phase == R_OPEN && !r->intercept, stream = r->phase == R_STREAM;
+    if (stream)
+        end_revoked_locked(r);
+    pthread_mutex_unlock(&r->mu);
+    if (stream) {
+        reply_kick(r);
+    } else if (open) {
+        sbx_fail(&err, SBX_E_UNAUTHORIZED, REVOKED);
+        sbx_reply_problem(r, &err);
+    }
 }
 
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events)

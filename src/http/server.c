@@ -226,6 +226,7 @@ static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
     h->now_ms = sbx_now_ms();
     refresh_date(h);
     expire(h);
+    bearers_tick(h);
     sbx_lanes_shed(h->config.lanes);
     if (h->accept_paused && !h->draining_on_loop) {
         h->accept_paused = false;

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <time.h>
 
-#define MAX_TICKS 16
+#define MAX_TICKS 32
 
 typedef struct tick {
     const char *name;

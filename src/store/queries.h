@@ -8,6 +8,7 @@
 #ifndef SBX_STORE_QUERIES_H
 #define SBX_STORE_QUERIES_H
 
+#include "queries_identity.h"
 #include "sbx/store/records.h"
 
 /* The columns of sbx_sandbox_row, in the order in which rows.c reads them. */
@@ -477,6 +478,7 @@
       " gone AS (DELETE FROM public.events USING keep WHERE owner = of_owner AND seq < from_seq"   \
       " RETURNING 1) SELECT count(*) FROM gone")                                                   \
                                                                                                    \
+    SBX_QUERIES_IDENTITY(X)                                                                        \
     X(TIER_LIST, 0, SYSTEM,                                                                        \
       "SELECT name, executions, compute_s, longest_s, concurrent FROM public.tiers"                \
       " ORDER BY position, name")                                                                  \
@@ -509,7 +511,8 @@
     X(KEY_BY_HASH, 1, SYSTEM,                                                                      \
       "SELECT k.id, k.user_id, u.role, k.scopes,"                                                  \
       " k.expires_at IS NOT NULL AND k.expires_at <= now(),"                                       \
-      " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL, " KEY_RATES                         \
+      " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL, k.expires_at, NULL::timestamptz, "  \
+      KEY_RATES                                                                                    \
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
                                                                                                    \
     /* $3 fingerprint, $4 worker, $5 resource, $6 rerun. A row that is not seen is just being      \
@@ -551,12 +554,13 @@
     X(IDEMPOTENCY_PURGE, 0, SYSTEM,                                                                \
       "DELETE FROM public.idempotency_keys WHERE created_at <= now() - interval '1 day'")          \
                                                                                                    \
-    /* $1 hash, $2 key, $3 method, $4 path, $5 limit, $6 seconds. No expiry: at the limit. */        \
-    X(TICKET_INSERT, 6, SYSTEM,                                                                    \
+    /* $1 hash, $2 key, $3 method, $4 path, $5 limit, $6 seconds, $7 end. No expiry: at the limit. */ \
+    X(TICKET_INSERT, 7, SYSTEM,                                                                    \
       "WITH unused AS (SELECT count(*) AS n, min(expires_at) AS first FROM public.tickets"         \
       " WHERE key = $2::text AND used = '' AND expires_at > now()),"                               \
-      " t AS (INSERT INTO public.tickets (hash, key, method, path, expires_at)"                    \
-      " SELECT $1::bytea, $2::text, $3::text, $4::text, now() + make_interval(secs => $6::int)"    \
+      " t AS (INSERT INTO public.tickets (hash, key, method, path, expires_at, ends_at)"           \
+      " SELECT $1::bytea, $2::text, $3::text, $4::text, now() + make_interval(secs => $6::int),"   \
+      " $7::timestamptz"                                                                           \
       " FROM unused WHERE n < $5::bigint"                                                          \
       " ON CONFLICT (hash) DO UPDATE SET path = excluded.path RETURNING expires_at)"               \
       " SELECT t.expires_at, ceil(extract(epoch FROM first - now()))::bigint"                      \
@@ -569,8 +573,8 @@
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id"                            \
       " WHERE t.hash = $1::bytea AND t.method = $2 AND t.path = $3 AND (t.use = $6::bigint"        \
       " OR (t.expires_at > now() AND (t.used = '' OR (t.used = 'stream' AND $4::bool))))"          \
-      " AND k.id = t.key AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())"\
-      " AND u.disabled_at IS NULL RETURNING k.id, k.user_id, u.role, k.scopes, false, false, "     \
+      " AND (t.ends_at IS NULL OR t.ends_at > now()) AND k.id = t.key AND " KEY_IS_GOOD            \
+      " RETURNING k.id, k.user_id, u.role, k.scopes, false, false, k.expires_at, t.ends_at, "      \
       KEY_RATES)                                                                                   \
     X(TICKET_RENEW, 2, SYSTEM,                                                                     \
       "UPDATE public.tickets SET expires_at = now() + make_interval(secs => $2::int)"              \

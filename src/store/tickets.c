@@ -8,8 +8,8 @@
 #define RENEW_AT_ONCE 1000
 
 int sbx_store_ticket_insert(sbx_store *s, const unsigned char hash[SBX_HASH_BYTES], const char *key,
-                            const char *method, const char *path, int64_t *ret_expires_ms,
-                            sbx_err *err)
+                            const char *method, const char *path, int64_t ends_ms,
+                            int64_t *ret_expires_ms, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     store_params p = {0};
@@ -20,6 +20,7 @@ int sbx_store_ticket_insert(sbx_store *s, const unsigned char hash[SBX_HASH_BYTE
     store_p_str(&p, path);
     store_p_int(&p, SBX_MAX_TICKETS);
     store_p_int(&p, SBX_TICKET_S);
+    store_p_time_us(&p, ends_ms * 1000);
     if (store_exec(s, Q_TICKET_INSERT, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     if (PQgetisnull(r, 0, 0)) {

@@ -72,8 +72,10 @@ void store_read_key(const PGresult *r, sbx_key_row *ret)
     ret->scopes = store_str(r, 0, 3);
     ret->expired = store_int(r, 0, 4) != 0;
     ret->revoked = store_int(r, 0, 5) != 0;
+    ret->expires_ms = store_ms(r, 0, 6);
+    ret->token_ms = store_ms(r, 0, 7);
     for (int i = 0; i < SBX_RATE_COUNT; i++)
-        ret->rates[i] = store_int(r, 0, 6 + i);
+        ret->rates[i] = store_int(r, 0, 8 + i);
 }
 
 int sbx_store_key_rates(sbx_store *s, const char *id, const int64_t rates[SBX_RATE_COUNT],

@@ -33,7 +33,7 @@ LIBRARIES = {
     r"archive(_entry)?\.h": (r"src/(filetool|cli)/", "src/filetool and src/cli"),
     r"libwebsockets": (r"src/http/", "src/http"),
     r"zlib\.h": (r"src/http/", "src/http"),
-    r"curl/": (r"src/(engine|run|cli)/", "src/engine, src/run and src/cli"),
+    r"curl/": (r"src/(engine|run|cli|auth)/", "src/engine, src/run, src/cli and src/auth"),
     r"libpq-fe\.h|libpq/|postgresql/": (r"src/store/", "src/store"),
     r"hiredis": (r"src/bus/", "src/bus"),
 }

@@ -1,4 +1,4 @@
-"""Whose rows a statement touches: every statement of src/store/queries.h, and bad samples.
+"""Whose rows a statement touches: every statement of src/store/queries*.h, and bad samples.
 
 The tables that belong to somebody are found in the migrations: those with a column `owner` or
 `user_id`, and those that refer to one of them. A statement that touches such a table is marked
@@ -108,7 +108,8 @@ class StatementsTest(unittest.TestCase):
         self.assertFalse({"workers", "meta", "pools", "users"} & self.owned)
 
     def test_the_statements_are_found(self):
-        rows = re.findall(r"^    X\(\w+, ", (TOP / "src/store/queries.h").read_text(), re.M)
+        rows = [row for p in (TOP / "src/store").glob("queries*.h")
+                for row in re.findall(r"^    X\(\w+, ", p.read_text(), re.M)]
         self.assertEqual(len(self.statements), len(rows))
         self.assertGreater(len(rows), 80)
 

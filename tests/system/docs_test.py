@@ -64,7 +64,7 @@ class DocsTest(SystemCase):
     def test_it_is_html_well_formed_and_light(self):
         self.assertEqual(self.got.status, 200)
         self.assertEqual(self.got.headers["Content-Type"], "text/html; charset=utf-8")
-        self.assertLess(len(self.got.body), 200 * 1024)
+        self.assertLess(len(self.got.body), 256 * 1024)
         self.assertLess(len(zlib.compress(self.got.body)), 40 * 1024)
         self.assertEqual(self.page.faults, [])
         self.assertEqual(len(self.page.ids), len(set(self.page.ids)), "an id stands twice")

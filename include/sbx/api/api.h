@@ -42,6 +42,7 @@ typedef struct sbx_api_route {
     const char *sse, *ws;       /* schemas of the messages: "LogEntry,gap:Gap" (event:schema) */
     /* These honour Idempotency-Key; such a route never streams. */
     sbx_api_made made; /* answers for what was made */
+    bool admin;        /* for administrators alone */
     bool rerun;        /* the handler may be run again under the same id, and completes its work */
 } sbx_api_route;
 
@@ -57,6 +58,10 @@ sbx_rate sbx_api_rate(const sbx_api_route *route);
 /** The same table as the HTTP server wants it; all handlers are one dispatcher.
  * @param ret  owned by the caller. The server's `app` must be the sbx_app. */
 sbx_route *sbx_api_http_routes(void);
+
+/** As sbx_http_config.bearers wants it: asks, on a worker, which keys are not good any more, and
+ * ends their requests. LOOP. @param app  the sbx_app. */
+void sbx_api_bearers(void *app, sbx_bearer *ids, size_t count);
 
 /** The OpenAPI 3.1 document. */
 void sbx_api_openapi(sbx_buf *out);

@@ -19,6 +19,14 @@
 
 #define SBX_MAX_IDEMPOTENCY_KEY 255
 
+/* Users and keys */
+#define SBX_MAX_KEYS        1000  /* of one user, neither revoked nor expired */
+#define SBX_MAX_SCOPES      32    /* of one key */
+#define SBX_MAX_OVERLAP_S   86400 /* that the old secret stays good when a key is rotated */
+#define SBX_MAX_EMAIL_BYTES 254
+#define SBX_KEY_USES_MS     5000 /* how often it is written when keys were used */
+#define SBX_KEYS_CHECK_MS   500  /* how often keys with requests in work are looked at */
+
 /* Tickets */
 #define SBX_TICKET_S        60 /* to the first use; of an event stream, after the last disconnect */
 #define SBX_TICKET_RENEW_MS 5000 /* how often the tickets of open event streams are renewed */

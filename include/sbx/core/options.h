@@ -72,6 +72,16 @@
       "requests without a good key of one address in a minute; 0: no limit")                       \
     X(trusted_proxies, STR, "trusted-proxies", "SBX_TRUSTED_PROXIES", "", 0, 0, 0,                 \
       "ADDRESS[/BITS], joined by commas: whose X-Forwarded-For tells the client's address")        \
+    X(oidc_issuer, STR, "oidc-issuer", "SBX_OIDC_ISSUER", "", 0, 0, 0,                             \
+      "OpenID provider whose tokens are accepted beside keys: its https:// address; empty: none")  \
+    X(oidc_audience, STR, "oidc-audience", "SBX_OIDC_AUDIENCE", "", 0, 0, 0,                       \
+      "whom its tokens must be for (aud)")                                                         \
+    X(oidc_jwks_url, STR, "oidc-jwks-url", "SBX_OIDC_JWKS_URL", "", 0, 0, 0,                       \
+      "address of its keys; empty: as its discovery document says")                                \
+    X(oidc_ca, STR, "oidc-ca", "SBX_OIDC_CA", "", 0, 0, 0,                                         \
+      "PEM file of the certificates by which it is trusted; empty: the system's")                  \
+    X(oidc_admin, STR, "oidc-admin", "SBX_OIDC_ADMIN", "", 0, 0, 0,                                \
+      "CLAIM=VALUE of tokens whose users are administrators; empty: none is by its token")         \
     X(metrics_token, STR, "metrics-token", "SBX_METRICS_TOKEN", "", 0, 0, 1,                       \
       "bearer token of /metrics; empty: loopback only")                                            \
     X(log_level, STR, "log-level", "SBX_LOG_LEVEL", "info", 0, 0, 0, "debug, info, warn or error") \

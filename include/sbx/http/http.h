@@ -107,6 +107,11 @@ typedef struct sbx_route {
  * by sbx_reply_body(). max_body counts what arrives, so TOO_LARGE may come in the middle. */
 #define SBX_BODY_STREAM 16u
 
+#define SBX_BEARER_LEN 23
+typedef struct sbx_bearer {
+    char id[SBX_BEARER_LEN + 1];
+} sbx_bearer;
+
 typedef struct sbx_http_config {
     const char *listen; /* "127.0.0.1:7070", "[::1]:0", ":7070"; port 0: any, see sbx_http_port() */
     const sbx_route *routes;
@@ -126,6 +131,10 @@ typedef struct sbx_http_config {
     const char *trusted_proxies;                                            /* see http/proxies.h */
     /* Whose pages may read answers (CORS): origins separated by commas, "*", or NULL */
     const char *cors_origins;
+    /* Called on LOOP every SBX_KEYS_CHECK_MS with the bearers of all streams, and of requests that
+     * have been in work for longer than that, if there are any; the same one may be there more than
+     * once. Owns `ids`, to be freed with free(). NULL: nobody looks. */
+    void (*bearers)(void *app, sbx_bearer *ids, size_t count);
     int64_t stall_ms; /* for each 16 KiB of an answer that a client takes slowly; 0: 45 s */
     int64_t ping_ms;  /* of idle streams; 0: 20 s. Silence of two pings ends a WebSocket */
 } sbx_http_config;
@@ -141,6 +150,12 @@ void sbx_http_run(sbx_http *h);
  * client can take up again are ended at once: WebSockets (1001) and event streams of GETs; other
  * streams count as running. Then sbx_http_run() returns. A second call ends at once. */
 void sbx_http_drain(sbx_http *h, int64_t ms);
+/** End the requests of a bearer that are in work, from any thread: one that nobody has answered is
+ * answered 401, an event stream ends behind an event `error`, a WebSocket behind such a message
+ * with the code SBX_CLOSE_UNAUTHORIZED, any other stream is cut. Who works for them learns that
+ * the client left. Left alone are requests whose answers are held back (sbx_reply_intercept()). */
+void sbx_http_end_bearer(sbx_http *h, const char *id);
+#define SBX_CLOSE_UNAUTHORIZED 4401
 bool sbx_http_draining(const sbx_http *h);
 size_t sbx_http_connections(const sbx_http *h); /* any thread */
 /** After run returned and no worker runs any more: tell the watchers of replies that it is over. */
@@ -256,6 +271,12 @@ void sbx_reply_intercept(sbx_reply *r, void (*fn)(void *arg, sbx_reply *r, sbx_a
 void *sbx_reply_interceptor(sbx_reply *r); /* `arg` while nothing was answered, or NULL */
 /** Send it after all, with one more header or NULL. Frees the answer, drops the reference. */
 void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more);
+
+/** Say by whose right the request is served, so that it can be ended with that. Once, by the
+ * worker, before the handler runs.
+ * @param id  at most SBX_BEARER_LEN bytes. @param until_ms  wall clock: when the right ends by
+ *            itself; 0: never. */
+void sbx_reply_set_bearer(sbx_reply *r, const char *id, int64_t until_ms);
 
 /** Have fn(arg) called once when the connection is done with this reply, answered or not: on LOOP,
  * or at once by the caller if it is over already. Once per reply; fn must not block. */

@@ -1,4 +1,5 @@
-/* The tables `users` and `api_keys`. Keys are stored as keyed hashes only. Threads: WORKER. */
+/* The tables `users` and `api_keys`, as far as a request's key needs them. Keys are stored as keyed
+ * hashes only. Their management: store/identity.h. Threads: WORKER. */
 #ifndef SBX_STORE_USERS_H
 #define SBX_STORE_USERS_H
 
@@ -11,6 +12,8 @@ typedef struct sbx_key_row {
     char *scopes; /* space-separated; "*" all; owned */
     bool expired, revoked;
     int64_t rates[SBX_RATE_COUNT]; /* a minute; SBX_RATE_DEFAULT: the server's */
+    int64_t expires_ms;            /* wall clock; 0: never */
+    int64_t token_ms; /* of a ticket that a token made: when that one ends; 0: none did */
 } sbx_key_row;
 void sbx_key_row_done(sbx_key_row *r);
 
