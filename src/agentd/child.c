@@ -133,6 +133,17 @@ static int drop_capabilities(void)
     return (int)syscall(SYS_capset, &head, none);
 }
 
+/* The command's user may open its streams by their names: /dev/stdout, /proc/self/fd/1. */
+static void give_streams(const command_line *c)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        struct stat st;
+
+        if (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode))
+            (void)!fchown(fd, c->h.uid, c->h.gid);
+    }
+}
+
 static int drop_rights(const command_line *c)
 {
     gid_t groups[AGENT_MAX_GROUPS];
@@ -263,6 +274,7 @@ _Noreturn void agent_child_run(const agent_child_fds *fds, const struct rlimit *
         set_terminal(fds, c.h.terminal);
     else
         set_descriptors(fds, &c);
+    give_streams(&c);
     (void)setrlimit(RLIMIT_NOFILE, nofile);
     if (drop_rights(&c) < 0)
         give_up(fds, SBX_AF_SPAWN, errno);

@@ -15,6 +15,7 @@
 
 #include "agent.h"
 #include "connect.h"
+#include "context.h"
 #include "machine.h"
 #include "probe.h"
 
@@ -110,10 +111,15 @@ int main(int argc, char **argv)
         return agent_probe(argv[2], argv[3]);
     if (argc == 2 && strcmp(argv[1], "connect") == 0)
         return agent_connect();
+    if ((argc == 4 || argc == 5) && strcmp(argv[1], "context") == 0)
+        return agent_context(argv[2], argv[3]);
+    if (argc > 3 && strcmp(argv[1], "cell") == 0)
+        return agent_cell(argc - 2, argv + 2);
     if (argc > 1) {
         (void)fprintf(
-            stderr,
-            "usage: sbx-agent [--version | connect | probe port NUMBER | probe file PATH]\n");
+            stderr, "usage: sbx-agent [--version | connect | probe port NUMBER | probe file PATH\n"
+                    "                  | context RUNTIME ID [CWD] | cell ID run FILE MS\n"
+                    "                  | cell ID wait | cell ID restart]\n");
         return 2;
     }
     return serve();

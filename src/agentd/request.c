@@ -163,6 +163,16 @@ static void start(agent *a, agent_peer *p, const sbx_frame *f, const agent_reque
     }
 }
 
+static bool contexts_full(const agent *a)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < a->commands.nlive; i++)
+        n += (a->commands.live[i]->flags & SBX_EXEC_CONTEXT) &&
+             a->commands.live[i]->state != AGENT_OVER;
+    return n >= SBX_MAX_CONTEXTS;
+}
+
 static bool on_exec(agent *a, agent_peer *p, const sbx_frame *f)
 {
     agent_request r;
@@ -186,6 +196,8 @@ static bool on_exec(agent *a, agent_peer *p, const sbx_frame *f)
         agent_tell_fail(p, f->req, SBX_AF_BUSY, "the sandbox is being stopped");
     else if (agent_registry_full(&a->commands))
         agent_tell_fail(p, f->req, SBX_AF_BUSY, "too many commands at once");
+    else if ((r.flags & SBX_EXEC_CONTEXT) && contexts_full(a))
+        agent_tell_fail(p, f->req, SBX_AF_CONTEXTS, "too many contexts");
     else if (!pick_user(a, &r, &u))
         agent_tell_fail(p, f->req, SBX_AF_BAD_USER, "no such user or group");
     else

@@ -50,6 +50,7 @@ typedef struct api_schema {
 } api_schema;
 
 /* contract_code.c */
+extern const api_field api_context[], api_context_list_view[];
 extern const api_field api_run_end[], api_run_error[], api_run_exit[], api_run_failure[],
     api_run_install[], api_run_output[], api_run_result[], api_run_start[];
 /* contract_files.c */

@@ -14,6 +14,7 @@
         {"error", T_REF, OPTIONAL, "RunFailure", "What is not the code's doing."},                 \
         {"sandboxId", T_ID, NULLABLE, NULL, "Where it ran; null: its packages failed before."},    \
         {"execId", T_ID, 0, NULL, "Of its record, among the sandbox's commands."},                 \
+        {"stateLost", T_BOOL, OPTIONAL, NULL, "In a context: its state is gone."},                 \
     {                                                                                              \
         "packagesInstalled", T_STRS, 0, NULL, "Name and version of each."                          \
     }
@@ -28,8 +29,8 @@
      T_STR,                                                                                        \
      0,                                                                                            \
      NULL,                                                                                         \
-     "For programs: timeout, oom (out of memory), or the code of a problem, such as "              \
-     "package_failed or engine_error.",                                                            \
+     "For programs: timeout, oom (out of memory), context_lost (the context's interpreter ended "  \
+     "while the code ran), or the code of a problem, such as package_failed or engine_error.",     \
      .example = "\"timeout\""},                                                                    \
     {                                                                                              \
         "message", T_STR, 0, NULL, "For people."                                                   \
@@ -90,5 +91,22 @@ const api_field api_run_end[] = {
 const api_field api_run_exit[] = {
     {"type", T_CONST, 0, "exit", "The stream ends with it."},
     EXIT_FIELDS,
+    {0},
+};
+
+const api_field api_context[] = {
+    {"id", T_ID, 0, NULL,
+     "For `contextId` of runs. It is the id of a command of the sandbox, too."},
+    {"runtime", T_ENUM, 0, "python,node,typescript", "What runs the code."},
+    {"cwd", T_STR, NULLABLE, NULL, "Working directory; null: the user's home."},
+    {"state", T_ENUM, 0, "idle,busy", "`busy`: code runs in it."},
+    {"createdAt", T_TIME, 0, NULL, "When it was made."},
+    {"lastUsedAt", T_TIME, 0, NULL, "When its last run began or ended, as far as it is known."},
+    {0},
+};
+
+const api_field api_context_list_view[] = {
+    {"items", T_LIST, 0, "Context", "All of them."},
+    {"nextCursor", T_STR, NULLABLE, NULL, "Always null."},
     {0},
 };

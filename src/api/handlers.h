@@ -87,6 +87,13 @@ HANDLER(api_file_watch);
 HANDLER(api_run);
 HANDLER(api_sandbox_run);
 
+/* contexts.c */
+HANDLER(api_context_create);
+HANDLER(api_context_list);
+HANDLER(api_context_get);
+HANDLER(api_context_delete);
+HANDLER(api_context_restart);
+
 /* idempotency.c */
 /** Run the handler of a request with an Idempotency-Key, or answer it as the first time, or keep
  * it until the first one has an answer. @return 0, SBX_KEPT or -1. */

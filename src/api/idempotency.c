@@ -89,6 +89,23 @@ static bool to_remember(const sbx_answer *a)
                                a->status != 429 && a->problem.code != SBX_E_CANCELLED);
 }
 
+/* What is too large to be kept was answered once; a repetition is told so. */
+static int keep(claim *m, const sbx_answer *a, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(16 * KIB);
+    sbx_err gone;
+
+    if (a->body.len <= SBX_MAX_KEPT_ANSWER)
+        return sbx_store_idempotency_done(m->app->store, &m->c, a->status, a->location, &a->body,
+                                          err);
+    sbx_fail(&gone, SBX_E_GONE,
+             "the first request with this Idempotency-Key was answered, with %zu bytes, which is "
+             "more than is kept for a repetition",
+             a->body.len);
+    sbx_reply_problem_json(m->reply, &gone, &body);
+    return sbx_store_idempotency_done(m->app->store, &m->c, 410, NULL, &body, err);
+}
+
 /* What cannot be written down is answered all the same: a retry finds out by the id. */
 static void record(void *arg)
 {
@@ -100,7 +117,7 @@ static void record(void *arg)
 
     sbx_job_scope(sbx_now_ms() + RECORD_MS, NULL); /* also for a client that left */
     if (to_remember(a) && !sbx_buf_failed(&a->body) && !m->open)
-        rc = sbx_store_idempotency_done(store, &m->c, a->status, a->location, &a->body, &err);
+        rc = keep(m, a, &err);
     else if (m->c.rerun)
         rc = sbx_store_idempotency_leave(store, &m->c, &err);
     else
@@ -202,6 +219,11 @@ int api_idempotent(sbx_app *app, const sbx_api_route *route, const sbx_principal
 
     if (check_key(r->idempotency_key, err))
         return -1;
+    if (r->accept != SBX_ACCEPT_JSON)
+        return sbx_fail_field(
+            err, "Idempotency-Key",
+            "Idempotency-Key: a stream is not kept for repetitions; ask for JSON, "
+            "or send no key");
     m = claim_new(app, route, who, r);
     if (sbx_store_idempotency_claim(app->store, &m->c, &found, err))
         return -1;

@@ -1,9 +1,11 @@
 /* The table of contents of the product. Sorted by path, then method. */
 #include "handlers.h"
+#include "sbx/runs/contexts.h"
 #include "sbx/sandbox/pool.h"
 
 #define ENGINE_MS (15 * 60 * 1000) /* a create may pull an image */
 #define QUICK_MS  10000
+#define RUN_MS    (ENGINE_MS + SBX_MAX_RUN_MS) /* a repetition waits for the first one */
 
 #define MOVE_FAILURES "409,410,502"
 #define EXEC_FRAMES   "ExecStart,ExecOutput,ExecGap,ExecExit,ExecError"
@@ -117,16 +119,34 @@ const sbx_api_route sbx_api_routes[] = {
     {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
-    {"POST", "/run", "sandbox:write", SBX_LANE_FAST, SBX_MAX_BODY_RUN, SBX_CAN_SSE, ENGINE_MS,
-     api_run, "run", "Run code in a sandbox of its own", sbx_run_fields, .tag = "Code",
-     .success = "200", .response = "RunResult", .sse = RUN_EVENTS, .failures = "409,502",
+    {"POST",
+     "/run",
+     "sandbox:write",
+     SBX_LANE_FAST,
+     SBX_MAX_BODY_RUN,
+     SBX_CAN_SSE,
+     RUN_MS,
+     api_run,
+     "run",
+     "Run code in a sandbox of its own",
+     sbx_run_fields,
+     .tag = "Code",
+     .success = "200",
+     .response = "RunResult",
+     .sse = RUN_EVENTS,
+     .failures = "409,502",
      .rate = SBX_RATED(CREATES),
-     .doc = "The key needs `exec:write` as well. Code that fails is a success of this request: "
-            "look at `exitCode`; `error` is there only for what is not the code's doing. The code "
-            "is `main.py`, `main.js` and so on in the working directory, beside `files`. Behind "
-            "the answer the sandbox is deleted, with all that was started; its record and that "
-            "of the run can be read for a day. A client that leaves ends the run.",
-     .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}"},
+     .doc =
+         "The key needs `exec:write` as well. Code that fails is a success of this request: "
+         "look at `exitCode`; `error` is there only for what is not the code's doing. The code "
+         "is `main.py`, `main.js` and so on in the working directory, beside `files`. Behind "
+         "the answer the sandbox is deleted, with all that was started; its record and that "
+         "of the run can be read for a day. A client that leaves ends the run, unless it sent an "
+         "Idempotency-Key: then the answer is kept for its repetition, which waits for it (410 if "
+         "it was larger than 8 MiB). What a crash of the server cut off is run again by the "
+         "repetition. Streams take no key.",
+     .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}",
+     .rerun = true},
     {"DELETE", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, 0, 0, ENGINE_MS,
      api_sandbox_delete_many, "sandbox_delete_many", "Delete sandboxes by their metadata",
      .tag = "Sandboxes", .query = "metadata.*,template,name,state,owner", .success = "200",
@@ -173,6 +193,36 @@ const sbx_api_route sbx_api_routes[] = {
             "stays, null removes. A running sandbox gets new limits at once; memory below what is "
             "in use is 409. `env` is for commands from now on.",
      .example = "{\"name\":\"renamed\",\"metadata\":{\"team\":\"blue\"}}"},
+    {"GET", "/sandboxes/{id}/contexts", "exec:read", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_context_list, "context_list", "List contexts, newest first", .tag = "Code",
+     .success = "200", .response = "ContextList", .failures = "409,410,502",
+     .doc = "All that the sandbox has: at most 20. None are there while it is stopped; 409 while "
+            "it is paused or on its way. Reading is no use."},
+    {"POST", "/sandboxes/{id}/contexts", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
+     ENGINE_MS, api_context_create, "context_create",
+     "Make a context: an interpreter that keeps its state between runs", sbx_context_fields,
+     .tag = "Code", .success = "201", .response = "Context", .failures = "409,410,502",
+     .doc = "Variables, imports and functions of one run are there in the next one with its id as "
+            "`contextId`. The value of a last expression is printed, `await` is allowed at the "
+            "top. An exception is exit code 1 with the traceback on stderr, and `sys.exit()` or "
+            "`process.exit()` end the run alone; the context lives on. It resumes a sandbox that "
+            "is paused. A context that waits is no activity, outlives a pause, and ends with the "
+            "sandbox's stop. 409: there are 20.",
+     .example = "{\"runtime\":\"python\"}", .rerun = true},
+    {"DELETE", "/sandboxes/{id}/contexts/{contextId}", "exec:write", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_context_delete, "context_delete", "End a context", .tag = "Code", .success = "204",
+     .failures = "409,410,502",
+     .doc = "With all that its code started. Success also when it has ended."},
+    {"GET", "/sandboxes/{id}/contexts/{contextId}", "exec:read", SBX_LANE_FAST, 0, 0, QUICK_MS,
+     api_context_get, "context_get", "Read a context", .tag = "Code", .success = "200",
+     .response = "Context", .failures = "409,410,502",
+     .doc = "409 while the sandbox is paused or on its way. Reading is no use."},
+    {"POST", "/sandboxes/{id}/contexts/{contextId}/restart", "exec:write", SBX_LANE_FAST,
+     SBX_MAX_BODY_JSON, 0, QUICK_MS, api_context_restart, "context_restart",
+     "Give a context a new, empty state", sbx_no_fields, .tag = "Code", .success = "200",
+     .response = "Context", .failures = "409,410,502",
+     .doc = "The same id, directory and environment. A run that is under way ends with the error "
+            "`context_lost`; those that wait for their turn run in the new state."},
     {"POST", "/sandboxes/{id}/exec", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_EXEC, SBX_CAN_SSE,
      QUICK_MS, api_exec, "exec", "Run a command: wait for it, stream its output, or let it run",
      sbx_exec_fields, .tag = "Commands", .success = "200,202", .response = "ExecResult,202:Exec",
@@ -320,14 +370,28 @@ const sbx_api_route sbx_api_routes[] = {
      ENGINE_MS, api_sandbox_resume, "sandbox_resume", "Let a paused sandbox go on", sbx_no_fields,
      .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,
      .doc = "From `paused`. Without an expiresAt a lifetime begins."},
-    {"POST", "/sandboxes/{id}/run", "exec:write", SBX_LANE_FAST, SBX_MAX_BODY_RUN, SBX_CAN_SSE,
-     QUICK_MS, api_sandbox_run, "sandbox_run", "Run code in a sandbox", sbx_sandbox_run_fields,
-     .tag = "Code", .success = "200", .response = "RunResult", .sse = RUN_EVENTS,
-     .failures = "409,410,502", .rate = SBX_RATED(CREATES),
+    {"POST",
+     "/sandboxes/{id}/run",
+     "exec:write",
+     SBX_LANE_FAST,
+     SBX_MAX_BODY_RUN,
+     SBX_CAN_SSE,
+     RUN_MS,
+     api_sandbox_run,
+     "sandbox_run",
+     "Run code in a sandbox",
+     sbx_sandbox_run_fields,
+     .tag = "Code",
+     .success = "200",
+     .response = "RunResult",
+     .sse = RUN_EVENTS,
+     .failures = "409,410,502",
+     .rate = SBX_RATED(CREATES),
      .doc = "As `POST /run`, in a sandbox that stays, beside the files that it has. It resumes one "
             "that is paused. The code's file has a name of its own and is removed behind the run; "
-            "what else the code leaves stays. A client that leaves ends the run.",
-     .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}"},
+            "what else the code leaves stays. A client that leaves ends the run, as there.",
+     .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}",
+     .rerun = true},
     {"POST", "/sandboxes/{id}/start", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_JSON, 0,
      ENGINE_MS, api_sandbox_start, "sandbox_start", "Start a stopped sandbox", sbx_no_fields,
      .tag = "Sandboxes", .success = "200", .response = "Sandbox", .failures = MOVE_FAILURES,

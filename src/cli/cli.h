@@ -120,6 +120,7 @@ int cli_shell(cli *c);
 int cli_logs(cli *c);
 int cli_events(cli *c);
 int cli_stats(cli *c);
+int cli_contexts(cli *c);
 int cli_group(cli *c);
 int cli_keys(cli *c);
 int cli_watch(cli *c);

@@ -122,6 +122,15 @@ static const cli_option run_options[] = {
     {"cpus", 0, "N", .doc = "processors, such as 0.5"},
     {"memory", 0, "SIZE", .doc = "memory, such as 512M or 1.5G"},
     {"sandbox", 's', "ID", .doc = "run it in this sandbox, which stays"},
+    {"context", 'c', "CONTEXT", .doc = "with --sandbox: in this context, which keeps the state"},
+    END,
+};
+
+static const cli_option contexts_options[] = {
+    {"runtime", 'r', "NAME", "python|node|typescript", .doc = "new: what runs the code (python)"},
+    {"workdir", 'w', "DIR", .doc = "new: working directory (default: the user's home)"},
+    {"env", 'e', "NAME=VALUE", .repeated = true,
+     .doc = "new: add to the environment; NAME alone takes it from here"},
     END,
 };
 
@@ -215,6 +224,13 @@ const cli_command cli_commands[] = {
      "Promise.resolve(1))'\n"
      "echo 'print(6*7)' | sbx run --timeout 10s -",
      run_options, cli_run},
+    {"contexts", "ls|new|rm|restart ID [CONTEXT...]", 2, -1, -1,
+     "interpreters that keep their state between runs",
+     "`new ID` makes one in the sandbox and prints its id, for `sbx run --context`; `ls ID` shows "
+     "all, `rm ID CONTEXT...` ends them, `restart ID CONTEXT...` gives them an empty state.",
+     "c=$(sbx contexts new demo)\nsbx run -s demo -c $c -e 'x = 6'\n"
+     "sbx run -s demo -c $c -e 'x * 7'",
+     contexts_options, cli_contexts},
     {"group", "create|ls|get|exec|rm [GROUP] [...]", 1, -1, 2, "named sets of sandboxes",
      "`create NAME ID...` makes one and prints its id, `ls` lists them, `get GROUP` shows one, "
      "`rm GROUP` deletes it. `exec GROUP COMMAND [ARGUMENT...]` runs a command in all members at "

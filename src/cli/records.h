@@ -28,6 +28,9 @@ int cli_query_metadata(cli *c, cli_call *k);
 /** Tell of a problem within an answer, of one of many. @return CLI_FAILED */
 int cli_tell_problem(const cli *c, const char *which, const sbx_json *problem);
 
+/** Is it an id of a context? It is told otherwise. */
+bool cli_context_id(const cli *c, const char *context);
+
 /** Write the options --env into a body. @return the exit status if they are wrong, else 0. */
 int cli_write_env(cli *c, sbx_jw *w);
 /** Write `command` from the arguments: one is a line for the shell, several are a program. */

@@ -143,7 +143,7 @@ static int write_limits(cli *c, sbx_jw *w)
 static int write_request(cli *c, sbx_jw *w)
 {
     const char *code = cli_opt(c, "eval"), *file = c->arg_count ? c->args[0] : NULL;
-    const char *input = cli_opt(c, "stdin");
+    const char *input = cli_opt(c, "stdin"), *context = cli_opt(c, "context");
     int status;
 
     if (!code == !file)
@@ -152,11 +152,17 @@ static int write_request(cli *c, sbx_jw *w)
         return cli_usage(c, "standard input cannot be both the code and its input");
     if (cli_flag(c, "sandbox") && (cli_flag(c, "cpus") || cli_flag(c, "memory")))
         return cli_usage(c, "--cpus and --memory are for a sandbox of its own");
+    if (context && !cli_flag(c, "sandbox"))
+        return cli_usage(c, "--context needs --sandbox, in which it is");
+    if (context && !cli_context_id(c, context))
+        return CLI_USAGE;
     if (code && !sbx_utf8_valid(code, strlen(code)))
         return cli_usage(c, "the code is not UTF-8");
     sbx_jw_obj(w, NULL);
     write_runtime(c, w, file);
     write_packages(c, w);
+    if (context)
+        sbx_jw_str(w, "contextId", context);
     if (code)
         sbx_jw_str(w, "code", code);
     if ((file && (status = write_text(c, w, "code", file))) ||

@@ -14,13 +14,21 @@ const char *answer_error(const run *x, const char **ret_message)
         *ret_message = x->failure.msg;
         return sbx_code_wire(x->failure.code);
     }
+    if (x->lost && !x->exit.timed_out) {
+        *ret_message = "the interpreter of the context ended while the code ran, and with it the "
+                       "state; the next run finds an empty one";
+        return "context_lost";
+    }
     if (x->exit.oom_killed) {
         *ret_message = "out of memory: the limit was reached and a process of the code was "
                        "killed; give it more (memoryMb)";
         return "oom";
     }
     if (x->exit.timed_out) {
-        *ret_message = "killed: its time was over (timeout)";
+        *ret_message = x->lost ? "its time was over (timeout), and it did not stop when it was "
+                                 "interrupted: the context was killed, its state is lost"
+                       : *x->context ? "interrupted: its time was over (timeout)"
+                                     : "killed: its time was over (timeout)";
         return "timeout";
     }
     return NULL;
@@ -38,7 +46,7 @@ static void error_fields(const run *x, sbx_jw *w)
 
 static void exit_fields(const run *x, sbx_jw *w)
 {
-    if (x->exited)
+    if (x->exited && x->exit.exit_code >= 0)
         sbx_jw_int(w, "exitCode", x->exit.exit_code);
     else
         sbx_jw_null(w, "exitCode");
@@ -60,6 +68,8 @@ static void result_fields(const run *x, sbx_jw *w)
     }
     sbx_jw_str(w, "sandboxId", x->sandbox[0] ? x->sandbox : NULL);
     sbx_jw_str(w, "execId", x->id);
+    if (*x->context)
+        sbx_jw_bool(w, "stateLost", x->lost);
     sbx_jw_raw(w, "packagesInstalled", x->installed ? x->installed : "[]");
 }
 

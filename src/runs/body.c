@@ -12,6 +12,7 @@ typedef struct run_body {
     const sbx_json *files; /* of the parsed body */
     sbx_pairs env;
     sbx_strs packages;
+    char *context;
     int64_t timeout_ms, max_output, cpu_milli, memory_mb;
     bool cpu_given, memory_given, max_output_given, streaming;
 } run_body;
@@ -89,6 +90,8 @@ const sbx_json_field sbx_run_fields[] = {
 
 const sbx_json_field sbx_sandbox_run_fields[] = {
     FIELDS,
+    {"contextId", SBX_JF_STR, AT(context), .nullable = true, .min = SBX_ID_LEN, .max = SBX_ID_LEN,
+     .doc = "the context to run it in, which keeps what the code defines"},
     {.name = NULL},
 };
 
@@ -211,9 +214,26 @@ static void take_record(run *x)
     r->exit_code = -1;
 }
 
+/* The interpreter is there already, with the environment that it was started in. */
+static int take_context(run *x, const run_body *b, sbx_err *err)
+{
+    if (!b->context)
+        return 0;
+    if (!sbx_id_valid(b->context))
+        return sbx_fail_field(err, "contextId", "contextId: that is no id of a context");
+    if (b->env.count)
+        return sbx_fail_field(err, "env",
+                              "env: a context has its own, given when it was made; set variables "
+                              "by code, or without contextId");
+    sbx_copy(x->context, sizeof(x->context), b->context);
+    return 0;
+}
+
 static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
 {
     x->how = runner_find(b->runtime);
+    if (take_context(x, b, err))
+        return -1;
     if (sbx_env_check("env", &b->env, err) ||
         sbx_package_specs_check(x->how->template_name, &b->packages, err))
         return -1;
@@ -223,7 +243,13 @@ static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
     if (take_files(x, b, err))
         return -1;
     x->streams = b->streaming || q->accept == SBX_ACCEPT_SSE;
+    if (x->streams && x->kept)
+        return sbx_fail_field(err, "streaming",
+                              "streaming: a stream is not kept for repetitions; leave it out, or "
+                              "send no Idempotency-Key");
     take_spec(x, b);
+    if (*x->context)
+        cell_spec(x);
     take_record(x);
     if (!x->one_shot)
         return 0;

@@ -15,6 +15,7 @@ run *run_new(sbx_runs *r, const char *owner, const char *sandbox, sbx_reply *rep
     x->reply = sbx_reply_ref(reply);
     x->from_us = sbx_now_us();
     x->one_shot = !sandbox;
+    x->kept = sbx_reply_interceptor(reply) != NULL;
     sbx_copy(x->owner, sizeof(x->owner), owner);
     sbx_copy(x->sandbox, sizeof(x->sandbox), sandbox ? sandbox : "");
     sbx_copy(x->id, sizeof(x->id), sbx_id_new().s);
@@ -130,7 +131,8 @@ static void conclude(run *x)
 
 void run_fail(run *x, const sbx_err *err)
 {
-    x->failure = *err;
+    if (err != &x->failure)
+        x->failure = *err;
     if (!x->record.duration_ms && x->started)
         x->record.duration_ms = SBX_MAX(sbx_wall_ms() - x->record.started_ms, 0);
     conclude(x);
@@ -182,8 +184,12 @@ static void code_exit(void *arg, const sbx_command_exit *e)
     x->command = NULL;
     x->exit = *e;
     x->exited = true;
+    if (*x->context && !cell_exit(x)) {
+        run_fail(x, &x->failure);
+        return;
+    }
     x->truncated |= e->truncated;
-    sbx_exec_record_exit(&x->record, e);
+    sbx_exec_record_exit(&x->record, &x->exit);
     conclude(x);
 }
 
@@ -340,6 +346,8 @@ static void ready_on_stream(void *arg)
     x->creating = false;
     if (x->left)
         conclude(x);
+    else if (*x->context)
+        cell_look(x);
     else
         run_put_files(x);
 }
@@ -386,6 +394,10 @@ static void client_closed_on_stream(void *arg)
 {
     run *x = arg;
 
+    if (x->kept) { /* it goes on for the repetition of its request */
+        run_unref(x);
+        return;
+    }
     x->left = true;
     if (x->creating && x->made)
         sbx_create_abandon(x->create);
@@ -416,11 +428,15 @@ static void made_on_stream(void *arg)
         sbx_create_abandon(x->create);
 }
 
+static const atomic_bool *cancel_flag(const run *x)
+{
+    return x->kept ? NULL : sbx_reply_cancel_flag(x->reply);
+}
+
 /* Begin to make the sandbox whose intent is written. On a WORKER. */
 static void create(run *x)
 {
-    sbx_create_waiter waiter = {
-        .cancelled = sbx_reply_cancel_flag(x->reply), .over = created, .arg = x};
+    sbx_create_waiter waiter = {.cancelled = cancel_flag(x), .over = created, .arg = x};
 
     sbx_stream_post(x->r->c.stream, made_on_stream, x);
     sbx_create_run(sbx_create_ref(x->create), &waiter);
@@ -447,7 +463,7 @@ void run_make_later(run *x)
     sbx_job job = {.run = make_job,
                    .refuse = make_refused,
                    .arg = x,
-                   .cancelled = sbx_reply_cancel_flag(x->reply),
+                   .cancelled = cancel_flag(x),
                    .deadline_ms = x->deadline_ms};
     sbx_err err;
 
@@ -464,7 +480,7 @@ void run_begin(run *x)
     x->use = (sbx_use){.parts = &x->r->parts,
                        .owner = x->owner,
                        .sandbox = x->sandbox,
-                       .cancelled = sbx_reply_cancel_flag(x->reply),
+                       .cancelled = cancel_flag(x),
                        .ready = can_use,
                        .failed = cannot_use,
                        .arg = x};

@@ -7,7 +7,7 @@
 #include "sbx/core/thread.h"
 #include "sbx/exec/exec.h"
 #include "sbx/http/feed.h"
-#include "sbx/runs/runs.h"
+#include "sbx/runs/contexts.h"
 #include "sbx/sandbox/tool.h"
 #include <pthread.h>
 
@@ -51,6 +51,10 @@ typedef struct run {
     char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1], id[SBX_ID_LEN + 1];
     bool one_shot, streams;
     const runner *how;
+    char context[SBX_ID_LEN + 1]; /* that it runs in; "": none */
+    bool there;                   /* the context; while it is asked for */
+    bool lost;                    /* the context's state */
+    bool kept;                  /* the answer is for repetitions, whether the client stays or not */
     char file[SBX_ID_LEN + 32]; /* of the code, in the working directory */
     sbx_buf batch;              /* code and files, until they are written */
     size_t counted;             /* of r->bytes */
@@ -113,6 +117,21 @@ void run_pass_on(run *x, const sbx_err *err, void (*fn)(void *arg, const sbx_err
 void run_unref(run *x);
 /** Hand on what the client takes. STREAM. */
 void run_flush(run *x);
+
+/* --- contexts.c --- */
+
+/** Is this the keeper of a context? @param ret_cwd  as it was given, owned by the caller, NULL:
+ * not; may be NULL. */
+bool context_of_entry(const sbx_command_entry *e, char *runtime, size_t cap, char **ret_cwd);
+
+/* --- cells.c: a run in a context. STREAM. --- */
+
+/** Look whether the context is there and fits; then run_put_files(), or the run fails. */
+void cell_look(run *x);
+/** The command, out of what a run without a context would be. */
+void cell_spec(run *x);
+/** What the command's end says of the code. @return false: nothing has run, x->failure says why. */
+bool cell_exit(run *x);
 
 /* --- packages.c: what a run needs before its code --- */
 

@@ -521,6 +521,10 @@ static bool take_fail(sbx_command *c, const sbx_frame *f)
     case SBX_AF_NOT_FOUND:
         sbx_fail(&err, SBX_E_NOT_FOUND, "the sandbox has no such command any more");
         break;
+    case SBX_AF_CONTEXTS:
+        sbx_fail(&err, SBX_E_CONFLICT, "the sandbox has %d contexts, which is the most; delete one",
+                 SBX_MAX_CONTEXTS);
+        break;
     default:
         sbx_fail(&err, SBX_E_ENGINE, "the sandbox's agent refused the command: %s", text);
     }

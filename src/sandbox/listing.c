@@ -73,7 +73,7 @@ static void drop_alive(channel *ch, alive *a)
     tell_busy(ch, -1);
 }
 
-/* The main process is no activity: it may run for ever. */
+/* The main process is no activity: it may run for ever. Nor is a context that waits for code. */
 static void count_alive(channel *ch, const sbx_command_entry *e)
 {
     alive *a;
@@ -81,7 +81,8 @@ static void count_alive(channel *ch, const sbx_command_entry *e)
     HASH_FIND_STR(ch->alive, e->exec_id, a);
     if (a && e->over) {
         drop_alive(ch, a);
-    } else if (!a && !e->over && !(e->flags & SBX_EXEC_MAIN) && HASH_COUNT(ch->alive) < MAX_ALIVE) {
+    } else if (!a && !e->over && !(e->flags & (SBX_EXEC_MAIN | SBX_EXEC_CONTEXT)) &&
+               HASH_COUNT(ch->alive) < MAX_ALIVE) {
         a = sbx_alloc(sizeof(*a));
         memcpy(a->id, e->exec_id, sizeof(a->id));
         HASH_ADD_STR(ch->alive, id, a);

@@ -52,6 +52,31 @@ class RunTest(CliCase):
                          .stdout, b"1\n")
         self.assertEqual(sbx("run", "-r", "node", "-e", "console.log(2)").stdout, b"2\n")
 
+    def test_contexts_keep_their_state_between_runs(self):
+        box = api.create(template="python")["id"]
+        context = sbx("contexts", "new", box, "-e", "A=b").stdout.decode().strip()
+        self.assertRegex(context, r"^[a-z0-9]{20}$")
+        run = ("run", "-s", box, "-c", context, "-e")
+        self.assertEqual(sbx(*run, "import os; x = 6").returncode, 0)
+        self.assertEqual(sbx(*run, "x * 7, os.environ['A']").stdout, b"(42, 'b')\n")
+        got = sbx("contexts", "ls", box)
+        self.assertRegex(got.stdout.decode(), rf"CONTEXT.*\n{context} +python +idle")
+        self.assertEqual(sbx("-q", "contexts", "ls", box).stdout.decode(), context + "\n")
+        self.assertEqual(sbx("contexts", "restart", box, context).returncode, 0)
+        got = sbx(*run, "x")
+        self.assertEqual(got.returncode, 1)
+        self.assertIn(b"NameError", got.stderr)
+        self.assertEqual(sbx("contexts", "rm", box, context).returncode, 0)
+        self.assertEqual(sbx("contexts", "ls", box).stdout, b"")
+        self.assertEqual(sbx(*run, "1").returncode, 125)
+        for words, told in ((("contexts", "rm", box), b"it needs an ID and a CONTEXT"),
+                            (("contexts", "rm", box, "X"), b"no id of a context"),
+                            (("contexts", "mv", box), b"none of ls, new, rm, restart"),
+                            (("run", "-c", context, "-e", "1"), b"needs --sandbox")):
+            got = sbx(*words)
+            self.assertEqual(got.returncode, 2, words)
+            self.assertIn(told, got.stderr)
+
     def test_bytes_come_as_they_were_written(self):
         got = sbx("run", "-e", "import os\nos.write(1, bytes(range(256)) * 4000)")
         self.assertEqual((got.returncode, got.stdout), (0, bytes(range(256)) * 4000))

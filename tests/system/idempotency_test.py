@@ -235,5 +235,82 @@ class FaultTest(SystemCase):
         self.assert_one(client, got)
 
 
+def run(key, code, sandbox=None, client=None, headers=None, **more):
+    path = f"/sandboxes/{sandbox}/run" if sandbox else "/run"
+    return (client or api).post(path, {"runtime": "python", "code": code, **more}, timeout=120,
+                                headers={"Idempotency-Key": key, **(headers or {})})
+
+
+COUNT = "open('count', 'a').write('x')\n"
+
+
+class RunTest(SystemCase):
+    def count(self, box, client=None):
+        return (client or api).exec(box, "cat count 2>/dev/null || true")["stdout"]
+
+    def test_a_repeated_run_has_the_first_result_and_runs_nothing(self):
+        key, code = new_key(), "import os\nprint(os.urandom(8).hex())\nraise SystemExit(3)"
+        first = run(key, code)
+        self.assertEqual((first.status, first.json["exitCode"]), (200, 3), first)
+        again = run(key, code)
+        self.assertEqual((again.status, again.body), (200, first.body))
+        self.assertEqual(again.headers["Idempotency-Replayed"], "true")
+        self.assert_problem(run(key, "print(1)"), 409, "conflict")
+
+    def test_a_repetition_waits_for_the_first_one(self):
+        box, key = api.create(template="python")["id"], new_key()
+        code = COUNT + "import time, os\ntime.sleep(0.7)\nprint(os.urandom(8).hex())"
+        got = all_at_once(lambda _: run(key, code, box).json["stdout"], range(5), 5)
+        self.assertEqual(len(set(got)), 1)
+        self.assertEqual(self.count(box), "x")
+
+    def test_a_run_with_a_key_outlives_its_client(self):
+        box, key = api.create(template="python")["id"], new_key()
+        body = {"runtime": "python", "code": COUNT + "import time\ntime.sleep(1)\nprint('whole')"}
+        connection = api.connect()
+        connection.request("POST", f"/sandboxes/{box}/run", json.dumps(body).encode(), api.headers(
+            {"Content-Type": "application/json", "Idempotency-Key": key}))
+        wait_for(lambda: self.count(box), what="the code's start")
+        connection.close()
+        got = run(key, body["code"], box)
+        self.assertEqual((got.json["stdout"], self.count(box)), ("whole\n", "x"))
+
+    def test_what_a_crash_cut_off_is_run_again(self):
+        mine = sandboxd.Service()
+        self.addCleanup(mine.close)
+        client = Client(mine.start(), mine.key())
+        box, key = client.create(template="python")["id"], new_key()
+        code = COUNT + "import os, time\ntime.sleep(os.path.getsize('count') == 1 and 3)\nprint(2)"
+
+        def lost():
+            try:
+                run(key, code, box, client)
+            except (OSError, sandboxd.http.client.HTTPException):
+                pass
+
+        thread = threading.Thread(target=lost)
+        thread.start()
+        wait_for(lambda: self.count(box, client), what="the code's start")
+        mine.servers[-1].kill()
+        thread.join()
+        client = Client(mine.start(), client.key)
+        got = run(key, code, box, client)
+        self.assertEqual((got.status, got.json["stdout"]), (200, "2\n"))
+        self.assertEqual(self.count(box, client), "xx")
+        self.assertEqual(run(key, code, box, client).body, got.body)
+
+    def test_streams_take_no_key_and_large_answers_are_not_kept(self):
+        key = new_key()
+        self.assert_problem(run(key, "print(1)", headers={"Accept": "text/event-stream"}), 400,
+                            "invalid_request", "Idempotency-Key")
+        self.assert_problem(run(new_key(), "print(1)", streaming=True), 400, "invalid_request",
+                            "streaming")
+        self.assertEqual(run(key, "print(1)").json["stdout"], "1\n")
+        key, code = new_key(), "print('x' * 9000000)"
+        self.assertEqual(run(key, code, maxOutputBytes=10000000).status, 200)
+        again = run(key, code, maxOutputBytes=10000000)
+        self.assertEqual((again.status, again.json["code"]), (410, "gone"))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -99,6 +99,8 @@ def path_of(operation, objects):
     """With the given objects in the place of the parameters."""
     def value(match):
         upto = operation.path[:match.end()]
+        if upto.endswith("/contexts/{contextId}"):  # which is a command
+            upto = "/sandboxes/{id}/execs/{execId}"
         if upto not in objects:
             raise AssertionError(f"{operation}: say in Hers.objects() how to come by {upto}")
         return objects[upto]

@@ -25,7 +25,8 @@ service = api = document = scopeless = None
 def setUpModule():
     global service, api, document, scopeless
     box = box_image()
-    service, api = sandboxd.module_service(templates=f"python={box},node={box},box={box}")
+    service, api = sandboxd.module_service(
+        templates=f"python={box},node={box},box={box},real=sandboxd/node:1")
     api = Client(api.server, service.key("root", "--role", "admin"))  # for all routes
     document = Document(Client(api.server).get("/openapi.json").json)
     scopeless = Client(api.server, service.key("alice", "--scopes", "nothing:none"))
@@ -35,7 +36,7 @@ class Boxes:
     """Sandboxes for requests: the same one again for as long as it runs."""
 
     def __init__(self):
-        self.current = None
+        self.current = self.with_interpreters = None
 
     def running(self):
         if not self.current or api.sandbox(self.current)["state"] != "running":
@@ -45,6 +46,15 @@ class Boxes:
     def fresh(self):
         self.current = api.create()["id"]
         return self.current
+
+    def real(self):
+        """One with interpreters, and room for a context."""
+        if not self.with_interpreters or api.sandbox(self.with_interpreters)["state"] != "running":
+            self.with_interpreters = api.create(template="real")["id"]
+        at = f"/sandboxes/{self.with_interpreters}/contexts"
+        for context in api.get(at).json["items"]:
+            api.delete(f"{at}/{context['id']}")
+        return self.with_interpreters
 
 
 boxes = Boxes()
@@ -68,6 +78,12 @@ def command():
 BYTES = {"file_unpack": bytes(1024)}  # an empty tar
 # What the examples of requests about files expect, and must not find.
 FILES = "mkdir -pm 777 /tmp/demo; cd /tmp/demo && rm -rf * && touch old && chmod 666 old"
+def context():
+    """One that waits for code."""
+    at = f"/sandboxes/{boxes.real()}/contexts"
+    return api.post(at, {"runtime": "python"}).json["id"]
+
+
 def group():
     """One with a sandbox that runs."""
     return api.post("/groups", {"name": "g", "sandboxes": [boxes.running()]}).json["id"]
@@ -94,6 +110,9 @@ def answers(operation):
     return bool(operation.successes())
 
 
+FACTORIES["/sandboxes/{id}/contexts/{contextId}"] = context
+
+
 def path_of(operation, ids=None, pairs=()):
     """The operation's path with real ids, or with the given one everywhere; with the required
     parameters, and `pairs`, in the query."""
@@ -101,6 +120,8 @@ def path_of(operation, ids=None, pairs=()):
         upto = operation.path[:match.end()]
         if ids is not None:
             return ids
+        if upto == "/sandboxes/{id}" and "/contexts" in operation.path:
+            return boxes.real()
         if upto not in FACTORIES:
             raise AssertionError(f"{operation}: no factory for {upto}")
         return FACTORIES[upto]()

@@ -203,6 +203,9 @@ typedef enum sbx_field_tag {
  * told next, some milliseconds later. */
 #define SBX_EXEC_PATIENT 64u
 #define SBX_EXEC_RUN     128u /* code of a run: logged with source "run" */
+/* The keeper of a context (src/agentd/context.h), of which SBX_MAX_CONTEXTS run at once: it waits
+ * for code, which is no activity of the sandbox. */
+#define SBX_EXEC_CONTEXT 256u
 /* FLAGS of SIGNAL */
 #define SBX_SIG_TREE 1u
 /* FLAGS of EXIT */
@@ -211,6 +214,23 @@ typedef enum sbx_field_tag {
 #define SBX_EXIT_TRUNCATED 4u
 #define SBX_EXIT_CPU       8u /* killed at the end of its CPU time */
 
+/* Contexts. A run in one is the command `sbx-agent cell ID run FILE MS`, which ends with the exit
+ * code of the code. Where that has none it dies of a signal, which no code can make it do by what
+ * it writes or returns. */
+#define SBX_MAX_CONTEXTS        20
+#define SBX_CONTEXT_START_MS    20000 /* for the interpreter to be ready */
+#define SBX_CONTEXT_GRACE_MS    3000  /* from the interrupt of a cell to the interpreter's end */
+#define SBX_CELL_GONE           1     /* HUP: there is no such context, or it ended meanwhile */
+#define SBX_CELL_BUSY           10    /* USR1: others were before it until its time was over */
+#define SBX_CELL_LOST           12    /* USR2: the interpreter ended, and with it the state */
+#define SBX_CELL_TIMED_OUT      14    /* ALRM: interrupted, the state is kept */
+#define SBX_CELL_TIMED_OUT_LOST 26    /* VTALRM: killed */
+/* Exit codes of `sbx-agent cell ID wait` and `restart`, which end when the interpreter is ready. */
+#define SBX_CELL_NO_CONTEXT 3
+#define SBX_CELL_UNUSABLE   4   /* the interpreter ended at once */
+#define SBX_CELL_NO_TYPES   65  /* it cannot run TypeScript */
+#define SBX_CELL_NO_PROGRAM 127 /* there is none */
+
 typedef enum sbx_agent_fail {
     SBX_AF_BAD_CWD = 1, /* the working directory does not exist or is not one */
     SBX_AF_BAD_USER,    /* no such user or group */
@@ -218,6 +238,7 @@ typedef enum sbx_agent_fail {
     SBX_AF_BUSY,        /* the agent's own limit of commands at once */
     SBX_AF_SPAWN,       /* fork or the pipes failed; MESSAGE has errno's text */
     SBX_AF_NOT_FOUND,   /* ATTACH: no such command */
+    SBX_AF_CONTEXTS,    /* SBX_MAX_CONTEXTS run */
 } sbx_agent_fail;
 
 typedef enum sbx_log_stream { SBX_LOG_STDOUT, SBX_LOG_STDERR, SBX_LOG_SYSTEM } sbx_log_stream;

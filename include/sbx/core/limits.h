@@ -18,6 +18,7 @@
 #define SBX_MAX_LIST_ITEMS       200
 
 #define SBX_MAX_IDEMPOTENCY_KEY 255
+#define SBX_MAX_KEPT_ANSWER     (8 * MIB) /* larger ones are not there for a repetition */
 
 /* Users and keys */
 #define SBX_MAX_KEYS        1000  /* of one user, neither revoked nor expired */

@@ -36,7 +36,8 @@ void sbx_runs_free(sbx_runs *r); /* after STREAM and the lanes have ended */
 extern const sbx_json_field sbx_run_fields[], sbx_sandbox_run_fields[];
 
 /** Check the request, run the code, answer. Takes a reference of the reply; a client that leaves
- * ends the run. @param sandbox  NULL: one of its own, which is deleted behind the answer.
+ * ends the run, unless it sent an Idempotency-Key: then the answer is kept, and is no stream.
+ * @param sandbox  NULL: one of its own, which is deleted behind the answer.
  * @return 0, or -1 with INVALID (names the field), TOO_LARGE, CAPACITY, or why the sandbox could
  *         not be made. What comes later is answered. */
 int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx_request *request,
