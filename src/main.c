@@ -71,7 +71,8 @@ static void on_changed(void *arg, const sbx_sandbox_row *row, const char *json)
     sbx_logs_state(app->logs, row->id, json);
     if (strcmp(row->state, "deleted") == 0)
         sbx_logs_close(app->logs, row->id);
-    sbx_events_written(app->events, row->owner, row->event_seq);
+    if (row->event_seq)
+        sbx_events_written(app->events, row->owner, row->event_seq);
 }
 
 static int on_open_network(void *arg, int64_t since_ms, sbx_network_access *ret, sbx_err *err)
@@ -341,8 +342,8 @@ static void make_requests(sbx_app *app)
                               .terminal_idle_ms = o->terminal_idle_s * 1000};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);
-    app->batches =
-        sbx_batches_new(&(sbx_batches_config){app->stream, app->lanes, app->store, app->sandboxes});
+    app->batches = sbx_batches_new(
+        &(sbx_batches_config){app->stream, app->lanes, app->store, app->sandboxes, app->worker.s});
     app->stats = sbx_stats_new(&(sbx_stats_config){app->stream, app->lanes, app->store, app->engine,
                                                    app->channels, app->sandboxes, app->worker.s});
     app->files = sbx_files_new(&(sbx_files_config){.stream = app->stream,

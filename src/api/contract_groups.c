@@ -36,7 +36,7 @@ const api_field api_batch[] = {
 };
 
 const api_field api_batch_sandbox[] = {
-    {"sandbox", T_REF, 0, "Sandbox", "It runs."},
+    {"sandbox", T_REF, 0, "Sandbox", "It runs; with status 202 it is on its way."},
     {0},
 };
 

@@ -167,13 +167,15 @@ const sbx_api_route sbx_api_routes[] = {
      .example = "{\"template\":\"python\",\"timeoutSeconds\":600}", .made = api_sandbox_made},
     {"POST", "/sandboxes/batch", "sandbox:write", SBX_LANE_SLOW, SBX_MAX_BODY_CREATES, 0, ENGINE_MS,
      api_sandbox_batch, "sandbox_batch", "Create many sandboxes", sbx_creates_fields,
-     .tag = "Sandboxes", .success = "200,201", .response = "Batch", .failures = "409,502",
+     .tag = "Sandboxes", .success = "200,201,202", .response = "Batch", .failures = "409,502",
      .rate = SBX_RATED(CREATES),
      .doc =
          "At most 100: `count` times the same `sandbox`, or `sandboxes` one by one. A few are "
          "made at a time. 201 when all run; else 200, and each item is a sandbox or its problem, "
          "in the order of the request. With `atomic` a failure deletes those that were made, and "
-         "is the answer. A client that leaves ends it: what runs by then stays and is listed. "
+         "is the answer. With `\"wait\": false` 202 at once: each is `creating`, and its record "
+         "tells what comes of it. A client that leaves ends it: what runs by then stays and is "
+         "listed. "
          "With an Idempotency-Key it goes on, and a repetition after a crash, or after failures "
          "of the server, completes it instead of making anything twice.",
      .example = "{\"count\":2,\"sandbox\":{\"timeoutSeconds\":600}}", .rerun = true},

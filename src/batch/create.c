@@ -6,12 +6,19 @@
  * way is waited for, and what failed or is gone is made under the next id. Whoever inserts a row
  * second is refused by the database, so two processes never make the same one twice.
  *
+ * Those of a request that is all or none, and has no claim, are held: their rows name this worker
+ * until all of them run, and if it dies before that they go.
+ *
+ * Without `wait` the rows alone come before the answer, and the rest behind it.
+ *
  * Threads: each item belongs to its step; what several look at is guarded by `mu`, or atomic. */
 #include "batch_priv.h"
 
 #include "sbx/core/clock.h"
 #include "sbx/core/crypt.h"
+#include "sbx/core/log.h"
 #include "sbx/core/thread.h"
+#include "sbx/store/runs.h"
 #include <stdio.h>
 
 #define LOOK_MS    250    /* between two looks at one that is on its way */
@@ -39,18 +46,20 @@ struct creating {
     char owner[SBX_ID_LEN + 1], claim[SBX_ID_LEN + 1];
     void (*open)(sbx_reply *reply);
     bool resumed, atomic, same; /* same: all have the spec of the field `sandbox` */
-    sbx_json *root, *none;      /* none: {}, where no sandbox is described */
+    bool wait, held;
+    sbx_json *root, *none; /* none: {}, where no sandbox is described */
     item *items;
     size_t count;
-    atomic_bool stopped; /* no more is begun, and what is on its way is undone */
-    atomic_int refs;     /* the work, and the watch of the reply */
+    atomic_bool stopped;  /* no more is begun, and what is on its way is undone */
+    atomic_bool answered; /* who leaves now stops nothing */
+    atomic_int refs;      /* the work, and the watch of the reply */
     pthread_mutex_t mu;
 };
 
 typedef struct body {
     int64_t count;
     const sbx_json *sandbox, *sandboxes;
-    bool count_given, atomic;
+    bool count_given, atomic, wait;
 } body;
 
 #define AT(member) offsetof(body, member)
@@ -65,6 +74,8 @@ const sbx_json_field sbx_creates_fields[] = {
     {"atomic", SBX_JF_BOOL, AT(atomic),
      .doc =
          "all or none: if one fails, the others are deleted again and the answer is its problem"},
+    {"wait", SBX_JF_BOOL, AT(wait), .dflt = 1,
+     .doc = "false: answer 202 at once, before they can run commands; not with `atomic`"},
     {.name = NULL},
 };
 
@@ -149,7 +160,8 @@ static void answer(creating *c, bool all)
         item_json(c, i, &w);
     sbx_jw_arr_end(&w);
     sbx_jw_obj_end(&w);
-    sbx_reply_json(c->reply, all ? 201 : 200, &text);
+    atomic_store(&c->answered, true);
+    sbx_reply_json(c->reply, !all ? 200 : c->wait ? 201 : 202, &text);
     sbx_buf_done(&text);
 }
 
@@ -210,6 +222,77 @@ static void undo_all(creating *c)
     fan_begin(&c->f);
 }
 
+/* All run: from here on they stay, whatever becomes of this server. */
+static int keep_all(creating *c, sbx_err *err)
+{
+    const char *ids[SBX_MAX_BATCH];
+
+    for (size_t i = 0; i < c->count; i++)
+        ids[i] = c->items[i].id;
+    return sbx_store_batch_keep(c->b->c.store, ids, c->count, c->b->c.worker, err);
+}
+
+/* --- what goes on behind the answer --- */
+
+static sbx_create *take_create(item *it)
+{
+    pthread_mutex_lock(&it->c->mu);
+    sbx_create *create = sbx_steal(it->create);
+    pthread_mutex_unlock(&it->c->mu);
+    return create;
+}
+
+static void gone_on(void *arg, const sbx_sandbox_row *row, const sbx_err *err)
+{
+    item *it = arg;
+
+    (void)row, (void)err; /* its record tells */
+    fan_done(&it->c->f);
+}
+
+static void go_on(void *arg, size_t i)
+{
+    creating *c = arg;
+    sbx_create *create = take_create(&c->items[i]);
+    sbx_create_waiter waiter = {.cancelled = &c->stopped, .over = gone_on, .arg = &c->items[i]};
+
+    if (create)
+        sbx_create_run(create, &waiter);
+    else
+        fan_done(&c->f);
+}
+
+/* The row is there: it has to come to an end. When the server ends, the next one sees to that. */
+static void go_on_refused(void *arg, size_t i, const sbx_err *why)
+{
+    creating *c = arg;
+    sbx_create *create = take_create(&c->items[i]);
+
+    (void)why;
+    if (create && sbx_thread_role() == SBX_T_WORKER)
+        sbx_create_run(create, NULL);
+    else
+        sbx_create_unref(create);
+}
+
+static void all_gone_on(void *arg)
+{
+    creating_unref(arg);
+}
+
+static void go_on_all(creating *c)
+{
+    c->f = (fan){.lanes = c->b->c.lanes,
+                 .lane = SBX_LANE_SLOW,
+                 .count = c->count,
+                 .parallel = SBX_BATCH_PARALLEL,
+                 .step = go_on,
+                 .refused = go_on_refused,
+                 .over = all_gone_on,
+                 .arg = c};
+    fan_begin(&c->f);
+}
+
 static void all_over(void *arg)
 {
     creating *c = arg;
@@ -223,12 +306,17 @@ static void all_over(void *arg)
     }
     if (again && *c->claim)
         c->open(c->reply);
+    if (all && c->held && keep_all(c, &c->items[0].err))
+        all = false;
     if (c->atomic && !all) {
         undo_all(c);
         return;
     }
     answer(c, all);
-    creating_unref(c);
+    if (c->wait)
+        creating_unref(c);
+    else
+        go_on_all(c);
 }
 
 /* --- stopping --- */
@@ -248,7 +336,7 @@ static void client_closed(void *arg)
 {
     creating *c = arg;
 
-    if (!*c->claim && sbx_reply_gone(c->reply))
+    if (!*c->claim && !atomic_load(&c->answered) && sbx_reply_gone(c->reply))
         stop(c);
     creating_unref(c);
 }
@@ -279,12 +367,8 @@ static void item_made(item *it, const sbx_sandbox_row *row)
 static void create_over(void *arg, const sbx_sandbox_row *row, const sbx_err *err)
 {
     item *it = arg;
-    creating *c = it->c;
 
-    pthread_mutex_lock(&c->mu);
-    sbx_create *mine = sbx_steal(it->create);
-    pthread_mutex_unlock(&c->mu);
-    sbx_create_unref(mine);
+    sbx_create_unref(take_create(it));
     if (err)
         item_failed(it, err);
     else
@@ -325,7 +409,7 @@ static int find_made(item *it, sbx_err *err)
         bool gone = state == SBX_S_DELETING || state == SBX_S_DELETED ||
                     (state == SBX_S_FAILED && !row.started_ms);
 
-        if (!gone && state == SBX_S_CREATING)
+        if (!gone && state == SBX_S_CREATING && c->wait)
             sbx_stream_post(c->b->c.stream, wait_on_stream, it);
         else if (!gone)
             item_made(it, &row);
@@ -337,6 +421,21 @@ static int find_made(item *it, sbx_err *err)
                     MAX_TRIES);
 }
 
+/* Nothing is done about it before its row says whose it is. Takes the create over if it fails. */
+static int hold(creating *c, sbx_create *made, sbx_err *err)
+{
+    const char *id = sbx_create_row(made)->id;
+    sbx_err later;
+
+    if (sbx_store_batch_hold(c->b->c.store, id, c->b->c.worker, err) == 0)
+        return 0;
+    if (sbx_sandbox_delete(c->b->c.sandboxes, c->owner, id, &later))
+        sbx_log_err(SBX_WARN, "a create that was given up stays until its deadline", &later,
+                    "sandbox", id, NULL);
+    sbx_create_unref(made);
+    return -1;
+}
+
 /* Owns the item's step. @return 0, 1 if another one had the id first, or -1. */
 static int make(item *it, sbx_err *err)
 {
@@ -345,12 +444,22 @@ static int make(item *it, sbx_err *err)
     sbx_create *made = NULL;
     int rc = sbx_spec_read(it->spec, &spec, err);
 
+    spec.held = c->held;
     if (!rc)
         rc = sbx_create_begin(c->b->c.sandboxes, c->owner, *c->claim ? it->id : NULL, &spec, &made,
                               err);
     sbx_spec_done(&spec);
     if (rc)
         return *c->claim && err->code == SBX_E_CONFLICT ? 1 : -1;
+    if (c->held && hold(c, made, err))
+        return -1;
+    if (!c->wait) {
+        pthread_mutex_lock(&c->mu);
+        it->create = made;
+        pthread_mutex_unlock(&c->mu);
+        item_made(it, sbx_create_row(made));
+        return 0;
+    }
     sbx_create_waiter waiter = {.cancelled = &c->stopped, .over = create_over, .arg = it};
 
     pthread_mutex_lock(&c->mu);
@@ -422,7 +531,7 @@ static int refuse_to_go(const creating *c, size_t i, sbx_err *err)
 
     prefix_of(c, i, where);
     where[strlen(where) - 1] = '\0';
-    return sbx_fail_field(err, where, "%s: many are answered when they run: without wait", where);
+    return sbx_fail_field(err, where, "%s: `wait` stands beside it, for all of them", where);
 }
 
 static int check_item(const creating *c, size_t i, sbx_err *err)
@@ -473,7 +582,11 @@ static int read_body(creating *c, const sbx_request *r, sbx_err *err)
         sbx_json_decode(c->root, sbx_creates_fields, &b, err) ||
         sbx_json_parse("{}", 2, &c->none, err))
         return -1;
+    if (b.atomic && !b.wait)
+        return sbx_fail_field(err, "wait", "wait: with `atomic` the answer tells that all run");
     c->atomic = b.atomic;
+    c->wait = b.wait;
+    c->held = b.atomic && !*c->claim;
     return read_items(c, &b, err);
 }
 

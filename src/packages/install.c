@@ -136,6 +136,7 @@ static void fill_spec(const install *i, sbx_spec *spec)
     spec->name = sbx_strdup("packages");
     spec->size = "medium";
     sbx_pairs_add(&spec->metadata, "sandboxd.packages", i->set_id);
+    sbx_pairs_add(&spec->metadata, "sandboxd.user", i->owner);
     spec->limits.cpu_milli = SBX_INSTALL_CPU_MILLI;
     spec->limits.memory_mb = SBX_INSTALL_MEMORY_MB;
     spec->limits.pids = SBX_INSTALL_PIDS;
@@ -163,7 +164,7 @@ static int make_sandbox(install *i, sbx_err *err)
     if (sbx_store_packages_stage(p->c.store, i->set_id, p->c.worker, id.s, err))
         return -1;
     fill_spec(i, &spec);
-    int rc = sbx_create_begin(p->c.sandboxes, i->owner, id.s, &spec, &c, err);
+    int rc = sbx_create_begin(p->c.sandboxes, SBX_PACKAGES_OWNER, id.s, &spec, &c, err);
 
     sbx_spec_done(&spec);
     if (rc)
@@ -179,7 +180,7 @@ static int remove_sandbox(install *i, sbx_err *err)
 
     memcpy(id, i->sandbox, sizeof(id));
     i->sandbox[0] = '\0';
-    return id[0] ? sbx_sandbox_delete(i->p->c.sandboxes, i->owner, id, err) : 0;
+    return id[0] ? sbx_sandbox_delete(i->p->c.sandboxes, SBX_PACKAGES_OWNER, id, err) : 0;
 }
 
 static int seal(install *i, sbx_err *err)

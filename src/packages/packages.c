@@ -154,20 +154,18 @@ static void take_path(const sbx_strs *env, char **ret)
         *ret = sbx_strdup("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
 }
 
+/* @return 0, 1 if the engine does not have it, or -1. */
 static int look_at_image(sbx_package_want *w, sbx_err *err)
 {
     sbx_engine *e = w->packages->c.engine;
     sbx_image_info info = {0};
 
-    if (e->ops->image_inspect(e, w->image, &info, err)) {
-        if (err->code == SBX_E_NOT_FOUND)
-            sbx_err_set(err, SBX_E_CAPACITY, "image %s is not on the engine yet; try again shortly",
-                        w->image);
-        return -1;
-    }
+    if (e->ops->image_inspect(e, w->image, &info, err))
+        return err->code == SBX_E_NOT_FOUND ? 1 : -1;
     w->image_id = sbx_strdup(info.id);
     take_path(&info.env, &w->image_path);
     sbx_image_info_done(&info);
+    hash_request(w);
     return 0;
 }
 
@@ -239,12 +237,23 @@ static int claim(sbx_package_want *w, package_answer *ret, sbx_err *err)
     return sbx_fail(err, SBX_E_CAPACITY, "volumes of packages vanish; try again shortly");
 }
 
+/* The image is there by now, unless somebody has just removed it again. */
+static int prepare(sbx_package_want *w, sbx_err *err)
+{
+    int rc = w->image_id ? 0 : look_at_image(w, err);
+
+    if (rc > 0)
+        return sbx_fail(err, SBX_E_ENGINE,
+                        "image %s is not on the engine though it was just pulled", w->image);
+    return rc;
+}
+
 static package_answer ask(sbx_package_want *w)
 {
     package_answer a = {0};
     sbx_err err = {0};
 
-    if (claim(w, &a, &err)) {
+    if (prepare(w, &err) || claim(w, &a, &err)) {
         a.state = SBX_PACKAGES_FAILED;
         a.err = err;
     }
@@ -353,6 +362,45 @@ static void ask_again(void *arg)
         wait_on_stream(w);
 }
 
+/* --- the image --- */
+
+static void pull_progress(sbx_image_wait *pull, const char *text)
+{
+    sbx_package_want *w = sbx_container_of(pull, sbx_package_want, pull);
+
+    if (w->progress)
+        w->progress(w->arg, text, strlen(text));
+}
+
+/* What a registry does not have is no fault of the request. */
+static void pulled(sbx_image_wait *pull, const sbx_err *why)
+{
+    sbx_package_want *w = sbx_container_of(pull, sbx_package_want, pull);
+    sbx_err err;
+
+    if (!why) {
+        ask_again(w);
+        return;
+    }
+    err = *why;
+    if (err.code == SBX_E_NOT_FOUND || err.code == SBX_E_INVALID)
+        sbx_err_set(&err, SBX_E_ENGINE, "the image of the template is not to be had: %s", why->msg);
+    tell_failure(w, &err);
+}
+
+static void pull_on_stream(void *arg)
+{
+    sbx_package_want *w = arg;
+
+    w->pull = (sbx_image_wait){
+        .image = w->image, .sandbox = "", .progress = pull_progress, .done = pulled};
+    if (w->left)
+        tell_left(w);
+    else
+        sbx_images_want(sbx_sandboxes_images(w->packages->c.sandboxes), &w->pull);
+    /* it may be told, and gone, from here on */
+}
+
 void sbx_packages_want(sbx_packages *p, sbx_package_want *w)
 {
     package_answer a;
@@ -364,6 +412,7 @@ void sbx_packages_want(sbx_packages *p, sbx_package_want *w)
     w->install = NULL;
     w->timer = NULL;
     w->image_path = w->image_id = NULL;
+    w->pull = (sbx_image_wait){0};
     w->left = false;
     w->from_ms = sbx_now_ms();
     if (atomic_fetch_add(&p->waits, 1) >= SBX_MAX_PACKAGE_WAITS || atomic_load(&p->stopped)) {
@@ -373,11 +422,14 @@ void sbx_packages_want(sbx_packages *p, sbx_package_want *w)
         tell_failure(w, &err);
         return;
     }
-    if (look_at_image(w, &err)) {
+    int rc = look_at_image(w, &err);
+
+    if (rc < 0)
         tell_failure(w, &err);
+    else if (rc > 0)
+        sbx_stream_post(p->c.stream, pull_on_stream, w);
+    if (rc)
         return;
-    }
-    hash_request(w);
     a = ask(w);
     if (a.state == SBX_PACKAGES_MINE || a.state == SBX_PACKAGES_WAIT)
         post_answer(w, &a);
@@ -396,6 +448,8 @@ void sbx_packages_leave(sbx_package_want *w)
         w->timer = NULL;
         unlink_asking(w);
         tell_left(w);
+    } else {
+        sbx_images_leave(&w->pull);
     }
 }
 

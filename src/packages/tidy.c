@@ -18,7 +18,7 @@ static int remove_set(sbx_packages *p, const sbx_package_row *row, sbx_err *err)
     sbx_engine *e = p->c.engine;
     char volume[96];
 
-    if (row->sandbox[0] && sbx_sandbox_delete(p->c.sandboxes, row->owner, row->sandbox, err) &&
+    if (row->sandbox[0] && sbx_sandbox_delete(p->c.sandboxes, NULL, row->sandbox, err) &&
         err->code != SBX_E_NOT_FOUND)
         return -1;
     packages_set_volume(volume, row->id);

@@ -61,30 +61,13 @@ static void complain(const char *what, const sbx_err *err)
     sbx_log_err(SBX_WARN, "cleanup could not look", err, "what", what, NULL);
 }
 
-static void free_ids(char **ids, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        free(ids[i]);
-    free(ids);
-}
-
-static void reap_expired(void *arg)
+static void reap_due(void *arg)
 {
     sbx_reaper *r = arg;
     sbx_sandbox_list list = {0};
-    char **busy, **later;
     sbx_err err;
-    sbx_reap which = {.worker = r->c.worker, .max = CLAIM_MAX};
 
-    which.busy.count = sbx_ledger_busy(r->c.ledger, &busy);
-    which.busy.items = (const char *const *)busy;
-    which.later.count = sbx_sandboxes_not_now(r->c.sandboxes, &later);
-    which.later.items = (const char *const *)later;
-    int rc = sbx_store_sandbox_reap(r->c.store, &which, &list, &err);
-
-    free_ids(busy, which.busy.count);
-    free_ids(later, which.later.count);
-    if (rc)
+    if (sbx_sandboxes_reap(r->c.sandboxes, CLAIM_MAX, &list, &err))
         complain("expired", &err);
     else
         submit_rows(r, &list, "expired", sbx_sandbox_carry_on);
@@ -288,7 +271,7 @@ sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
     sbx_keeper_every(keeper, "ping", PING_MS, SBX_LANE_REAP, ping, r);
     sbx_keeper_every(keeper, "flush", FLUSH_MS, SBX_LANE_FAST, flush, r);
     sbx_keeper_every(keeper, "health", FLUSH_MS, SBX_LANE_REAP, health, r);
-    sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_expired, r);
+    sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_due, r);
     sbx_keeper_every(keeper, "overdue", OVERDUE_MS, SBX_LANE_REAP, settle_overdue, r);
     sbx_keeper_every(keeper, "adopt", ADOPT_MS, SBX_LANE_REAP, adopt, r);
     sbx_keeper_every(keeper, "sweep", c->sweep_s * 1000, SBX_LANE_REAP, reaper_sweep, r);

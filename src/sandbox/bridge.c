@@ -2,10 +2,19 @@
  * inside, which carries the bytes to the agent. The lease stays where it is. */
 #include "sandboxes_priv.h"
 
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
+#include "sbx/core/thread.h"
 
-#define AWAKE_S      30 /* at most; longer than it takes the engine to start an exec */
-#define BRIDGE_EPOCH 1  /* of its own: nobody else greets on this connection */
+/* The sandbox is kept awake until the program inside has answered, which the engine can only have
+ * started then. Where it does not answer, the engine may still be about to start it: the calls are
+ * given up so early, whatever --engine-timeout allows, that it has a while left for that. */
+#define AWAKE_S      30
+#define ATTACH_MS    10000 /* for both calls of the engine */
+#define BRIDGE_EPOCH 1     /* of its own: nobody else greets on this connection */
+
+_Static_assert(AWAKE_S * 1000 >= ATTACH_MS + SBX_GREETING_MS + 10000,
+               "a sandbox must not be paused while the engine starts a program in it");
 
 static int open_bridge(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_greeting **ret,
                        sbx_err *err)
@@ -28,7 +37,10 @@ static int open_bridge(sbx_sandboxes *s, const sbx_sandbox_row *row, sbx_greetin
     if (sbx_store_sandbox_awake(s->c.store, row->id, AWAKE_S, err) ||
         sbx_store_sandbox_env(s->c.store, row->id, &env, err))
         return -1;
+    sbx_job_scope(sbx_now_ms() + SBX_MIN(sbx_job_left_ms(ATTACH_MS), ATTACH_MS), NULL);
     int rc = s->c.engine->ops->exec_attach(s->c.engine, name, argv, &conn, err);
+
+    sbx_job_scope(0, NULL);
     if (!rc)
         *ret = sbx_channels_open(s->c.channels, &hello, &env, conn);
     sbx_pairs_done(&env);

@@ -5,6 +5,7 @@
 
 #include "sbx/core/clock.h"
 #include "sbx/core/log.h"
+#include "sbx/core/thread.h"
 #include "sbx/store/idempotency.h"
 
 #define ATTEMPTS 8 /* with slots that others were faster to take */
@@ -51,7 +52,7 @@ static bool other_limits(const sbx_spec *spec, const pool_slot *slot)
 static int take(sbx_sandboxes *s, const char *owner, const sbx_claim *key, const sbx_spec *spec,
                 const pool_slot *slot, sbx_sandbox_row *row, sbx_err *err)
 {
-    bool later = spec->has_readiness || other_limits(spec, slot);
+    bool later = spec->held || spec->has_readiness || other_limits(spec, slot);
     int deadline_s = later ? sandbox_create_deadline_s(s, spec) : 0;
     sbx_err ignored;
 
@@ -119,14 +120,34 @@ int sbx_create_claim(sbx_sandboxes *s, const char *owner, const sbx_claim *key, 
     return 0;
 }
 
-/* What a sandbox of a pool lacks, up to its being ready. */
-int sandbox_finish_claim(sbx_create *c, sbx_err *err)
+/* What waited has died: the same sandbox is made anew, as if no pool had had one. */
+static int start_over(sbx_create *c, sbx_err *err)
 {
     sbx_sandboxes *s = c->s;
     sbx_sandbox_row *row = &c->row;
 
-    if (c->limits &&
-        sandbox_engine_limits(s, row->id, row->cpu_milli, row->memory_mb, row->pids, true, err))
+    sbx_log(SBX_INFO, "a sandbox of a pool had died, and is made anew", "sandbox", row->id, NULL);
+    sbx_channels_close(s->c.channels, row->id, SBX_E_ENGINE);
+    if (sandbox_remove_container(s, row->id, err))
+        return -1;
+    row->container_id[0] = '\0';
+    sbx_pairs_done(&c->spec.env); /* the channel had it */
+    return sbx_store_sandbox_env(s->c.store, row->id, &c->spec.env, err) ? -1 : 1;
+}
+
+int sandbox_finish_claim(sbx_create *c, sbx_err *err)
+{
+    sbx_sandboxes *s = c->s;
+    sbx_sandbox_row *row = &c->row;
+    bool creating = strcmp(row->state, sbx_state_wire(SBX_S_CREATING)) == 0;
+    int rc = !c->limits ? 0
+                        : sandbox_engine_limits(s, row->id, row->cpu_milli, row->memory_mb,
+                                                row->pids, true, err);
+
+    if (creating && !sbx_job_cancelled() && (!rc || err->code == SBX_E_ENGINE) &&
+        !sbx_channels_owns(s->c.channels, row->id))
+        return start_over(c, err);
+    if (rc)
         return -1;
     if (c->limits)
         sbx_channels_pids(s->c.channels, row->id, row->pids);

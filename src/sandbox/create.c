@@ -574,10 +574,18 @@ static int wait_ready(sbx_create *c, sbx_err *err)
     return 1;
 }
 
+static int run(sbx_create *c, sbx_err *err);
+
 static int run_claimed(sbx_create *c, sbx_err *err)
 {
-    if (sandbox_finish_claim(c, err))
+    int rc = sandbox_finish_claim(c, err);
+
+    if (rc < 0)
         return -1;
+    if (rc) {
+        c->claimed = false;
+        return run(c, err);
+    }
     return strcmp(c->row.state, sbx_state_wire(SBX_S_RUNNING)) == 0 ? 0 : wait_ready(c, err);
 }
 

@@ -1,27 +1,23 @@
-/* Images that are fetched before anybody asks: those of the templates. A few at a time, so that the
- * creates of users are not held up; a create that wants one meanwhile shares its pull. And what
- * those who wait for any image are told of its progress: events.
+/* Images that are fetched before anybody asks: those of the templates. They stand behind what users
+ * wait for; a create that wants one meanwhile shares its pull. And what those who wait for any
+ * image are told of its progress: events.
  *
- * Threads: STREAM owns the line; sandbox_fetch_image() posts to it from any thread. */
+ * Threads: STREAM owns the list; sandbox_fetch_image() posts to it from any thread. */
 #include "sandboxes_priv.h"
 
 #include "sbx/core/log.h"
 #include "sbx/core/thread.h"
 
-#define AT_ONCE 3
-
 typedef struct fetch_one {
     sbx_fetches *f;
     struct fetch_one *next;
     sbx_image_wait wait;
-    bool begun;
     char image[SBX_MAX_IMAGE_BYTES + 1];
 } fetch_one;
 
 struct sbx_fetches { /* STREAM, but for s */
     sbx_sandboxes *s;
-    fetch_one *first; /* in line or under way; at most one for each template, by their images */
-    size_t begun;
+    fetch_one *first; /* under way; at most one for each template, by their images */
 };
 
 sbx_fetches *sandbox_fetches_new(sbx_sandboxes *s)
@@ -43,8 +39,6 @@ void sandbox_fetches_free(sbx_fetches *f)
     free(f);
 }
 
-static void go_on(sbx_fetches *f);
-
 static void fetch_over(sbx_image_wait *w, const sbx_err *err)
 {
     fetch_one *one = sbx_container_of(w, fetch_one, wait);
@@ -56,24 +50,7 @@ static void fetch_over(sbx_image_wait *w, const sbx_err *err)
     while (*at != one)
         at = &(*at)->next;
     *at = one->next;
-    f->begun--;
     free(one);
-    if (!sbx_images_stopped(f->s->images))
-        go_on(f);
-}
-
-static void go_on(sbx_fetches *f)
-{
-    fetch_one *one = f->first;
-
-    while (one && one->begun)
-        one = one->next;
-    if (!one || f->begun == AT_ONCE)
-        return;
-    one->begun = true;
-    f->begun++;
-    one->wait = (sbx_image_wait){.image = one->image, .sandbox = "", .done = fetch_over};
-    sbx_images_want(f->s->images, &one->wait); /* it may be over, and gone, from here on */
 }
 
 static void fetch_on_stream(void *arg)
@@ -87,7 +64,9 @@ static void fetch_on_stream(void *arg)
             return;
         }
     *at = one;
-    go_on(f);
+    one->wait =
+        (sbx_image_wait){.image = one->image, .sandbox = "", .ahead = true, .done = fetch_over};
+    sbx_images_want(f->s->images, &one->wait); /* it may be over, and gone, from here on */
 }
 
 void sandbox_fetch_image(sbx_sandboxes *s, const char *image)

@@ -1,6 +1,8 @@
-/* Sandboxes that were to pause or to resume by themselves and could not: each is tried again after
- * a pause that doubles, and told of by an alert once it is more than an accident. What is known
- * here is lost with the process, which then simply tries at once. */
+/* Whose time has come: what has expired or is idle is claimed here, unless it is in use.
+ *
+ * And sandboxes that were to pause or to resume by themselves and could not: each is tried again
+ * after a pause that doubles, and told of by an alert once it is more than an accident. What is
+ * known here is lost with the process, which then simply tries at once. */
 #include "sandboxes_priv.h"
 
 #include "sbx/core/clock.h"
@@ -153,7 +155,8 @@ void sandbox_note_move(sbx_sandboxes *s, const char *id, sandbox_trouble what, b
     note_success(s->troubles, id, what);
 }
 
-size_t sbx_sandboxes_not_now(sbx_sandboxes *s, char ***ret)
+/* Those whose last pauses failed and which are not to be paused yet. */
+static size_t not_now(sbx_sandboxes *s, char ***ret)
 {
     sandbox_troubles *t = s->troubles;
     int64_t now = sbx_now_ms();
@@ -172,4 +175,80 @@ size_t sbx_sandboxes_not_now(sbx_sandboxes *s, char ***ret)
     }
     pthread_mutex_unlock(&t->mu);
     return n;
+}
+
+/* --- the claim --- */
+
+static void free_ids(char **ids, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(ids[i]);
+    free(ids);
+}
+
+/* Takes out of the list what was not claimed. What nobody uses at the moment is frozen.
+ * @param ret  room for all; owned. NULL: none is frozen. */
+static size_t take_unclaimed(sbx_sandboxes *s, sbx_sandbox_list *l, char **ret)
+{
+    size_t kept = 0, frozen = 0;
+
+    for (size_t i = 0; i < l->count; i++) {
+        sbx_sandbox_row row = l->items[i];
+
+        if (strcmp(row.state, sbx_state_wire(SBX_S_RUNNING)) != 0) {
+            l->items[kept++] = row;
+            continue;
+        }
+        if (ret && sbx_ledger_freeze(s->c.ledger, row.id))
+            ret[frozen++] = sbx_strdup(row.id);
+        sbx_sandbox_row_done(&row);
+    }
+    l->count = kept;
+    return frozen;
+}
+
+static void append(sbx_sandbox_list *to, sbx_sandbox_list *from)
+{
+    to->items = sbx_realloc(to->items, (to->count + from->count + 1) * sizeof(*to->items));
+    if (from->count)
+        memcpy(to->items + to->count, from->items, from->count * sizeof(*from->items));
+    to->count += from->count;
+    from->count = 0;
+    sbx_sandbox_list_done(from);
+}
+
+/* A failure is no loss: they are idle at the next look, too. */
+static void claim_frozen(sbx_sandboxes *s, sbx_reap *which, sbx_sandbox_list *ret)
+{
+    char **ids = sbx_alloc((ret->count + 1) * sizeof(*ids));
+    size_t count = take_unclaimed(s, ret, ids);
+    sbx_sandbox_list more = {0};
+    sbx_err err;
+
+    which->frozen = (sbx_ids){(const char *const *)ids, count};
+    if (count && sbx_store_sandbox_reap(s->c.store, which, &more, &err) == 0) {
+        (void)take_unclaimed(s, &more, NULL);
+        append(ret, &more);
+    }
+    for (size_t i = 0; i < count; i++)
+        sbx_ledger_thaw(s->c.ledger, ids[i]);
+    free_ids(ids, count);
+}
+
+int sbx_sandboxes_reap(sbx_sandboxes *s, int max, sbx_sandbox_list *ret, sbx_err *err)
+{
+    char **busy, **later;
+    sbx_reap which = {.worker = s->c.worker, .max = max};
+
+    which.busy.count = sbx_ledger_busy(s->c.ledger, &busy);
+    which.busy.items = (const char *const *)busy;
+    which.later.count = not_now(s, &later);
+    which.later.items = (const char *const *)later;
+    int rc = sbx_store_sandbox_reap(s->c.store, &which, ret, err);
+
+    if (!rc)
+        claim_frozen(s, &which, ret);
+    free_ids(busy, which.busy.count);
+    free_ids(later, which.later.count);
+    return rc;
 }

@@ -1,5 +1,4 @@
-/* See images.h. A fetch is an image and who waits for it; the first SBX_MAX_PULLS of the list are
- * with the engine. */
+/* See images.h. A fetch is an image and who waits for it, with the engine or in line. */
 #include "sbx/sandbox/images.h"
 
 #include "sbx/core/clock.h"
@@ -142,7 +141,7 @@ static void tell_progress(fetch *f, bool begun)
 
     sbx_engine_pull_progress(f->pull, &now);
     f->tell = sbx_timer_new(i->c.stream, SBX_PULL_TELL_MS, on_tell, f);
-    if (!i->c.progress || (!begun && memcmp(&now, &f->told, sizeof(now)) == 0))
+    if (!begun && memcmp(&now, &f->told, sizeof(now)) == 0)
         return;
     f->told = now;
     if (begun)
@@ -151,7 +150,11 @@ static void tell_progress(fetch *f, bool begun)
         snprintf(text, sizeof(text), "pulling image %s: %d of %d layers, %lld of %lld MB", f->image,
                  now.layers_done, now.layers, (long long)(now.bytes / 1000000),
                  (long long)((now.total_bytes + 999999) / 1000000));
-    i->c.progress(i->c.arg, f->waits, text);
+    if (i->c.progress)
+        i->c.progress(i->c.arg, f->waits, text);
+    for (sbx_image_wait *w = f->waits; w; w = w->next)
+        if (w->progress)
+            w->progress(w, text);
 }
 
 static void on_tell(void *arg)
@@ -172,17 +175,42 @@ static void start(fetch *f)
         return;
     }
     i->pulls++;
+    if (!f->timer)
+        f->timer = sbx_timer_new(i->c.stream, i->c.timeout_ms, on_timeout, f);
     f->watch = sbx_stream_watch(i->c.stream, sbx_engine_pull_fd(f->pull), EPOLLIN, on_ready, f);
     tell_progress(f, true);
 }
 
+static bool is_ahead(const fetch *f)
+{
+    for (const sbx_image_wait *w = f->waits; w; w = w->next)
+        if (!w->ahead)
+            return false;
+    return true;
+}
+
+/* The one that waits longest, of those that somebody waits for if there are any. */
+static fetch *next_in_line(const sbx_images *i)
+{
+    fetch *ahead = NULL;
+
+    for (fetch *f = i->first; f; f = f->next) {
+        if (f->pull)
+            continue;
+        if (!is_ahead(f))
+            return f;
+        if (!ahead)
+            ahead = f;
+    }
+    return ahead;
+}
+
 static void start_queued(sbx_images *i)
 {
-    for (fetch *f = i->first, *next; f && i->pulls < SBX_MAX_PULLS; f = next) {
-        next = f->next;
-        if (!f->pull)
-            start(f);
-    }
+    fetch *f;
+
+    while (i->pulls < SBX_MAX_PULLS && (f = next_in_line(i)))
+        start(f);
 }
 
 static fetch *fetch_of(sbx_images *i, const char *image)
@@ -197,7 +225,6 @@ static fetch *fetch_of(sbx_images *i, const char *image)
     f->i = i;
     f->from_ms = sbx_now_ms();
     sbx_copy(f->image, sizeof(f->image), image);
-    f->timer = sbx_timer_new(i->c.stream, i->c.timeout_ms, on_timeout, f);
     *at = f;
     return f;
 }
@@ -227,6 +254,8 @@ void sbx_images_want(sbx_images *i, sbx_image_wait *w)
     w->next = f->waits;
     f->waits = w;
     count_waits(i, 1);
+    if (!w->ahead && !f->timer)
+        f->timer = sbx_timer_new(i->c.stream, i->c.timeout_ms, on_timeout, f);
     start_queued(i);
 }
 

@@ -289,6 +289,55 @@ void sandbox_pool_doubt(sbx_pools *p, const sbx_sandbox_row *row)
     pthread_mutex_unlock(&p->mu);
 }
 
+pool_silent *pool_silent_locked(sbx_pools *p, const char *id)
+{
+    for (size_t i = 0; i < p->silent_count; i++)
+        if (strcmp(p->silent[i].id.s, id) == 0)
+            return &p->silent[i];
+    return NULL;
+}
+
+pool_silent *pool_add_silent_locked(sbx_pools *p, const char *id, bool lost)
+{
+    if (p->silent_count == POOL_SILENTS)
+        return NULL;
+    pool_silent *one = &p->silent[p->silent_count++];
+
+    *one = (pool_silent){.since_ms = sbx_now_ms(), .lost = lost, .seen = true};
+    sbx_copy(one->id.s, sizeof(one->id), id);
+    return one;
+}
+
+static bool is_ready_locked(const sbx_pools *p, const char *id)
+{
+    for (size_t i = 0; i < p->count; i++)
+        for (size_t n = 0; n < p->kinds[i]->ready_count; n++)
+            if (strcmp(p->kinds[i]->ready[n].s, id) == 0)
+                return true;
+    return false;
+}
+
+void pool_heard(sbx_pools *p, const char *id, bool answered)
+{
+    bool news = false;
+
+    pthread_mutex_lock(&p->mu);
+    pool_silent *one = pool_silent_locked(p, id);
+
+    if (answered && one) {
+        *one = p->silent[--p->silent_count];
+        p->stirred = true;
+    } else if (!answered && !one && is_ready_locked(p, id)) {
+        news = pool_add_silent_locked(p, id, false) != NULL;
+        for (size_t i = 0; news && i < p->count; i++)
+            pool_drop_ready_locked(p->kinds[i], id);
+        p->stirred = true;
+    }
+    pthread_mutex_unlock(&p->mu);
+    if (news)
+        sbx_log(SBX_WARN, "a sandbox that waits in a pool does not answer", "sandbox", id, NULL);
+}
+
 void sandbox_pool_no_image(sbx_pools *p, const char *image, const sbx_err *err)
 {
     pthread_mutex_lock(&p->mu);

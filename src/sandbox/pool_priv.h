@@ -44,6 +44,15 @@ typedef struct pool_doubt {
 } pool_doubt;
 #define POOL_DOUBTS 64
 
+/* One that waits and has no channel here, or whose agent does not answer. */
+typedef struct pool_silent {
+    pool_id id;
+    int64_t since_ms;
+    bool lost; /* the channel; one that is opened again is enough */
+    bool seen; /* it still waits; of the look that is under way */
+} pool_silent;
+#define POOL_SILENTS 64 /* of more than that the next samples tell again */
+
 struct sbx_pools {
     sbx_sandboxes *s; /* immutable, as the options */
     sbx_pool_option options[SBX_MAX_POOLS];
@@ -61,12 +70,21 @@ struct sbx_pools {
     size_t taken_count, taken_cap;
     pool_doubt doubts[POOL_DOUBTS];
     size_t doubt_count;
+    pool_silent silent[POOL_SILENTS];
+    size_t silent_count;
+    int64_t asked_ms; /* the tick's: when those that wait were asked last */
+    size_t asked_at;  /* the tick's: where in the line the next ones are */
 };
 
 pool_kind *pool_find_locked(sbx_pools *p, const char *key); /* NULL if there is none */
 void pool_add_ready_locked(pool_kind *k, const char *id);
 void pool_drop_ready_locked(pool_kind *k, const char *id);
 bool pool_is_taken_locked(const sbx_pools *p, const char *id);
+pool_silent *pool_silent_locked(sbx_pools *p, const char *id); /* NULL if it is not */
+/* A ready one, or one that was silent, was asked: did its agent answer? Any thread. */
+void pool_heard(sbx_pools *p, const char *id, bool answered);
+/* @return NULL if there is no room. */
+pool_silent *pool_add_silent_locked(sbx_pools *p, const char *id, bool lost);
 /* How many are to wait in all, and of these here. */
 size_t pool_target(const sbx_pool_row *row);
 size_t pool_share(const sbx_pool_row *row);

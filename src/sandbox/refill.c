@@ -14,6 +14,9 @@
 #define PUT_OFF_MS   2000 /* creates that come all the time do not put it off for longer */
 #define FILLS        2    /* at once */
 #define REMOVALS     4    /* in one run */
+#define ASK_MS       5000 /* between two questions to each that waits */
+#define ASK_AT_ONCE  100  /* of more than these each has its turn later */
+#define SILENT_MS    7000 /* for an answer; more than one question goes without */
 #define RETRY_MS     1000 /* after a failure; doubles */
 #define MAX_RETRY_MS 60000
 
@@ -86,13 +89,43 @@ static void take_rows_locked(sbx_pools *p, const sbx_pool_row *rows, int count)
     }
 }
 
+/* @return whether it may be taken. `ret_dead`: it has not been heard for so long that it is to be
+ * replaced. */
+static bool is_heard_locked(sbx_pools *p, const char *id, bool *ret_dead)
+{
+    bool held = sbx_channels_owns(p->s->c.channels, id);
+    pool_silent *one = pool_silent_locked(p, id);
+
+    if (one && one->lost && held) {
+        *one = p->silent[--p->silent_count];
+        one = NULL;
+    } else if (!one && !held) {
+        one = pool_add_silent_locked(p, id, true);
+    }
+    if (one)
+        one->seen = true;
+    *ret_dead = one && sbx_now_ms() - one->since_ms >= SILENT_MS;
+    return held && !one;
+}
+
+static void forget_silent_locked(sbx_pools *p)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < p->silent_count; i++) {
+        if (p->silent[i].seen)
+            p->silent[kept++] = p->silent[i];
+    }
+    p->silent_count = kept;
+}
+
 /* @return whether the slot is to be removed: its pool is gone, it was made from what has changed,
- * or it does not run. */
+ * it does not run, or is not heard. */
 static bool take_slot_locked(sbx_pools *p, const sbx_sandbox_row *row)
 {
     pool_kind *k = pool_find_locked(p, row->pool + SBX_POOL_HASH_BYTES);
     bool creating = strcmp(row->state, "creating") == 0;
-    bool running = strcmp(row->state, "running") == 0;
+    bool running = strcmp(row->state, "running") == 0, dead;
 
     if (pool_is_taken_locked(p, row->id) || strcmp(row->state, "deleting") == 0)
         return false;
@@ -104,8 +137,12 @@ static bool take_slot_locked(sbx_pools *p, const sbx_sandbox_row *row)
     }
     if (!running || (*k->name && strcmp(k->name, row->pool) != 0))
         return true;
+    bool heard = is_heard_locked(p, row->id, &dead);
+
+    if (dead)
+        return true;
     k->held++;
-    if (*k->name && sbx_channels_owns(p->s->c.channels, row->id))
+    if (*k->name && heard)
         pool_add_ready_locked(k, row->id);
     return false;
 }
@@ -165,9 +202,12 @@ static int look(sbx_pools *p, removals *ret, sbx_err *err)
     if (!rc) {
         pthread_mutex_lock(&p->mu);
         take_rows_locked(p, rows, count);
+        for (size_t i = 0; i < p->silent_count; i++)
+            p->silent[i].seen = false;
         for (size_t i = 0; i < slots.count; i++)
             if (take_slot_locked(p, &slots.items[i]))
                 add_removal(ret, slots.items[i].id);
+        forget_silent_locked(p);
         trim_locked(p, ret);
         drop_unknown_locked(p);
         pthread_mutex_unlock(&p->mu);
@@ -450,6 +490,56 @@ static void remove_slots(sbx_pools *p, const removals *r)
                         r->ids[i].s, NULL);
 }
 
+/* --- asking --- */
+
+typedef struct asked {
+    sbx_pools *p;
+    pool_id id;
+} asked;
+
+/* What a lost channel has to say is seen by the next look. */
+static void on_answer(void *arg, const sbx_usage *u, const sbx_err *err)
+{
+    asked *a = arg;
+
+    if (u || err->code == SBX_E_TIMEOUT)
+        pool_heard(a->p, a->id.s, u != NULL);
+    free(a);
+}
+
+static void ask_one(sbx_pools *p, const char *id)
+{
+    asked *a = sbx_alloc(sizeof(*a));
+
+    a->p = p;
+    sbx_copy(a->id.s, sizeof(a->id), id);
+    sbx_channels_sample(p->s->c.channels, id, on_answer, a);
+}
+
+/* Does what is offered still live? Those that did not answer are asked again. */
+static void ask_waiting(sbx_pools *p)
+{
+    size_t total = 0, at = 0;
+
+    if (sbx_now_ms() - p->asked_ms < ASK_MS)
+        return;
+    p->asked_ms = sbx_now_ms();
+    pthread_mutex_lock(&p->mu);
+    for (size_t i = 0; i < p->silent_count; i++)
+        if (!p->silent[i].lost)
+            ask_one(p, p->silent[i].id.s);
+    for (size_t i = 0; i < p->count; i++)
+        total += p->kinds[i]->ready_count;
+    if (p->asked_at >= total)
+        p->asked_at = 0;
+    for (size_t i = 0; i < p->count; i++)
+        for (size_t n = 0; n < p->kinds[i]->ready_count; n++, at++)
+            if (at >= p->asked_at && at < p->asked_at + ASK_AT_ONCE)
+                ask_one(p, p->kinds[i]->ready[n].s);
+    p->asked_at += ASK_AT_ONCE;
+    pthread_mutex_unlock(&p->mu);
+}
+
 static bool look_is_due(sbx_pools *p)
 {
     pthread_mutex_lock(&p->mu);
@@ -466,6 +556,7 @@ void sbx_pool_tick(void *arg)
     removals remove = {0};
     sbx_err err;
 
+    ask_waiting(p);
     if (!look_is_due(p))
         return;
     if (!p->configured && configure(p, &err)) {

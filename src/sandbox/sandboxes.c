@@ -3,6 +3,7 @@
 
 #include "sbx/core/crypt.h"
 #include "sbx/core/log.h"
+#include "sbx/store/packages.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -126,6 +127,11 @@ void sbx_sandboxes_interrupt(sbx_sandboxes *s)
     sbx_checks_shutdown(s->c.checks);
 }
 
+sbx_images *sbx_sandboxes_images(const sbx_sandboxes *s)
+{
+    return s->images;
+}
+
 sbx_ledger *sbx_sandboxes_ledger(const sbx_sandboxes *s)
 {
     return s->c.ledger;
@@ -186,11 +192,13 @@ void sandbox_reason(const sbx_sandbox_row *row, reason *ret, sbx_json **json)
     ret->message = sbx_json_str(sbx_json_get(*json, "message"));
 }
 
+/* That what is no user's was deleted is told all the same: its log may go. */
 void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(MIB);
+    bool nobodys = row->pool || strcmp(row->owner, SBX_PACKAGES_OWNER) == 0;
 
-    if (row->pool) /* nobody's */
+    if (nobodys && strcmp(row->state, sbx_state_wire(SBX_S_DELETED)) != 0)
         return;
     sbx_sandbox_json(row, &json);
     if (!sbx_buf_failed(&json) && s->c.changed)

@@ -163,7 +163,8 @@ void sandbox_fetches_free(sbx_fetches *f); /* after STREAM has ended */
  * commas; NULL or "": all. registry.c */
 int sandbox_registry_check(const char *allowed, const char *image, sbx_err *err) SBX_MUST_CHECK;
 
-/* claim.c */
+/* claim.c: what a sandbox of a pool lacks, up to its being ready. @return 0, 1 if it had died, and
+ * is to be made as if it were no pool's, or -1. */
 int sandbox_finish_claim(sbx_create *c, sbx_err *err) SBX_MUST_CHECK;
 void sandbox_count_miss(sbx_sandboxes *s, const sbx_spec *spec);
 /* create.c: the intent of one that is to wait as `pool`; its run is the same. */

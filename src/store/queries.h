@@ -62,19 +62,22 @@
 
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
-/* Events of the rows in `u` that meet `which`; what waits in a pool has none. The counters are
+/* A row that is no user's: what waits in a pool, and what packages are installed in. */
+#define OF_NOBODY "(pool IS NOT NULL OR owner = '" SBX_PACKAGES_OWNER "')"
+
+/* Events of the rows in `u` that meet `which`; what is nobody's has none. The counters are
  * locked until the commit: what is numbered later becomes visible later. Lock order: rows of
  * sandboxes, then counters by owner. */
 #define EVENTS_OF(status, data, which)                                                             \
     " n AS (INSERT INTO public.event_counters AS c (owner, last)"                                  \
-    " SELECT owner, count(*) FROM u WHERE pool IS NULL AND (" which ") GROUP BY owner"             \
+    " SELECT owner, count(*) FROM u WHERE NOT " OF_NOBODY " AND (" which ") GROUP BY owner"        \
     " ORDER BY owner"                                                                              \
     " ON CONFLICT (owner) DO UPDATE SET last = c.last + excluded.last"                             \
     " RETURNING c.owner AS of_owner, c.last),"                                                     \
     " e AS (INSERT INTO public.events (owner, seq, sandbox, type, data)"                           \
     " SELECT owner, last + 1 - row_number() OVER (PARTITION BY owner ORDER BY id DESC), id,"       \
-    " 'sandbox.' || " status ", " data " FROM u JOIN n ON of_owner = owner WHERE pool IS NULL"     \
-    " AND (" which ") RETURNING sandbox, seq)"
+    " 'sandbox.' || " status ", " data " FROM u JOIN n ON of_owner = owner"                        \
+    " WHERE NOT " OF_NOBODY " AND (" which ") RETURNING sandbox, seq)"
 
 /* Of changes of state; the former one is the column or expression `was`. */
 #define EVENTS_OF_CHANGE(was, which)                                                               \
@@ -192,7 +195,7 @@
     X(SANDBOX_ENV, 1, SYSTEM, "SELECT env_sealed FROM public.sandboxes WHERE id = $1")             \
     X(SANDBOX_LIST, 8, SYSTEM,                                                                     \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE $1::text IS NULL"                       \
-      " AND pool IS NULL" LIST_REST)            \
+      " AND NOT " OF_NOBODY LIST_REST)                                                            \
     X(SANDBOX_LIST_OWNED, 8, OWNER,                                                                \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes WHERE owner = $1" LIST_REST)                  \
                                                                                                    \
@@ -306,15 +309,17 @@
       " memory_mb = coalesce(nullif($3::bigint, 0), memory_mb),"                                   \
       " pids = coalesce(nullif($4::bigint, 0), pids) WHERE id = $1")                               \
     /* $1 worker, $2 busy ids, $3 limit, $4 number of this change, $5 ids that are not to be paused \
-     * or stopped now. Whoever holds a channel is the one to pause and stop. */                    \
-    X(SANDBOX_REAP, 5, SYSTEM,                                                                     \
+     * or stopped now, $6 ids that nobody uses until this is over. What is idle is left to whoever  \
+     * holds its channel; if it is to be stopped or deleted and is not in $6 it is only returned. */ \
+    X(SANDBOX_REAP, 6, SYSTEM,                                                                     \
       "WITH due AS (SELECT id AS due_id, state AS was, coalesce(expires_at <= now(), false)"       \
-      " AS expired, CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END AS act"         \
+      " AS expired, CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END AS act,"        \
+      " coalesce(expires_at <= now(), false) OR on_idle = 'pause' OR id = ANY ($6::text[]) AS sure" \
       " FROM public.sandboxes s WHERE state IN ('running', 'paused')"                              \
       " AND (expires_at <= now() OR (state = 'running' AND idle_timeout_s > 0"                     \
       " AND last_active_at <= now() - make_interval(secs => idle_timeout_s)"                       \
       " AND id <> ALL ($2::text[])))"                                                              \
-      " AND (CASE WHEN expires_at <= now() THEN on_timeout ELSE on_idle END = 'delete'"            \
+      " AND ((expires_at <= now() AND on_timeout = 'delete')"                                      \
       " OR (id <> ALL ($5::text[]) AND coalesce(awake_until <= now(), true)"                       \
       " AND (s.worker = $1::text OR " HOLDER_IS_DEAD ")))"                                         \
       " ORDER BY expires_at LIMIT $3::bigint FOR UPDATE SKIP LOCKED),"                             \
@@ -329,9 +334,11 @@
       " format('its lifetime of %s seconds was over', timeout_s))"                                 \
       " ELSE json_build_object('code', 'idle', 'message',"                                         \
       " format('nothing happened in it for %s seconds', idle_timeout_s)) END"                      \
-      " FROM due WHERE id = due_id RETURNING s.*, was),"                                           \
+      " FROM due WHERE id = due_id AND sure RETURNING s.*, was),"                                  \
       EVENTS_OF_CHANGE("was", "was <> state")                                                      \
-      " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON e.sandbox = u.id")       \
+      " SELECT " SANDBOX_COLS ", coalesce(e.seq, 0) FROM u LEFT JOIN e ON e.sandbox = u.id"        \
+      " UNION ALL SELECT " SANDBOX_COLS ", 0::bigint FROM public.sandboxes JOIN due ON id = due_id" \
+      " WHERE NOT sure")                                                                           \
     X(SANDBOX_CHANGED_BY, 1, SYSTEM,                                                               \
       "SELECT " SANDBOX_COLS ", 0::bigint FROM public.sandboxes"                                   \
       " WHERE change = $1::bigint AND state IN " TRANSITIONAL)                                     \
@@ -359,7 +366,7 @@
       " WHERE state = 'failed' AND id = ANY ($1::text[])")                                         \
     X(SANDBOX_COUNTS, 1, SYSTEM,                                                                   \
       "SELECT state, count(*) FROM public.sandboxes"                                               \
-      " WHERE state = ANY ($1::text[]) AND pool IS NULL GROUP BY 1")    \
+      " WHERE state = ANY ($1::text[]) AND NOT " OF_NOBODY " GROUP BY 1")                         \
     X(SANDBOX_PURGE, 1, SYSTEM,                                                                    \
       "WITH old AS (SELECT id AS old_id FROM public.sandboxes WHERE state IN ('deleted', 'failed')"\
       " AND state_changed_at <= now() - interval '1 day'"                                          \
@@ -431,6 +438,12 @@
     X(RUN_BEGIN, 3, SYSTEM,                                                                        \
       "UPDATE public.sandboxes SET run = $2::text, run_worker = $3::text"                          \
       " WHERE id = $1 AND state NOT IN ('deleting', 'deleted') RETURNING id")                      \
+    X(BATCH_HOLD, 2, SYSTEM,                                                                       \
+      "UPDATE public.sandboxes SET run_worker = $2::text"                                          \
+      " WHERE id = $1 AND state = 'creating' RETURNING id")                                        \
+    X(BATCH_KEEP, 2, SYSTEM,                                                                       \
+      "UPDATE public.sandboxes SET run_worker = NULL"                                              \
+      " WHERE id = ANY ($1::text[]) AND run_worker = $2::text RETURNING id")                       \
     /* At most $1, of others than $2, who knows what he follows. The reaper ends what has no        \
      * lifetime left. */                                                                            \
     X(RUN_ORPHANS, 2, SYSTEM,                                                                      \

@@ -575,6 +575,7 @@ int sbx_store_sandbox_reap(sbx_store *s, const sbx_reap *which, sbx_sandbox_list
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf busy = SBX_BUF_INIT(MAX_IDS_BYTES);
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf later = SBX_BUF_INIT(MAX_IDS_BYTES);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf frozen = SBX_BUF_INIT(MAX_IDS_BYTES);
     store_params p = {0};
     int64_t number = random_number();
     sbx_err why = {0};
@@ -584,7 +585,8 @@ int sbx_store_sandbox_reap(sbx_store *s, const sbx_reap *which, sbx_sandbox_list
         return -1;
     store_p_int(&p, which->max);
     store_p_int(&p, number);
-    if (ids_param(&p, &later, which->later.items, which->later.count, err) != 0)
+    if (ids_param(&p, &later, which->later.items, which->later.count, err) != 0 ||
+        ids_param(&p, &frozen, which->frozen.items, which->frozen.count, err) != 0)
         return -1;
     if (store_exec(s, Q_SANDBOX_REAP, &p, STORE_ONCE, &r, &why) == 0)
         return store_read_list(r, ret, err);

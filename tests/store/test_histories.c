@@ -201,7 +201,7 @@ static void do_reap(actor *a)
     sbx_sandbox_refs frozen = {0};
     sbx_err e;
 
-    if (sbx_store_sandbox_reap(store, &(sbx_reap){.worker = a->at->worker, .max = 8}, &l, &e) != 0)
+    if (sbx_sandboxes_reap(a->at->service, 8, &l, &e) != 0)
         return;
     if (a->arg % 3 == 0) {
         sbx_ledger_begin(ledger, w.id);

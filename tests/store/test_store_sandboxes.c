@@ -358,7 +358,7 @@ Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy)
     sbx_id expired = make_sandbox("running"), idle = make_sandbox("running");
     sbx_id busy = make_sandbox("running"), fresh = make_sandbox("running");
     sbx_id w = sbx_id_new(), never = make_sandbox("running");
-    const char *busy_ids[] = {busy.s, expired.s};
+    const char *busy_ids[] = {busy.s, expired.s}, *frozen_ids[] = {idle.s};
     sbx_sandbox_list l = {0};
 
     sql("UPDATE sandboxes SET expires_at = now() - interval '1 s' WHERE id = '%s'", expired.s);
@@ -366,8 +366,10 @@ Test(store_sandboxes, reap_takes_expired_and_idle_but_not_busy)
         " ('%s', '%s', '%s')",
         idle.s, busy.s, never.s);
     sql("UPDATE sandboxes SET idle_timeout_s = 0, expires_at = NULL WHERE id = '%s'", never.s);
-    OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .busy = {busy_ids, 2}, .max = 100},
-                              &l, &err));
+    OK(sbx_store_sandbox_reap(
+        store,
+        &(sbx_reap){.worker = w.s, .busy = {busy_ids, 2}, .frozen = {frozen_ids, 1}, .max = 100},
+        &l, &err));
     cr_assert_eq(l.count, 2u, "%zu", l.count);
     for (size_t i = 0; i < l.count; i++) {
         bool is_idle = sbx_streq(l.items[i].id, idle.s);
@@ -404,6 +406,7 @@ Test(store_sandboxes, reap_pauses_and_stops)
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         sbx_id id = make_sandbox("running"), w = sbx_id_new();
+        const char *frozen[] = {id.s};
         sbx_sandbox_list l = {0};
 
         sql("UPDATE sandboxes SET state = '%s', on_timeout = '%s', on_idle = '%s',"
@@ -411,7 +414,8 @@ Test(store_sandboxes, reap_pauses_and_stops)
             " WHERE id = '%s'",
             cases[i].state, cases[i].on_timeout, cases[i].on_idle,
             cases[i].expired ? "-1 s" : "1 day", cases[i].idle ? "1 day" : "0", id.s);
-        OK(sbx_store_sandbox_reap(store, &(sbx_reap){.worker = w.s, .max = 9}, &l, &err));
+        OK(sbx_store_sandbox_reap(
+            store, &(sbx_reap){.worker = w.s, .frozen = {frozen, 1}, .max = 9}, &l, &err));
         cr_assert_eq(l.count, cases[i].want ? 1u : 0u, "%zu", i);
         if (cases[i].want) {
             bool same = sbx_streq(cases[i].want, cases[i].state);
@@ -421,6 +425,51 @@ Test(store_sandboxes, reap_pauses_and_stops)
             cr_expect_eq(l.items[0].expires_ms > 0, !same, "%zu", i);
             cr_expect(!cases[i].why || strstr(l.items[0].reason, cases[i].why), "%zu", i);
         }
+        sbx_sandbox_list_done(&l);
+        sql("DELETE FROM sandboxes WHERE id = '%s'", id.s);
+    }
+}
+
+/* Whoever uses one meanwhile is not surprised: it is named first, and claimed once it is frozen. */
+Test(store_sandboxes, reap_stops_or_deletes_what_is_idle_only_when_it_is_frozen)
+{
+    static const struct {
+        const char *on_idle, *want;
+    } cases[] = {{"delete", "deleting"}, {"stop", "stopping"}};
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        sbx_id id = make_sandbox("running"), w = sbx_id_new(), other = sbx_id_new();
+        const char *frozen[] = {id.s};
+        sbx_reap named = {.worker = w.s, .max = 9};
+        sbx_reap claimed = {.worker = w.s, .frozen = {frozen, 1}, .max = 9};
+        sbx_sandbox_list l = {0};
+
+        sql("UPDATE sandboxes SET on_idle = '%s', expires_at = NULL, worker = '%s',"
+            " last_active_at = now() - interval '1 day' WHERE id = '%s'",
+            cases[i].on_idle, other.s, id.s);
+        OK(sbx_store_sandbox_reap(store, &named, &l, &err));
+        cr_assert_eq(l.count, 1u);
+        cr_expect_str_eq(l.items[0].state, "running");
+        cr_expect_eq(l.items[0].event_seq, 0u);
+        sbx_sandbox_list_done(&l);
+        cr_expect_eq(sql("SELECT 1 FROM sandboxes WHERE id = '%s' AND state = 'running'", id.s), 1);
+
+        sql("INSERT INTO workers (id, alone) VALUES ('%s', false)", other.s);
+        OK(sbx_store_sandbox_reap(store, &claimed, &l, &err));
+        cr_expect_eq(l.count, 0u, "what a live worker holds is its own to judge");
+        sbx_sandbox_list_done(&l);
+        sql("DELETE FROM workers WHERE id = '%s'", other.s);
+
+        OK(sbx_store_sandbox_awake(store, id.s, 60, &err));
+        sql("UPDATE sandboxes SET last_active_at = now() - interval '1 day'");
+        OK(sbx_store_sandbox_reap(store, &claimed, &l, &err));
+        cr_expect_eq(l.count, 0u, "what another worker keeps awake");
+        sbx_sandbox_list_done(&l);
+        sql("UPDATE sandboxes SET awake_until = NULL");
+
+        OK(sbx_store_sandbox_reap(store, &claimed, &l, &err));
+        cr_assert_eq(l.count, 1u);
+        cr_expect_str_eq(l.items[0].state, cases[i].want);
         sbx_sandbox_list_done(&l);
         sql("DELETE FROM sandboxes WHERE id = '%s'", id.s);
     }

@@ -73,6 +73,7 @@ class CreateTest(SystemCase):
                 ({"count": 101, "sandbox": good}, "count"), ({"count": 0}, "count"),
                 ({"count": 2, "sandbox": {"env": {"A=B": "x"}}}, "sandbox.env"),
                 ({"count": 2, "sandbox": {"template": "box", "wait": False}}, "sandbox"),
+                ({"count": 2, "atomic": True, "wait": False}, "wait"),
                 ({"sandboxes": [good], "sandbox": good}, "sandbox"),
                 ({"sandboxes": [good], "count": 1}, "count")):
             with self.subTest(field=field):
@@ -102,6 +103,21 @@ class CreateTest(SystemCase):
             self.assertFalse(service.container_exists(gone["id"]))
         got = batch(count=3, sandbox=good, atomic=True)
         self.assertEqual(got.status, 201, got)
+
+    def test_without_wait_they_are_answered_at_once_and_come_up_behind(self):
+        got = batch(count=12, wait=False,
+                    sandbox={"template": "box", "metadata": {"later": "1"}})
+        self.assertEqual(got.status, 202, got)
+        made = boxes(got)
+        self.assertEqual({i["sandbox"]["state"] for i in got.json["items"]}, {"creating"})
+        self.assertEqual(len(set(made)), 12)
+        self.assertEqual([api.exec(b, "hostname")["stdout"].strip() for b in made], made)
+        self.assertEqual({s["state"] for s in api.pages("metadata.later=1")}, {"running"})
+        got = batch(wait=False, sandboxes=[{"template": "box"}, {"image": NO_IMAGE}])
+        self.assertEqual(got.status, 202, got)
+        good, bad = boxes(got)
+        wait_for(lambda: (api.state(good), api.state(bad)) == ("running", "failed"), 30)
+        all_at_once(lambda b: api.delete(f"/sandboxes/{b}"), [*made, good], 8)
 
     def test_nobody_waits_on_a_thread_and_others_are_served_meanwhile(self):
         threads, got = api.server.threads(), []
@@ -165,6 +181,48 @@ class RepeatTest(SystemCase):
         self.assertEqual(running(self.api), sorted(made))
         self.assertEqual([self.api.exec(b, "echo up")["stdout"] for b in made], ["up\n"] * 12)
         self.assertEqual(batch(self.api, "crash", **body).json, got.json)
+
+    def test_without_wait_a_repetition_has_the_same_answer_and_makes_nothing(self):
+        first, again = (batch(self.api, "later", count=3, wait=False, sandbox={"template": "box"})
+                        for _ in range(2))
+        self.assertEqual((first.status, again.status), (202, 202))
+        self.assertEqual(boxes(first), boxes(again))
+        self.assertEqual(running(self.api), sorted(boxes(first)))
+
+    def atomic_until(self, some):
+        """A server that is killed in the middle of a batch that is all or none; then the next."""
+        body = {"count": 12, "atomic": True,
+                "sandbox": {"template": "box", "metadata": {"a": "1"}}}
+
+        def first():
+            try:
+                batch(self.api, **body)
+            except (OSError, http.client.HTTPException):
+                pass
+        runner = threading.Thread(target=first)
+        runner.start()
+        wait_for(lambda: int(self.service.psql(
+            "SELECT count(*) FROM sandboxes WHERE state = 'running' AND pool IS NULL"
+            " AND metadata ? 'a'")) >= some, 30, "some of them", 0.02)
+        self.api.server.kill()
+        runner.join(30)
+        before = self.service.psql("SELECT id FROM sandboxes WHERE state = 'running'"
+                                   " AND pool IS NULL AND metadata ? 'a'").split()
+        self.assertTrue(some <= len(before) < 12, before)
+        self.api = Client(self.service.start(), self.api.key)
+
+    def test_all_or_none_holds_over_a_kill(self):
+        bystander = self.api.create()["id"]
+        self.atomic_until(3)
+        wait_for(lambda: {s["state"] for s in self.api.every()
+                          if s["metadata"] == {"a": "1"}} <= {"failed"}, 60, "none")
+        self.assertEqual(self.api.state(bystander), "running")
+        wait_for(lambda: len(self.service.containers()) == 1, 30, "one container")
+        got = batch(self.api, count=3, atomic=True, sandbox={"template": "box"})
+        self.assertEqual(got.status, 201, got)
+        self.api.server.kill()
+        self.api = Client(self.service.start(), self.api.key)
+        self.assertEqual([self.api.exec(b, "echo up")["stdout"] for b in boxes(got)], ["up\n"] * 3)
 
     def leave(self, headers):
         """Sends a batch, and goes away when some of it runs."""

@@ -314,6 +314,36 @@ class RaceTest(SystemCase):
         self.assertLess(max(took), 5)
         all_at_once(lambda b: api.delete(f"/sandboxes/{b}"), boxes)
 
+    def test_what_is_in_use_is_neither_stopped_nor_deleted_as_idle(self):
+        """A use is refused, or comes to its end: none is cut off in the middle."""
+        ended, served, refused = time.monotonic() + (25 if FULL else 8), [], []
+
+        def use(on_idle):
+            dice = random.Random(on_idle)
+            box = make(onIdle=on_idle)
+            while time.monotonic() < ended:
+                time.sleep(dice.uniform(0, 1.6))
+                got = api.post(f"/sandboxes/{box}/exec", {"command": "sleep 0.3; echo whole"})
+                if got.status == 200:
+                    self.assertEqual((got.json["exitCode"], got.json["stdout"]), (0, "whole\n"))
+                    served.append(box)
+                    continue
+                self.assertIn(got.status, (409, 410), got)
+                reason = api.sandbox(box)["stateReason"]
+                self.assertEqual(reason["code"], "idle")
+                refused.append(on_idle)
+                if on_idle == "stop":
+                    wait_for(lambda: api.state(box) == "stopped", 20, "the end of the stop")
+                    api.move(box, "start")
+                else:
+                    box = make(onIdle=on_idle)
+            api.delete(f"/sandboxes/{box}")
+        with Ageing(service):
+            all_at_once(use, ["stop", "delete"] * 3)
+        print(f"{len(served)} uses, {len(refused)} came too late")
+        self.assertGreater(len(served), 5)
+        self.assertEqual(set(refused), {"stop", "delete"})
+
     def test_a_use_that_is_frozen_all_the_same_is_thawed(self):
         """As when another worker let it in: the row was read just before."""
         box, got = make(), []

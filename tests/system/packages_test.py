@@ -3,6 +3,7 @@
 Python packages come from an index in a network namespace, Node.js packages from the registry that
 npm of this machine is configured for.
 """
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -46,6 +47,12 @@ subprocess.Popen([sys.executable, '-c', late], start_new_session=True, stdin=sub
                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 open('/opt/packages/early.py', 'w')
 setup(name='sbxlinger', version='1.0')
+"""
+SLOW = """
+import time
+from setuptools import setup
+time.sleep(8)
+setup(name='sbxslow', version='1.0')
 """
 NOSY = """
 import os
@@ -97,6 +104,7 @@ class Mirror:
                             files={"code.c": "this is not C;\n"})
         python_index.source(self.folder, "sbxnosy", NOSY)
         python_index.source(self.folder, "sbxlinger", LINGER)
+        python_index.source(self.folder, "sbxslow", SLOW)
 
     def asked(self, part):
         with urllib.request.urlopen(f"http://{MIRROR}:{PORT}/asked", timeout=5) as answer:
@@ -295,6 +303,46 @@ class Sealed(PackagesCase):
                  if not service.containers() else None, 20)
         got = run(client, "import sbxten3; print(3)", ["sbxten3"])
         self.assertEqual(got["stdout"], "3\n")
+        self.assert_nothing_half_made()
+
+
+class Hidden(PackagesCase):
+    def test_nobody_sees_or_reaches_the_sandbox_in_which_packages_are_installed(self):
+        client = Client(api.server, service.key("curious"))
+        admin = Client(api.server, service.key("root", "--role", "admin"))
+        me = client.create(template="python")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            got = pool.submit(run, client, packages=["sbxslow"])
+            box = wait_for(lambda: service.psql(
+                "SELECT s.id FROM sandboxes s JOIN package_sets p ON p.sandbox = s.id"
+                f" WHERE s.state = 'running' AND p.owner = (SELECT owner FROM sandboxes"
+                f" WHERE id = '{me['id']}')"), 60, "an installer").strip()
+            for who in (client, admin):
+                self.assertNotIn(box, [s["id"] for s in who.every()])
+                for answer in (who.get(f"/sandboxes/{box}"), who.delete(f"/sandboxes/{box}"),
+                               who.get(f"/sandboxes/{box}/logs"),
+                               who.get(f"/sandboxes/{box}/stats"),
+                               who.get(f"/sandboxes/{box}/exec"),
+                               who.post(f"/sandboxes/{box}/exec", {"command": "env"}),
+                               who.post(f"/sandboxes/{box}/stop"),
+                               who.post(f"/sandboxes/{box}/run",
+                                        {"runtime": "python", "code": "print(1)"}),
+                               who.get(f"/sandboxes/{box}/files?path=/opt/packages"),
+                               who.call("PUT", f"/sandboxes/{box}/files?path=/opt/packages/x", b"x"),
+                               who.patch(f"/sandboxes/{box}", {"name": "x"}),
+                               who.get(f"/events?sandboxId={box}")):
+                    self.assert_problem(answer, 404, "not_found")
+            self.assertEqual(sets("installing"), 1)  # all that was while it was at work
+            record = json.loads(service.psql(
+                f"SELECT row_to_json(s) FROM sandboxes s WHERE id = '{box}'"))
+            self.assertEqual(got.result()["exitCode"], 0)
+        self.assertEqual(service.psql("SELECT count(*) FROM events e JOIN sandboxes s"
+                                      " ON s.id = e.sandbox WHERE e.owner = s.owner AND"
+                                      " s.metadata ? 'sandboxd.packages'"), "0")
+        owner = service.psql(f"SELECT owner FROM sandboxes WHERE id = '{me['id']}'").strip()
+        self.assertNotEqual(record["owner"], owner)
+        self.assertEqual(record["metadata"]["sandboxd.user"], owner)
+        self.assertEqual(client.delete(f"/sandboxes/{me['id']}").status, 204)
         self.assert_nothing_half_made()
 
 

@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import re
 import secrets
+import signal
 import sys
 import time
 import unittest
@@ -177,6 +179,54 @@ class HitTest(PoolCase):
         slot = self.p.waiting()[0]
         self.p.service.remove_container(slot)
         wait_for(lambda: slot not in self.p.waiting(), 40, "its end")
+        self.p.wait_ready(3)
+
+    def test_one_whose_agent_hangs_is_not_handed_out_and_is_replaced(self):
+        slot = self.p.waiting()[0]
+        agent = self.p.service.inspect(slot)["State"]["Pid"]
+        os.kill(agent, signal.SIGSTOP)
+        wait_for(lambda: self.p.metric("sandboxd_pool_ready") < 3, 20, "one that is not offered")
+        box = self.p.api.create()
+        self.assertNotEqual(box["id"], slot)
+        self.assertEqual(self.p.api.exec(box["id"], "echo up")["stdout"], "up\n")
+        self.assertEqual(self.p.api.delete(f"/sandboxes/{box['id']}").status, 204)
+        wait_for(lambda: slot not in self.p.waiting(), 40, "its end")
+        wait_for(lambda: not self.p.service.container_exists(slot), 20, "no container")
+        self.p.wait_ready(3)
+
+    def test_one_whose_agent_only_paused_is_offered_again(self):
+        slot = self.p.waiting()[0]
+        agent = self.p.service.inspect(slot)["State"]["Pid"]
+        os.kill(agent, signal.SIGSTOP)
+        try:
+            wait_for(lambda: self.p.metric("sandboxd_pool_ready") < 3, 20, "one that is not offered")
+        finally:
+            os.kill(agent, signal.SIGCONT)
+        self.p.wait_ready(3)
+        self.assertIn(slot, self.p.waiting())
+
+    def test_a_claim_that_meets_dead_sandboxes_makes_its_own(self):
+        """Whether the server hears of the ends before the creates come or behind them."""
+        bodies = [{"template": "box", "size": "nano"},
+                  {"template": "box", "size": "nano", "env": {"E": "kept"},
+                   "readiness": {"command": "true"}}]
+        os.kill(self.p.server.pid, signal.SIGSTOP)
+        try:
+            for slot in self.p.waiting():
+                self.p.service.remove_container(slot)
+            with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                got = [pool.submit(self.p.api.post, "/sandboxes", body) for body in bodies]
+                os.kill(self.p.server.pid, signal.SIGCONT)
+                got = [g.result() for g in got]
+        finally:
+            os.kill(self.p.server.pid, signal.SIGCONT)
+        self.assertEqual([g.status for g in got], [201] * 2, got)
+        made = [g.json["id"] for g in got]
+        self.assertEqual([self.p.api.exec(b, "echo up $E")["stdout"].strip() for b in made],
+                         ["up", "up kept"])
+        self.assertEqual(self.p.service.inspect(made[0])["HostConfig"]["Memory"], 256 << 20)
+        for box in made:
+            self.assertEqual(self.p.api.delete(f"/sandboxes/{box}").status, 204)
         self.p.wait_ready(3)
 
     def test_a_key_is_answered_by_the_same_sandbox_again(self):

@@ -15,6 +15,14 @@ from parts import Registry
 from sandboxd import Client, SystemCase, all_at_once, engine, wait_for
 
 TIMEOUT_S = 300
+# What an installer, the look at what it has made, and code get in place of Python.
+PYTHON = b"""#!/bin/sh
+case $1 in
+-m) echo Collecting thing; echo ok > /opt/packages/thing.py ;;
+-I) echo '{"packages":["thing==1.0"],"lock":"%s","bytes":4096}' ;;
+*) cat /opt/packages/thing.py ;;
+esac
+""" % (b"0" * 64)
 
 service = api = registry = None
 
@@ -91,9 +99,9 @@ def setUpModule():
 
 
 class PullCase(SystemCase):
-    def pushed(self, repo=None):
+    def pushed(self, repo=None, files=None):
         """An image that the registry alone has, with layers that no other image shares."""
-        made = sandboxd.make_image("sbxtest-topull:1", {**sandboxd.box_files(),
+        made = sandboxd.make_image("sbxtest-topull:1", {**sandboxd.box_files(), **(files or {}),
                                                         "etc/pulled": os.urandom(3000000)})
         name = registry.push(made, repo or "pulled-" + secrets.token_hex(4))
         engine.remove_image(made)
@@ -105,8 +113,8 @@ class PullCase(SystemCase):
         self.addCleanup(valve.close)
         return valve
 
-    def slow_image(self, valve):
-        image = f"{valve.name}/{self.pushed()}"
+    def slow_image(self, valve, files=None):
+        image = f"{valve.name}/{self.pushed(files=files)}"
         self.addCleanup(engine.remove_image, image)
         return image
 
@@ -284,6 +292,54 @@ class OperatorTest(PullCase):
         pulls = re.search(r'^sandboxd_pulls_total{result="ok"} (\d+)',
                           client.get("/metrics").body.decode(), re.M)
         self.assertEqual(int(pulls.group(1)), 4)
+
+    def test_three_pulls_are_the_bound_for_all_and_users_go_before_those_ahead(self):
+        ahead, users = self.shut_valve(), self.shut_valve()
+        templates = [self.slow_image(ahead) for _ in range(5)]
+        wanted = [self.slow_image(users) for _ in range(3)]
+        names = ",".join(f"t{i}={image}" for i, image in enumerate(templates))
+        other = self.installation(templates=f"box={sandboxd.box_image()},{names}")
+        client = Client(other.start(), other.key())
+        wait_for(lambda: len(ahead.repositories) == 3, 30, "three pulls")
+        boxes = [client.create(image=image, wait=False)["id"] for image in wanted]
+        wait_for(lambda: self.waiting(client.server) == 8, 20, "eight in line")
+        self.assertEqual(len(users.repositories), 0)
+        ahead.open.set()
+        wait_for(lambda: len(users.repositories) == 3, 60, "pulls of users")
+        self.assertEqual(len(ahead.repositories), 3)
+        users.open.set()
+        for box in boxes:
+            wait_for(lambda b=box: client.state(b) == "running", 60, "a sandbox")
+        for image in templates:
+            wait_for(lambda i=image: engine.image(i), 60, "the image")
+
+    def test_a_run_with_packages_waits_for_the_image_and_tells_how_far_it_is(self):
+        valve = self.shut_valve()
+        image = self.slow_image(valve, {"bin/python3": PYTHON})
+        other = self.installation(templates=f"box={sandboxd.box_image()},python={image}")
+        client = Client(other.start(), other.key())
+        body = {"runtime": "python", "code": "", "packages": ["thing"]}
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, \
+                client.stream("POST", "/run", body) as stream:
+            plain = pool.submit(client.post, "/run", body, timeout=100)
+            events = (event for _, event in stream.events())
+            first = next(events)
+            self.assertEqual(first["type"], "install")
+            self.assertIn(f"pulling image {image}", first["data"])
+            valve.open.set()
+            told = list(events)
+            got = plain.result()
+        self.assertEqual("".join(e["data"] for e in told if e["type"] == "stdout"), "ok\n", told)
+        self.assertEqual((got.status, got.json["stdout"]), (200, "ok\n"), got)
+        self.assertEqual(got.json["packagesInstalled"], ["thing==1.0"])
+
+    def test_a_run_with_packages_whose_image_is_not_to_be_had_says_so(self):
+        other = self.installation(
+            templates=f"box={sandboxd.box_image()},python={registry.name}/nothing:1")
+        client = Client(other.start(), other.key())
+        got = client.post("/run", {"runtime": "python", "code": "", "packages": ["thing"]})
+        told = self.assert_problem(got, 502, "engine_error")
+        self.assertIn("nothing:1", told["detail"])
 
     def test_users_have_images_of_the_registries_that_the_operator_allows(self):
         allowed = f"{registry.name}/{self.pushed()}"

@@ -17,6 +17,7 @@ typedef struct sbx_batches_config {
     sbx_lanes *lanes;
     sbx_store *store;
     sbx_sandboxes *sandboxes;
+    const char *worker; /* borrowed */
 } sbx_batches_config;
 
 sbx_batches *sbx_batches_new(const sbx_batches_config *c);

@@ -55,8 +55,8 @@
 #define SBX_MAX_LIFETIME_S      86400
 #define SBX_DEFAULT_LIFETIME_S  1800
 #define SBX_DEFAULT_IDLE_S      900
-#define SBX_MAX_PULLS           16  /* with the engine at once */
-#define SBX_MAX_PULL_WAITS      512 /* creates that wait for an image */
+#define SBX_MAX_PULLS           3   /* with the engine at once */
+#define SBX_MAX_PULL_WAITS      512 /* creates and runs that wait for an image */
 #define SBX_MAX_POOLS           64
 #define SBX_MAX_POOL            1000 /* sandboxes that wait in one pool */
 #define SBX_MAX_POOL_KEY        96

@@ -10,6 +10,7 @@
 #include "sbx/core/crypt.h"
 #include "sbx/packages/specs.h"
 #include "sbx/run/keeper.h"
+#include "sbx/sandbox/images.h"
 #include "sbx/sandbox/sandboxes.h"
 
 typedef struct sbx_packages sbx_packages;
@@ -51,7 +52,8 @@ void sbx_package_set_done(sbx_package_set *s);
 typedef struct sbx_package_want {
     const char *owner, *runtime, *image; /* borrowed; of the image that the run will have */
     const sbx_strs *specs;               /* passed sbx_package_specs_check(); borrowed */
-    /* On STREAM: a line of the installer, without its end; UTF-8, at most 4 KiB. May be NULL. */
+    /* On STREAM: a line of the installer, or how far the pull of the image is, without its end;
+     * UTF-8, at most 4 KiB. May be NULL. */
     void (*progress)(void *arg, const char *line, size_t len);
     /* Exactly once; on the calling WORKER within sbx_packages_want(), or on STREAM. Takes what
      * `set` holds over. With `err`: PACKAGE (the message names the package), CAPACITY, TIMEOUT,
@@ -63,6 +65,7 @@ typedef struct sbx_package_want {
     struct sbx_package_want *next;
     struct sbx_package_install *install; /* that it waits for, or NULL */
     sbx_timer *timer;                    /* until it asks again, or NULL */
+    sbx_image_wait pull;                 /* its image is being fetched; `fetch` NULL: it is not */
     char *image_id, *image_path;
     char set_id[SBX_ID_LEN + 1];
     int64_t from_ms;
@@ -70,7 +73,7 @@ typedef struct sbx_package_want {
     bool left;
 } sbx_package_want;
 
-/** Get a set. On a WORKER. An image that the engine does not have yet is CAPACITY. */
+/** Get a set. On a WORKER. An image that the engine does not have is fetched first. */
 void sbx_packages_want(sbx_packages *p, sbx_package_want *w);
 /** Nobody waits for it any more: done follows with CANCELLED, or how else it ended at the same
  * moment. On STREAM, after sbx_packages_want() has returned and before `done` was called. An

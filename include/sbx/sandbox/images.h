@@ -1,7 +1,8 @@
 /* Images on their way to the engine: one pull for each, however many wait for it.
  *
- * At most SBX_MAX_PULLS are with the engine at once, further ones wait in line; all waits together
- * are bounded by SBX_MAX_PULL_WAITS. A pull that nobody waits for any more is ended.
+ * At most SBX_MAX_PULLS are with the engine at once, whoever asks. Further ones wait in line, those
+ * that somebody waits for before those that are fetched ahead; all waits together are bounded by
+ * SBX_MAX_PULL_WAITS. A pull that nobody waits for any more is ended.
  *
  * Threads: STREAM, unless said otherwise. */
 #ifndef SBX_SANDBOX_IMAGES_H
@@ -17,7 +18,10 @@ struct sbx_image_fetch;
 /* One who waits; a member of the caller's object, which must live until `done` was called. */
 typedef struct sbx_image_wait {
     const char *image;   /* borrowed */
-    const char *sandbox; /* whose; borrowed */
+    const char *sandbox; /* whose, "": none; borrowed */
+    bool ahead;          /* nobody waits: it is fetched before it is asked for */
+    /* The pull has begun, or got on; at most every SBX_PULL_TELL_MS. May be NULL. */
+    void (*progress)(struct sbx_image_wait *w, const char *text);
     /* Exactly once, also within sbx_images_want(). `err` is NULL when the image was fetched; else
      * one of sbx_engine_pull_step(), CAPACITY (too many wait, or the server is stopping), TIMEOUT,
      * CANCELLED (left), CONFLICT (the sandbox was deleted). */
@@ -30,9 +34,9 @@ typedef struct sbx_images_config {
     sbx_stream *stream;
     sbx_engine *engine;
     sbx_metrics *metrics; /* may be NULL */
-    int64_t timeout_ms;   /* of a pull, the wait in line included */
-    /* For those who wait: the pull has begun, or got on; at most every SBX_PULL_TELL_MS. May be
-     * NULL. `first`: a list of waits, by `next`; borrowed. */
+    int64_t timeout_ms;   /* of a pull; the wait in line included, unless all is fetched ahead */
+    /* The same as the progress of each, for all who wait together. May be NULL. `first`: a list of
+     * waits, by `next`; borrowed. */
     void (*progress)(void *arg, const sbx_image_wait *first, const char *text);
     void *arg;
 } sbx_images_config;

@@ -66,6 +66,9 @@ void sbx_sandboxes_free(sbx_sandboxes *s); /* after STREAM has ended */
 /** Which sandboxes are in use. Any thread. */
 sbx_ledger *sbx_sandboxes_ledger(const sbx_sandboxes *s);
 
+/** Images on their way; of STREAM. */
+struct sbx_images *sbx_sandboxes_images(const sbx_sandboxes *s);
+
 /** The image of a template, or NULL if there is none. Any thread. */
 const char *sbx_sandboxes_template(const sbx_sandboxes *s, const char *name);
 
@@ -159,9 +162,11 @@ int sbx_sandbox_patch(sbx_sandboxes *s, const char *owner, const char *id, const
 /** Go on with a move that was just claimed (state pausing, stopping, deleting). One that is paused
  * as idle and was used meanwhile runs on. */
 int sbx_sandbox_carry_on(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
-/** Those whose last pauses failed and which are not to be paused yet.
- * @param ret  owned by the caller: free each, then the array. */
-size_t sbx_sandboxes_not_now(sbx_sandboxes *s, char ***ret);
+/** Claim what has expired or is idle, at most `max` of each, for sbx_sandbox_carry_on(). What is in
+ * use here is not idle, and use that begins while one is claimed waits until its row tells.
+ * @param ret  without `created_us`. */
+int sbx_sandboxes_reap(sbx_sandboxes *s, int max, sbx_sandbox_list *ret,
+                       sbx_err *err) SBX_MUST_CHECK;
 /** Start the main process of a running sandbox whose agent has started none. */
 int sbx_sandbox_main(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 

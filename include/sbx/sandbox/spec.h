@@ -26,6 +26,7 @@ typedef struct sbx_spec {
     /* Of the server itself, no field of a request: for the first container, not for one that a
      * later start makes anew. */
     sbx_mount mount;
+    bool held; /* it does not run before sbx_create_run(), even if a pool has it */
 } sbx_spec;
 
 extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */

@@ -179,8 +179,9 @@ typedef struct sbx_ids {
 
 typedef struct sbx_reap {
     const char *worker;
-    sbx_ids busy;  /* active in this worker now: not to be idled out */
-    sbx_ids later; /* not to be paused or stopped now */
+    sbx_ids busy;   /* active in this worker now: not to be idled out */
+    sbx_ids later;  /* not to be paused or stopped now */
+    sbx_ids frozen; /* nobody begins to use them until this is over */
     int max;
 } sbx_reap;
 
@@ -188,7 +189,9 @@ typedef struct sbx_reap {
  * and running ones that have idled out: by on_timeout or on_idle the state becomes `deleting`,
  * `pausing` or `stopping` with the reason {"code":"expired"|"idle",...}, worker = `worker`,
  * deadline 60 s. A paused row that is to be paused stays so, without expires_at. What another live
- * worker holds is left to it unless it is deleted. Returns the rows. */
+ * worker holds is left to it unless it has expired and is deleted. What is idle and is to be
+ * stopped or deleted must be `frozen`: otherwise nothing happens to it. Returns the rows, of those
+ * that have to be frozen as they are (`running`). */
 int sbx_store_sandbox_reap(sbx_store *s, const sbx_reap *which, sbx_sandbox_list *ret,
                            sbx_err *err) SBX_MUST_CHECK;
 
