@@ -322,7 +322,7 @@ class Hidden(PackagesCase):
                 for answer in (who.get(f"/sandboxes/{box}"), who.delete(f"/sandboxes/{box}"),
                                who.get(f"/sandboxes/{box}/logs"),
                                who.get(f"/sandboxes/{box}/stats"),
-                               who.get(f"/sandboxes/{box}/exec"),
+                               who.get(f"/sandboxes/{box}/execs"),
                                who.post(f"/sandboxes/{box}/exec", {"command": "env"}),
                                who.post(f"/sandboxes/{box}/stop"),
                                who.post(f"/sandboxes/{box}/run",
