@@ -164,7 +164,7 @@ static int make_sandbox(install *i, sbx_err *err)
     if (sbx_store_packages_stage(p->c.store, i->set_id, p->c.worker, id.s, err))
         return -1;
     fill_spec(i, &spec);
-    int rc = sbx_create_begin(p->c.sandboxes, SBX_PACKAGES_OWNER, id.s, &spec, &c, err);
+    int rc = sbx_create_begin(p->c.sandboxes, SBX_POOL_OWNER, id.s, &spec, &c, err);
 
     sbx_spec_done(&spec);
     if (rc)
@@ -180,7 +180,7 @@ static int remove_sandbox(install *i, sbx_err *err)
 
     memcpy(id, i->sandbox, sizeof(id));
     i->sandbox[0] = '\0';
-    return id[0] ? sbx_sandbox_delete(i->p->c.sandboxes, SBX_PACKAGES_OWNER, id, err) : 0;
+    return id[0] ? sbx_sandbox_delete(i->p->c.sandboxes, SBX_POOL_OWNER, id, err) : 0;
 }
 
 static int seal(install *i, sbx_err *err)

@@ -12,6 +12,7 @@
 #include "sbx/packages/packages.h"
 #include "sbx/sandbox/tool.h"
 #include "sbx/store/packages.h"
+#include "sbx/store/pools.h"
 #include <pthread.h>
 #include <stdatomic.h>
 

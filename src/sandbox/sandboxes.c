@@ -3,7 +3,7 @@
 
 #include "sbx/core/crypt.h"
 #include "sbx/core/log.h"
-#include "sbx/store/packages.h"
+#include "sbx/store/pools.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -196,7 +196,7 @@ void sandbox_reason(const sbx_sandbox_row *row, reason *ret, sbx_json **json)
 void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf json = SBX_BUF_INIT(MIB);
-    bool nobodys = row->pool || strcmp(row->owner, SBX_PACKAGES_OWNER) == 0;
+    bool nobodys = row->pool || strcmp(row->owner, SBX_POOL_OWNER) == 0;
 
     if (nobodys && strcmp(row->state, sbx_state_wire(SBX_S_DELETED)) != 0)
         return;

@@ -63,7 +63,7 @@
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
 /* A row that is no user's: what waits in a pool, and what packages are installed in. */
-#define OF_NOBODY "(pool IS NOT NULL OR owner = '" SBX_PACKAGES_OWNER "')"
+#define OF_NOBODY "(pool IS NOT NULL OR owner = '" SBX_POOL_OWNER "')"
 
 /* Events of the rows in `u` that meet `which`; what is nobody's has none. The counters are
  * locked until the commit: what is numbered later becomes visible later. Lock order: rows of

@@ -7,10 +7,6 @@
 
 #include "sbx/store/store.h"
 
-/* Who owns the sandboxes in which packages are installed; no key can belong to him, so no user
- * reaches them. Whom one is for stands in the row of its set, and in its metadata. */
-#define SBX_PACKAGES_OWNER "packages000000000000"
-
 typedef struct sbx_package_request {
     const char *owner, *worker, *installer; /* borrowed */
     unsigned char request[SBX_HASH_BYTES];
