@@ -438,12 +438,6 @@
     X(RUN_BEGIN, 3, SYSTEM,                                                                        \
       "UPDATE public.sandboxes SET run = $2::text, run_worker = $3::text"                          \
       " WHERE id = $1 AND state NOT IN ('deleting', 'deleted') RETURNING id")                      \
-    X(BATCH_HOLD, 2, SYSTEM,                                                                       \
-      "UPDATE public.sandboxes SET run_worker = $2::text"                                          \
-      " WHERE id = $1 AND state = 'creating' RETURNING id")                                        \
-    X(BATCH_KEEP, 2, SYSTEM,                                                                       \
-      "UPDATE public.sandboxes SET run_worker = NULL"                                              \
-      " WHERE id = ANY ($1::text[]) AND run_worker = $2::text RETURNING id")                       \
     /* At most $1, of others than $2, who knows what he follows. The reaper ends what has no        \
      * lifetime left. */                                                                            \
     X(RUN_ORPHANS, 2, SYSTEM,                                                                      \
@@ -464,6 +458,12 @@
       " error = excluded.error, runtime = excluded.runtime"                                        \
       " WHERE x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "')"                             \
       " SELECT count(*) FROM u")                                                                   \
+    X(BATCH_HOLD, 2, SYSTEM,                                                                       \
+      "UPDATE public.sandboxes SET run_worker = $2::text"                                          \
+      " WHERE id = $1 AND state = 'creating' RETURNING id")                                        \
+    X(BATCH_KEEP, 2, SYSTEM,                                                                       \
+      "UPDATE public.sandboxes SET run_worker = NULL"                                              \
+      " WHERE id = ANY ($1::text[]) AND run_worker = $2::text RETURNING id")                       \
     X(EXEC_LIST, 5, OWNER,                                                                         \
       "SELECT " EXEC_COLS " FROM public.sandbox_executions WHERE owner = $1 AND sandbox = $2"      \
       " AND ($3::timestamptz IS NULL OR (started_at, id) < ($3, $4::text))"                        \

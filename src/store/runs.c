@@ -19,6 +19,20 @@ int sbx_store_run_begin(sbx_store *s, const char *sandbox, const char *run, cons
     return 0;
 }
 
+int sbx_store_run_orphans(sbx_store *s, const char *worker, int64_t limit, int64_t *ret,
+                          sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    store_params p = {0};
+
+    store_p_int(&p, limit);
+    store_p_str(&p, worker);
+    if (store_exec(s, Q_RUN_ORPHANS, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    *ret = store_int(r, 0, 0);
+    return 0;
+}
+
 int sbx_store_batch_hold(sbx_store *s, const char *sandbox, const char *worker, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
@@ -50,19 +64,5 @@ int sbx_store_batch_keep(sbx_store *s, const char *const *ids, size_t count, con
     if ((size_t)PQntuples(r) != count)
         return sbx_fail(err, SBX_E_CAPACITY,
                         "this server stood still and was taken for dead; try again");
-    return 0;
-}
-
-int sbx_store_run_orphans(sbx_store *s, const char *worker, int64_t limit, int64_t *ret,
-                          sbx_err *err)
-{
-    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
-    store_params p = {0};
-
-    store_p_int(&p, limit);
-    store_p_str(&p, worker);
-    if (store_exec(s, Q_RUN_ORPHANS, &p, STORE_AGAIN, &r, err) != 0)
-        return -1;
-    *ret = store_int(r, 0, 0);
     return 0;
 }

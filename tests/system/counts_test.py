@@ -4,6 +4,7 @@ Proxies between the server and its engine and database count. What the server do
 its own times (heartbeat, reaper, batches), is told apart by the statements' names.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -81,6 +82,26 @@ class Counts(unittest.TestCase):
         self.assertEqual((calls, len([s for s in statements if s != KEY])), ([], 50))
         self.assertEqual(set(statements) - {KEY}, {"SANDBOX_GET_OWNED"})
         self.assertLessEqual(statements.count(KEY), time.monotonic() - began + 1)
+
+    def test_many_viewers_of_a_paused_sandbox_cost_one_engine_call_a_second(self):
+        client = sandboxd.Client(self.lab, self.lab.key)
+        box = self.lab.create(self.wire, self.image)["id"]
+        client.move(box, "pause")
+        with contextlib.ExitStack() as stack:
+            viewers = [stack.enter_context(client.stream(
+                "GET", f"/sandboxes/{box}/stats?intervalMs=100")) for _ in range(20)]
+            for viewer_ in viewers:
+                viewer_.next()
+            self.taps[0].take()
+            began = time.monotonic()
+            for _ in range(25):
+                for viewer_ in viewers:
+                    self.assertEqual(viewer_.next()[1]["source"], "engine")
+            calls = self.taps[0].take().count("GET /containers/{id}/stats")
+            took = time.monotonic() - began
+        self.assertGreaterEqual(took, 2)
+        self.assertTrue(1 <= calls <= took + 1, (calls, took))
+        client.delete(f"/sandboxes/{box}")
 
     def test_an_exec_is_one_statement_and_no_engine_call(self):
         calls, statements = self.counted(

@@ -56,6 +56,17 @@ class WatchedTest(SystemCase):
         self.assertEqual(client.state(box), "running")
 
 
+    def test_one_that_writes_it_full_at_once_is_told_of_before_it_is_stopped(self):
+        box = client.create(limits={"diskMb": 16})["id"]
+        client.exec(box, "head -c 40000000 /dev/zero >/tmp/all")
+        wait_for(lambda: client.state(box) == "stopped", 20, "the stop")
+        events = client.get(f"/events?sandboxId={box}&limit=100").json["items"]
+        told = [(e["type"], (e["data"]["reason"] or {}).get("code")) for e in events]
+        self.assertEqual(told.count(("sandbox.alert", "disk_90")), 1, told)
+        self.assertLess(told.index(("sandbox.alert", "disk_90")),
+                        told.index(("sandbox.stopping", "disk_full")))
+
+
 def why_not_btrfs():
     if os.getuid() != 0:
         return "a loop device needs root"

@@ -389,6 +389,32 @@ class Guard(NetworkCase):
             self.assert_refused(api, made, [("tcp", MIRROR, 8081)])
         api.delete(f"/sandboxes/{made['id']}")
 
+    def test_what_comes_from_a_pool_is_open_and_behind_the_rules(self):
+        pooled = sandboxd.Service(env={
+            "SBX_NETWORK": "open", "SBX_NETWORK_RESOLVERS": RESOLVER,
+            "SBX_NETWORK_ALLOW": f"{MIRROR}:8080", "SBX_POOL": "python=2/open"})
+        self.addCleanup(pooled.close)
+        client = Client(pooled.start(), pooled.key())
+        admin = Client(client.server, pooled.key("root", "--role", "admin"))
+        ready = lambda: [p["ready"] for p in admin.get("/pool").json["items"]] == [2]
+        wait_for(ready, 60, "a full pool")
+        made = client.create(template="python")
+        self.assertTrue(made["warm"])
+        self.assertEqual(probe(client, made, [("tcp", NAME, 8080)])[0][0], PUBLIC)
+        gateway = address_of(pooled, made)["Gateway"]
+        self.assert_refused(client, made, [("tcp", MIRROR, 8081), ("tcp", "169.254.169.254", 80),
+                                           ("tcp", gateway, 22)])
+        nft("flush", "chain", "inet", f"sandboxd_{pooled.cluster}", "from_sandbox")
+        wait_for(lambda: "special" in nft("list", "chain", "inet", f"sandboxd_{pooled.cluster}",
+                                          "from_sandbox"), 10, "the rules")
+        wait_for(ready, 60, "a full pool")
+        made = client.create(template="python")
+        self.assertTrue(made["warm"])
+        self.assert_refused(client, made, [("tcp", MIRROR, 8081)])
+        got = admin.patch("/pool", {"template": "python", "network": "open", "min": 0})
+        self.assertEqual(got.status, 200, got)
+        wait_for(lambda: len(pooled.containers()) == 2, 40, "an empty pool")
+
     def test_a_guard_that_is_stuck_is_woken_before_an_open_sandbox_starts(self):
         engine.call("POST", f"/containers/{guard_of(service)['Id']}/pause")
         nft("delete", "table", "inet", f"sandboxd_{service.cluster}")

@@ -22,11 +22,11 @@ typedef struct sbx_spec {
     sbx_strs command; /* the main process; count 0: none */
     sbx_check readiness, health;
     bool has_readiness, has_health;
+    bool held; /* of the server itself: not before sbx_create_run() does it run, whoever has it */
     bool wait;
     /* Of the server itself, no field of a request: for the first container, not for one that a
      * later start makes anew. */
     sbx_mount mount;
-    bool held; /* it does not run before sbx_create_run(), even if a pool has it */
 } sbx_spec;
 
 extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */

@@ -8,10 +8,6 @@
 #include "sbx/core/limits.h"
 #include "sbx/store/sandboxes.h"
 
-/* Who owns what waits, and the sandboxes in which packages are installed; no key can belong to him,
- * so no user reaches them. */
-#define SBX_POOL_OWNER "pool0000000000000000"
-
 /* What a row's `pool` begins with: a hash of what the sandbox was made from, and a colon. */
 #define SBX_POOL_HASH_BYTES 17
 

@@ -19,6 +19,10 @@
 #include "sbx/core/id.h"
 #include "sbx/core/json.h"
 
+/* Who owns what waits in pools, and the sandboxes in which packages are installed; no key can
+ * belong to him, so no user reaches them. */
+#define SBX_POOL_OWNER "pool0000000000000000"
+
 typedef struct sbx_store sbx_store;
 
 /** Does not connect yet.
