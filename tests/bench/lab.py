@@ -205,6 +205,9 @@ class Lab:
 
     # ---- what a client does -------------------------------------------------------------------
 
+    def another_key(self, user, *options):
+        return self._command("key", "--user", user, "--rates", "none", *options).split()[-1]
+
     def call(self, wire, method, path, body=None, expect=None):
         return wire.call(method, path, body, self.auth, expect)
 

@@ -103,6 +103,26 @@ class Counts(unittest.TestCase):
         self.assertTrue(1 <= calls <= took + 1, (calls, took))
         client.delete(f"/sandboxes/{box}")
 
+    def test_a_bad_key_asks_the_database_once_a_second_at_most(self):
+        sent = request("GET", f"/sandboxes/{self.sandbox}", None,
+                       {"Authorization": "Bearer sbx_" + "a" * 8 + "_" + "b" * 40})
+        told, began = [], time.monotonic()
+        calls, statements = self.counted(
+            lambda: told.extend(self.wire.exchange(sent)[0] for _ in range(30)))
+        self.assertEqual(set(told), {401})
+        self.assertEqual((calls, set(statements)), ([], {KEY}))
+        self.assertLessEqual(len(statements), time.monotonic() - began + 1)
+
+    def test_an_administrator_looks_up_an_owner_once(self):
+        key = self.lab.another_key("root", "--role", "admin")
+        sent = request("GET", f"/sandboxes/{self.sandbox}", None, {"Authorization": f"Bearer {key}"})
+        told = []
+        calls, statements = self.counted(
+            lambda: told.extend(self.wire.exchange(sent)[0] for _ in range(30)))
+        self.assertEqual(set(told), {200})
+        self.assertEqual((calls, statements.count("OWNER_OF"),
+                          statements.count("SANDBOX_GET_OWNED")), ([], 1, 30))
+
     def test_an_exec_is_one_statement_and_no_engine_call(self):
         calls, statements = self.counted(
             lambda: self.lab.exec(self.wire, self.sandbox, ["true"]))
