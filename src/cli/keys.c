@@ -75,7 +75,7 @@ static int keys_create(cli *c)
 
 static int keys_rotate(cli *c)
 {
-    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
+    SBX_CLEANUP_VAL(cli_call_done) cli_call k = {0};
     const char *overlap = cli_opt(c, "overlap");
     int64_t ms = 0;
 
@@ -176,7 +176,7 @@ static int keys_rm(cli *c)
     if (c->arg_count < 2)
         return cli_usage(c, "keys rm: it needs the ID of a key; see sbx keys ls");
     for (int i = 1; i < c->arg_count; i++) {
-        SBX_CLEANUP_VAL(cli_call_done) cli_call k;
+        SBX_CLEANUP_VAL(cli_call_done) cli_call k = {0};
 
         if (!sbx_id_valid(c->args[i]))
             return cli_usage(c, "keys rm: \"%.40s\" is no id of a key; see sbx keys ls",

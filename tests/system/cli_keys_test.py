@@ -1,0 +1,49 @@
+"""sbx keys: create, ls, rotate, rm."""
+import json
+import unittest
+
+import cli_harness
+from cli_harness import CliCase
+from sandboxd import Client
+
+service = api = folder = None
+
+
+def setUpModule():
+    global service, api, folder
+    service, api, folder = cli_harness.begin()
+
+
+class KeysTest(CliCase):
+    def test_from_its_making_to_its_end(self):
+        key = self.ok("keys", "create", "--scope", "keys:*", "--scope", "sandbox:read", "--expires",
+                      "30d", "laptop").strip()
+        one = Client(api.server, key)
+        told = one.get("/me").json["key"]
+        self.assertEqual((told["name"], told["scopes"]), ("laptop", ["keys:*", "sandbox:read"]))
+        self.assertTrue(told["expiresAt"])
+        listed = self.ok("keys", "ls")
+        for word in (told["id"], "laptop", key[:12], "keys:* sandbox:read"):
+            self.assertIn(word, listed)
+        self.assertNotIn(key, listed)
+        self.assertIn(told["id"], self.ok("keys", "ls", "-q").split())
+        made = json.loads(self.ok("keys", "rotate", "--overlap", "60s", told["id"], "--json"))
+        self.assertEqual(Client(api.server, made["key"]).get("/me").json["key"]["id"], made["id"])
+        self.assertEqual(one.get("/me").status, 200)
+        self.assertEqual(self.ok("keys", "rm", told["id"], made["id"]).split(),
+                         [told["id"], made["id"]])
+        self.assertEqual(one.get("/me").status, 401)
+
+    def test_what_makes_no_sense_is_refused(self):
+        self.fails(2, "none of ls", "keys", "frob")
+        self.fails(2, "NAME", "keys", "create")
+        self.fails(2, "--expires", "keys", "create", "--expires", "soon", "x")
+        self.fails(2, "ID", "keys", "rm")
+        self.fails(2, "no id", "keys", "rm", "laptop")
+        self.fails(2, "ID", "keys", "rotate", "laptop")
+        self.fails(2, "no argument", "keys", "ls", "x")
+        self.fails(125, "no key", "keys", "rm", "a" * 20)
+
+
+if __name__ == "__main__":
+    unittest.main()
