@@ -4,7 +4,7 @@
 
 static sbx_context_ref context_of(const sbx_principal *who, const sbx_request *r)
 {
-    return (sbx_context_ref){who->user, sbx_request_path(r, "id"),
+    return (sbx_context_ref){who->owner, sbx_request_path(r, "id"),
                              sbx_request_path(r, "contextId")};
 }
 
