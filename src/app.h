@@ -2,6 +2,7 @@
 #ifndef SBX_APP_H
 #define SBX_APP_H
 
+#include "sbx/audit/audit.h"
 #include "sbx/auth/auth.h"
 #include "sbx/auth/rates.h"
 #include "sbx/auth/tickets.h"
@@ -53,6 +54,7 @@ typedef struct sbx_app {
     sbx_id cluster, worker;
     sbx_crypt *crypt;
     sbx_store *store;
+    sbx_audit *audit;
     sbx_auth *auth;
     sbx_oidc *oidc; /* or NULL */
     sbx_tickets *tickets;

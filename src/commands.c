@@ -1,8 +1,9 @@
-/* migrate, key, version, help. */
+/* migrate, key, reseal, version, help. */
 #include "commands.h"
 
 #include "sbx/auth/auth.h"
-#include "sbx/store/store.h"
+#include "sbx/core/log.h"
+#include "sbx/store/secret.h"
 #include "sbx/store/users.h"
 #include <limits.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@ int command_help(void)
         "  key       make an API key, and its user if the name is new, and print the key once:\n"
         "            --user NAME [--role user|admin] [--tier NAME] [--name TEXT] [--scopes \"*\"]\n"
         "            [--rates none|default|creates=N,exec=N,reads=N]: requests a minute\n"
+        "  reseal    after a change of the master key: write everything with the new one\n"
         "  doctor    check what the server needs, and say what to do; --json for programs;\n"
         "            exit status 1 if something fails\n"
         "  version   print the version\n\n"
@@ -113,6 +115,42 @@ int key_request_read(int *argc, char **argv, key_request *ret, sbx_err *err)
     return 0;
 }
 
+int command_open_store(const sbx_options *o, sbx_crypt **ret_crypt, sbx_store **ret_store,
+                       sbx_err *err)
+{
+    bool changed;
+
+    if (sbx_crypt_open(o->secret_file, ret_crypt, err) ||
+        (*o->secret_file_previous && sbx_crypt_accept(*ret_crypt, o->secret_file_previous, err)) ||
+        sbx_store_new(o->database_url, o->database_direct_url, *ret_crypt, ret_store, err) ||
+        sbx_store_check(*ret_store, err) || sbx_store_secret_check(*ret_store, &changed, err))
+        return -1;
+    if (changed)
+        sbx_log(SBX_WARN,
+                "the master key was changed; run `sandboxd reseal` when all servers use it", NULL);
+    return 0;
+}
+
+int command_reseal(const sbx_options *o, sbx_err *err)
+{
+    SBX_CLEANUP(sbx_crypt_free) sbx_crypt *crypt = NULL;
+    SBX_CLEANUP(sbx_store_free) sbx_store *store = NULL;
+    sbx_reseal done;
+
+    if (!*o->secret_file_previous)
+        return sbx_fail(err, SBX_E_INVALID,
+                        "give the former master key as --secret-file-previous, the present one as "
+                        "--secret-file");
+    if (command_open_store(o, &crypt, &store, err) || sbx_store_reseal(store, &done, err))
+        return -1;
+    printf("%lld values sealed anew, %lld cannot be opened by either key\n"
+           "%lld API keys were not used since the change, %lld answers of repeatable requests are "
+           "older than it:\nthese are lost with the former key (answers are kept for a day)\n",
+           (long long)done.sealed, (long long)done.lost, (long long)done.unused,
+           (long long)done.answers);
+    return 0;
+}
+
 int command_key(const sbx_options *o, const key_request *k, sbx_err *err)
 {
     SBX_CLEANUP(sbx_crypt_free) sbx_crypt *crypt = NULL;
@@ -122,9 +160,7 @@ int command_key(const sbx_options *o, const key_request *k, sbx_err *err)
     char key[SBX_KEY_LEN + 1];
     sbx_id id;
 
-    if (sbx_rates_parse(k->rates, rates, err) || sbx_crypt_open(o->secret_file, &crypt, err) ||
-        sbx_store_new(o->database_url, o->database_direct_url, crypt, &store, err) ||
-        sbx_store_check(store, err))
+    if (sbx_rates_parse(k->rates, rates, err) || command_open_store(o, &crypt, &store, err))
         return -1;
     auth = sbx_auth_new(store, crypt);
     if (sbx_auth_make_key(auth, k->user, k->role, k->tier, k->name, k->scopes, key, &id, err) ||

@@ -5,6 +5,7 @@
 
 #include "sbx/core/options.h"
 #include "sbx/guard/guard.h"
+#include "sbx/store/store.h"
 
 typedef struct key_request {
     const char *user, *role, *tier, *name, *scopes; /* borrowed from argv */
@@ -19,6 +20,11 @@ int command_version(void);
 /** @param only_look  list what would be applied; 3 if something would be. */
 int command_migrate(const sbx_options *o, bool only_look, sbx_err *err);
 int command_key(const sbx_options *o, const key_request *k, sbx_err *err);
+int command_reseal(const sbx_options *o, sbx_err *err);
+/** Master key and database as the options say, checked that they belong together. The caller's,
+ * also on failure. */
+int command_open_store(const sbx_options *o, sbx_crypt **ret_crypt, sbx_store **ret_store,
+                       sbx_err *err) SBX_MUST_CHECK;
 /** See doctor.c. 1 if something fails. */
 int command_doctor(const sbx_options *o, bool json);
 

@@ -9,6 +9,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -177,9 +178,8 @@ static int open_database(sbx_app *app, sbx_err *err)
 {
     const sbx_options *o = &app->options;
 
-    if (sbx_crypt_open(o->secret_file, &app->crypt, err) ||
-        sbx_store_new(o->database_url, o->database_direct_url, app->crypt, &app->store, err) ||
-        sbx_store_check(app->store, err) || sbx_store_cluster(app->store, &app->cluster, err))
+    if (command_open_store(o, &app->crypt, &app->store, err) ||
+        sbx_store_cluster(app->store, &app->cluster, err))
         return -1;
     app->auth = sbx_auth_new(app->store, app->crypt);
     app->tickets = sbx_tickets_new(app->store, app->crypt);
@@ -232,6 +232,8 @@ static int start_threads(sbx_app *app, sbx_err *err)
     if (app->oidc)
         sbx_keeper_every(app->keeper, "oidc", SBX_OIDC_TICK_MS, SBX_LANE_REAP, refresh_oidc, app);
     sbx_keeper_every(app->keeper, "key uses", SBX_KEY_USES_MS, SBX_LANE_REAP, write_key_uses, app);
+    app->audit = sbx_audit_new(app->store, app->metrics, o->audit_days);
+    sbx_keeper_every(app->keeper, "audit", SBX_AUDIT_MS, SBX_LANE_REAP, sbx_audit_tick, app->audit);
     sbx_keeper_every(app->keeper, "tickets", SBX_TICKET_RENEW_MS, SBX_LANE_FAST, renew_tickets,
                      app);
     return 0;
@@ -507,6 +509,8 @@ static void stop_all(sbx_app *app)
         sbx_guard_stop(app->guard);
     if (app->http)
         sbx_http_settle(app->http); /* the last that it tells STREAM */
+    if (app->audit)
+        sbx_audit_tick(app->audit); /* what the last answers left */
     if (app->tickets)
         renew_tickets(app); /* for the streams that go on elsewhere */
     if (app->auth)
@@ -556,6 +560,7 @@ static void close_all(sbx_app *app)
         app->bus->ops->free(app->bus);
     if (app->engine)
         app->engine->ops->free(app->engine);
+    sbx_audit_free(app->audit);
     sbx_metrics_free(app->metrics);
     sbx_tickets_free(app->tickets);
     sbx_auth_free(app->auth);
@@ -577,6 +582,8 @@ static int serve(sbx_options *options, sbx_err *err)
                    .reach = {.mu = PTHREAD_MUTEX_INITIALIZER}};
 
     signal(SIGPIPE, SIG_IGN);
+    if (!options->core_dumps)
+        prctl(PR_SET_DUMPABLE, 0);
     mallopt(M_ARENA_MAX, 2); /* many threads, little heap: keeps the resident size small */
     raise_descriptor_limit();
     int rc = open_database(&app, err) || open_outside(&app, err) || start_threads(&app, err) ||
@@ -620,6 +627,7 @@ int main(int argc, char **argv)
                      set_log_level(options.log_level, &err)
                  ? -1
                  : 0;
+    sbx_options_hide(argc - used, argv + used);
     if (!rc) {
         if (strcmp(name, "serve") == 0)
             rc = serve(&options, &err);
@@ -627,6 +635,8 @@ int main(int argc, char **argv)
             rc = command_migrate(&options, dry_run, &err);
         else if (strcmp(name, "key") == 0)
             rc = command_key(&options, &key, &err);
+        else if (strcmp(name, "reseal") == 0)
+            rc = command_reseal(&options, &err);
         else if (strcmp(name, "doctor") == 0)
             rc = command_doctor(&options, json);
         else

@@ -446,6 +446,8 @@ static const api_field end_frame[] = {
 };
 
 const api_schema api_schemas[] = {
+    {"AuditEntry", "One act, or several that are alike.", api_audit_view},
+    {"AuditPage", "A page of the audit log.", api_audit_page},
     {"Batch", "What became of each sandbox.", api_batch},
     {"BatchProblem", "A sandbox that could not be made.", api_batch_problem},
     {"BatchSandbox", "A sandbox that was made.", api_batch_sandbox},
@@ -612,7 +614,7 @@ static const api_field params[] = {
 
 const api_field *api_param_find(const sbx_api_route *route, const char *name, size_t len)
 {
-    const api_field *tables[] = {params, api_identity_params}, *found = NULL;
+    const api_field *tables[] = {params, api_identity_params, api_audit_params}, *found = NULL;
 
     for (size_t i = 0; i < ARRAY_LEN(tables); i++)
         for (const api_field *f = tables[i]; f->name; f++) {

@@ -49,6 +49,8 @@ typedef struct api_schema {
     const api_field *fields; /* ends with a row whose name is NULL */
 } api_schema;
 
+/* contract_audit.c */
+extern const api_field api_audit_view[], api_audit_page[], api_audit_params[];
 /* contract_code.c */
 extern const api_field api_context[], api_context_list_view[];
 extern const api_field api_run_end[], api_run_error[], api_run_exit[], api_run_failure[],

@@ -116,6 +116,17 @@ const struct sbx_claim *api_claim(const sbx_request *r);
 /** That was done: the claim names `id` now, and is begun. */
 void api_claim_named(const sbx_request *r, const char *id);
 
+/* audit.c */
+HANDLER(api_audit_list);
+/** Have the request's answer recorded, if it is one of those that are. Before its handler.
+ * @return whether it is. */
+bool api_audit_begin(struct sbx_app *app, const sbx_api_route *route, const sbx_request *r,
+                     const sbx_principal *who);
+/** Record a request of which api_audit_begin() knows nothing, if it was refused.
+ * @param who  NULL: nobody knows. @return -1, for the caller to pass on. */
+int api_audit_refused(struct sbx_app *app, const sbx_api_route *route, const sbx_request *r,
+                      const sbx_principal *who, const sbx_err *err);
+
 /* pool.c */
 HANDLER(api_pool_get);
 HANDLER(api_pool_set);

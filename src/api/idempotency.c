@@ -172,14 +172,15 @@ static int check_key(const char *key, sbx_err *err)
                           SBX_MAX_IDEMPOTENCY_KEY);
 }
 
-static void fingerprint(const sbx_request *r, unsigned char out[SBX_HASH_BYTES])
+/* Keyed: a body may hold a password that could be guessed from a plain hash of it. */
+static void fingerprint(const sbx_app *app, const sbx_request *r, unsigned char out[SBX_HASH_BYTES])
 {
     SBX_CLEANUP_VAL(sbx_buf_done)
     sbx_buf b = SBX_BUF_INIT(r->body_len + SBX_MAX_URI_BYTES + KIB);
 
     sbx_buf_addf(&b, "%s\n%s\n", r->route->method, r->target);
     sbx_buf_add(&b, r->body ? r->body : "", r->body_len);
-    sbx_sha256(b.data, b.len, out);
+    sbx_crypt_fingerprint(app->crypt, b.data, b.len, out);
     sbx_wipe(b.data, b.len);
 }
 
@@ -197,7 +198,7 @@ static claim *claim_new(sbx_app *app, const sbx_api_route *route, const sbx_prin
                        .worker = app->worker.s,
                        .resource = m->resource,
                        .rerun = route->rerun};
-    fingerprint(r, m->c.fingerprint);
+    fingerprint(app, r, m->c.fingerprint);
     return m;
 }
 

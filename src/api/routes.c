@@ -14,6 +14,14 @@
 #define FILE_FAILURES "409,410,502"
 
 const sbx_api_route sbx_api_routes[] = {
+    {"GET", "/audit", "audit:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_audit_list, "audit_list",
+     "Who did what, newest first", .tag = "Service",
+     .query = "user,key,action,object,since,until,result,limit,cursor", .success = "200",
+     .response = "AuditPage", .audit = SBX_AUDIT_READS, .admin = true,
+     .doc = "For administrators. Every request that changes something, with its result, every "
+            "refused credential, right or limit, and administrators' reads of what others own; "
+            "written within 0.2 s, those about users, keys, tiers and pools before they are "
+            "answered. Kept for the days of the option --audit-days. Filters add up."},
     {"GET", "/docs", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_docs, "docs", "This page",
      .produces = "text/html", .tag = "Service", .success = "200", .response = "text"},
     {"GET", "/events", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS, QUICK_MS,
@@ -66,14 +74,15 @@ const sbx_api_route sbx_api_routes[] = {
      "List API keys, newest first", .tag = "Users", .query = "owner,limit,cursor", .success = "200",
      .response = "KeyList", .doc = "One's own, without those that were revoked."},
     {"POST", "/keys", "keys:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS, api_key_create,
-     "key_create", "Make an API key", api_key_fields, .tag = "Users", .success = "200,201",
-     .response = "KeyMade", .failures = "429",
+     "key_create", "Make an API key", api_key_fields, .audit = SBX_AUDIT_NOW, .tag = "Users",
+     .success = "200,201", .response = "KeyMade", .failures = "429",
      .doc = "`key` is shown by this answer and never again. A repetition with the same "
             "Idempotency-Key makes nothing: 200, without `key`; whoever lost it rotates the key. "
             "429: the user has 1,000 keys.",
      .example = "{\"name\":\"laptop\",\"scopes\":[\"sandbox:read\"]}", .rerun = true},
     {"DELETE", "/keys/{id}", "keys:write", SBX_LANE_FAST, 0, 0, QUICK_MS, api_key_revoke,
-     "key_revoke", "Revoke an API key", .tag = "Users", .success = "204", .failures = "409",
+     "key_revoke", "Revoke an API key", .audit = SBX_AUDIT_NOW, .tag = "Users", .success = "204",
+     .failures = "409",
      .doc = "Within a second no server accepts it, and what it opened ends: tickets, streams, "
             "terminals, and requests that wait. Event streams end with an event `error`, "
             "WebSockets with the code 4401. Success again when it was revoked before."},
@@ -81,8 +90,9 @@ const sbx_api_route sbx_api_routes[] = {
      "Read an API key", .tag = "Users", .success = "200", .response = "Key",
      .doc = "Also one that was revoked. Its text cannot be read."},
     {"POST", "/keys/{id}/rotate", "keys:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
-     api_key_rotate, "key_rotate", "Replace an API key", api_key_rotate_fields, .tag = "Users",
-     .success = "200,201", .response = "KeyMade", .failures = "409",
+     api_key_rotate, "key_rotate", "Replace an API key", api_key_rotate_fields,
+     .audit = SBX_AUDIT_NOW, .tag = "Users", .success = "200,201", .response = "KeyMade",
+     .failures = "409",
      .doc = "A new key with the same user, name, scopes and expiry, and an id of its own. The old "
             "one is revoked, or expires after `overlapSeconds`.",
      .rerun = true},
@@ -102,7 +112,7 @@ const sbx_api_route sbx_api_routes[] = {
             "says `warm`."},
     {"PATCH", "/pool", "pool:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS, api_pool_set,
      "pool_set", "Make a pool, or resize it", sbx_pool_fields, .tag = "Service", .success = "200",
-     .response = "Pool", .failures = "409", .admin = true,
+     .response = "Pool", .failures = "409", .admin = true, .audit = SBX_AUDIT_NOW,
      .doc = "For administrators. Holds for all servers of the installation and over restarts, "
             "until the option --pool asks for another size than before. With 0 nothing waits.",
      .example = "{\"template\":\"python\",\"network\":\"none\",\"min\":0}"},
@@ -112,7 +122,7 @@ const sbx_api_route sbx_api_routes[] = {
             "second, while it runs or is paused; else nothing."},
     {"PATCH", "/prices/{size}", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
      api_price_change, "price_change", "Change a price", api_price_fields, .tag = "Usage",
-     .success = "200", .response = "Price", .admin = true,
+     .success = "200", .response = "Price", .admin = true, .audit = SBX_AUDIT_NOW,
      .doc = "For administrators. Time that was metered before has its former price; that is all "
             "but the last seconds.",
      .example = "{\"microsPerHour\":150000}"},
@@ -437,23 +447,37 @@ const sbx_api_route sbx_api_routes[] = {
      "What users of each tier may use", .tag = "Usage", .success = "200", .response = "TierList"},
     {"PATCH", "/tiers/{name}", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
      api_tier_change, "tier_change", "Change a tier", api_tier_fields, .tag = "Usage",
-     .success = "200", .response = "Tier", .admin = true,
+     .success = "200", .response = "Tier", .admin = true, .audit = SBX_AUDIT_NOW,
      .doc = "For administrators. Holds at once for all users of the tier; what is not given stays, "
             "null takes a limit away.",
      .example = "{\"concurrentSandboxes\":10}"},
     {"GET", "/users", "users:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_user_list, "user_list",
      "List users, newest first", .tag = "Users", .query = "name,limit,cursor", .success = "200",
      .response = "UserList", .admin = true, .doc = "For administrators."},
-    {"POST", "/users", "users:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
-     api_user_create, "user_create", "Make a user", api_user_fields, .tag = "Users",
-     .success = "201", .response = "User", .failures = "409", .admin = true,
+    {"POST",
+     "/users",
+     "users:write",
+     SBX_LANE_FAST,
+     SBX_MAX_BODY_JSON,
+     0,
+     QUICK_MS,
+     api_user_create,
+     "user_create",
+     "Make a user",
+     api_user_fields,
+     .audit = SBX_AUDIT_NOW,
+     .tag = "Users",
+     .success = "201",
+     .response = "User",
+     .failures = "409",
+     .admin = true,
      .doc = "For administrators. 409: the name is taken. The user has no key yet: make one with "
             "POST /keys.",
      .example = "{\"name\":\"ada\",\"email\":\"ada@example.com\",\"tier\":\"free\"}",
      .rerun = true},
     {"DELETE", "/users/{id}", "users:write", SBX_LANE_FAST, 0, 0, QUICK_MS, api_user_delete,
-     "user_delete", "Delete a user", .tag = "Users", .success = "204", .failures = "409",
-     .admin = true,
+     "user_delete", "Delete a user", .audit = SBX_AUDIT_NOW, .tag = "Users", .success = "204",
+     .failures = "409", .admin = true,
      .doc =
          "For administrators. Its keys, tickets and streams end, and its name is free again. 409 "
          "while it has sandboxes: `DELETE /sandboxes?owner=` deletes them. Success again when it "
@@ -462,8 +486,8 @@ const sbx_api_route sbx_api_routes[] = {
      "Read a user", .tag = "Users", .success = "200", .response = "User", .admin = true,
      .doc = "For administrators."},
     {"PATCH", "/users/{id}", "users:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0, QUICK_MS,
-     api_user_patch, "user_patch", "Change a user", api_user_patch_fields, .tag = "Users",
-     .success = "200", .response = "User", .failures = "409", .admin = true,
+     api_user_patch, "user_patch", "Change a user", api_user_patch_fields, .audit = SBX_AUDIT_NOW,
+     .tag = "Users", .success = "200", .response = "User", .failures = "409", .admin = true,
      .doc = "For administrators. What is given. A user that is `disabled` is refused within a "
             "second, and its streams "
             "end; its sandboxes live to the end of their time.",
@@ -534,16 +558,18 @@ static int authenticate(sbx_app *app, const sbx_api_route *route, const sbx_requ
 
 static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, sbx_err *err)
 {
-    sbx_principal who;
+    sbx_principal who = {0};
 
     if (!route->scope)
         return route->handler(app, NULL, r, err);
     if (authenticate(app, route, r, &who, err))
-        return -1;
+        return api_audit_refused(app, route, r, *who.user ? &who : NULL, err);
     sbx_reply_set_bearer(r->reply, who.key, who.token_ends_ms);
-    if ((route->made || route->rerun) && r->idempotency_key)
-        return api_idempotent(app, route, &who, r, err);
-    return route->handler(app, &who, r, err);
+    bool recorded = api_audit_begin(app, route, r, &who);
+    int rc = (route->made || route->rerun) && r->idempotency_key
+                 ? api_idempotent(app, route, &who, r, err)
+                 : route->handler(app, &who, r, err);
+    return rc == -1 && !recorded ? api_audit_refused(app, route, r, &who, err) : rc;
 }
 
 /* The server hands back its own row; ours has the same place in its table. */

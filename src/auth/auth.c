@@ -15,6 +15,7 @@
 #include "sbx/core/json.h"
 #include "sbx/core/limits.h"
 #include "sbx/store/identity.h"
+#include "sbx/store/secret.h"
 #include <pthread.h>
 #include <strings.h>
 
@@ -111,18 +112,39 @@ static void random_alnum(char *out, size_t len)
 
 /* The last characters of a key. 59 bits that nobody can guess without the master key; a key that
  * passes is no good yet. */
-static void check_chars(const sbx_crypt *crypt, const char *key, char out[CHECK_CHARS])
+static void check_text(const unsigned char hash[SBX_HASH_BYTES], char out[CHECK_CHARS])
 {
-    unsigned char hash[SBX_HASH_BYTES];
-
-    sbx_crypt_key_hash(crypt, key, SBX_KEY_LEN - CHECK_CHARS, hash);
     for (size_t i = 0; i < CHECK_CHARS; i++) {
         uint64_t word;
 
         memcpy(&word, hash + i % 4 * sizeof(word), sizeof(word));
         out[i] = digits[(word >> (i / 4 * 32)) % 62];
     }
+}
+
+static void check_chars(const sbx_crypt *crypt, const char *key, char out[CHECK_CHARS])
+{
+    unsigned char hash[SBX_HASH_BYTES];
+
+    sbx_crypt_key_hash(crypt, key, SBX_KEY_LEN - CHECK_CHARS, hash);
+    check_text(hash, out);
     sbx_wipe(hash, sizeof(hash));
+}
+
+/* Also of a key that was made before a change of the master key, while that goes on. */
+static bool check_fits(const sbx_crypt *crypt, const char *key)
+{
+    const size_t len = SBX_KEY_LEN - CHECK_CHARS;
+    unsigned char before[SBX_HASH_BYTES];
+    char check[CHECK_CHARS];
+
+    check_chars(crypt, key, check);
+    if (sbx_equal_ct(check, key + len, CHECK_CHARS))
+        return true;
+    if (!sbx_crypt_key_hash_before(crypt, key, len, before))
+        return false;
+    check_text(before, check);
+    return sbx_equal_ct(check, key + len, CHECK_CHARS);
 }
 
 /* Key and prefix. */
@@ -487,6 +509,17 @@ static int check_token(sbx_auth *a, const char *token, sbx_principal *ret, sbx_e
     return 0;
 }
 
+/* After a change of the master key, while the former one is accepted. */
+static int rehash(sbx_auth *a, const char *key, const unsigned char hash[SBX_HASH_BYTES],
+                  sbx_err *err)
+{
+    unsigned char before[SBX_HASH_BYTES];
+
+    if (!sbx_crypt_key_hash_before(a->crypt, key, SBX_KEY_LEN, before))
+        return 0;
+    return sbx_store_key_rehash(a->store, before, hash, err);
+}
+
 int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, sbx_principal *ret,
                    sbx_err *err)
 {
@@ -501,7 +534,7 @@ int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, 
         return -1;
     sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
     if (!recall(a, hash, &good, &who)) {
-        if (ask(a, hash, NULL, &who, err) != 0)
+        if (rehash(a, key, hash, err) != 0 || ask(a, hash, NULL, &who, err) != 0)
             return -1;
     } else if (!good) {
         return refuse(err);
@@ -526,13 +559,11 @@ static bool was_good(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES])
 bool sbx_auth_genuine(sbx_auth *a, const char *authorization, const char *api_key)
 {
     unsigned char hash[SBX_HASH_BYTES];
-    char check[CHECK_CHARS];
     const char *key;
 
     if (presented(authorization, api_key, &key, NULL) != 0)
         return false;
-    check_chars(a->crypt, key, check);
-    if (sbx_equal_ct(check, key + SBX_KEY_LEN - CHECK_CHARS, CHECK_CHARS))
+    if (check_fits(a->crypt, key))
         return true;
     sbx_crypt_key_hash(a->crypt, key, SBX_KEY_LEN, hash);
     return was_good(a, hash);

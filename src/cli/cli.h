@@ -123,6 +123,7 @@ int cli_stats(cli *c);
 int cli_contexts(cli *c);
 int cli_group(cli *c);
 int cli_keys(cli *c);
+int cli_audit(cli *c);
 int cli_watch(cli *c);
 int cli_cp(cli *c);
 int cli_put(cli *c);

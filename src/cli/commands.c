@@ -158,6 +158,18 @@ static const cli_option events_options[] = {
     END,
 };
 
+static const cli_option audit_options[] = {
+    {"user", 'u', "ID", .doc = "only what this user did"},
+    {"key", 'k', "ID", .doc = "only what was done with this key"},
+    {"action", 'a', "NAME", .doc = "only requests of this kind, such as sandbox_create"},
+    {"object", 'o', "ID", .doc = "only what was done to this, also a command's id"},
+    {"result", 'r', "RESULT", "success|refused|failed", .doc = "only such"},
+    {"since", 0, "TIME", .doc = "from this time on, such as 2h (ago) or 2026-01-31T10:20:30Z"},
+    {"until", 0, "TIME", .doc = "before this time"},
+    {"limit", 0, "N", .doc = "at most so many, the newest (default 50)"},
+    END,
+};
+
 static const cli_option stats_options[] = {
     {"follow", 'f', .doc = "a line for each sample, until interrupted"},
     {"interval", 0, "TIME", .doc = "between two samples (default 2s)"},
@@ -266,6 +278,9 @@ const cli_command cli_commands[] = {
      cli_stats},
     {"events", "", 0, 0, -1, "show what happened to sandboxes", NULL,
      "sbx events -f\nsbx events --sandbox demo", events_options, cli_events},
+    {"audit", "", 0, 0, -1, "show who did what, newest first",
+     "For administrators. Who is empty where a key was refused.",
+     "sbx audit --since 2h --result refused", audit_options, cli_audit},
     {"completion", "SHELL", 1, 1, -1, "print the completion for bash or zsh", NULL,
      "source <(sbx completion bash)", none, cli_completion},
     {"man", "", 0, 0, -1, "print the manual, for man -l -", NULL, "sbx man | man -l -", none,

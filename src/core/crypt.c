@@ -7,6 +7,9 @@
  * A seal is nonce (12, random) | tag (16) | ciphertext. 96 random bits stay far below the limit of
  * AES-GCM for the number of sandboxes that one installation will ever make.
  *
+ * A change of the master key leaves a second one beside it for a while: what was sealed under that
+ * can be read, and API keys that were hashed under it be found. Nothing is written under it.
+ *
  * Threads: an sbx_crypt is immutable; every call works on objects of its own. Failures of OpenSSL
  * that only memory can cause abort, as allocations do. */
 #include "sbx/core/crypt.h"
@@ -25,11 +28,19 @@
 #define TAG_BYTES   16
 #define KEY_HEX     64
 
+/* What is derived from one master key. */
+typedef struct key_set {
+    /* Keyed for API keys, for tickets, and for what is compared; only duplicated. */
+    EVP_MAC_CTX *key_mac, *ticket_mac, *print_mac;
+    unsigned char seal_key[SBX_HASH_BYTES];
+    unsigned char mark[SBX_HASH_BYTES];
+} key_set;
+
 struct sbx_crypt {
     EVP_MAC *mac;
-    EVP_MAC_CTX *key_mac, *ticket_mac; /* keyed for API keys and for tickets; only duplicated */
     EVP_CIPHER *cipher;
-    unsigned char seal_key[SBX_HASH_BYTES];
+    key_set now, before;
+    bool has_before;
 };
 
 static void must(bool ok)
@@ -74,17 +85,33 @@ static EVP_MAC_CTX *purpose_context(EVP_MAC *mac, const unsigned char master[SBX
     return ctx;
 }
 
+static void derive(EVP_MAC *mac, const unsigned char master[SBX_HASH_BYTES], key_set *d)
+{
+    static const char env[] = "env", mark[] = "mark";
+
+    d->key_mac = purpose_context(mac, master, "api-key");
+    d->ticket_mac = purpose_context(mac, master, "ticket");
+    d->print_mac = purpose_context(mac, master, "fingerprint");
+    mac_finish(mac_context(mac, master, SBX_HASH_BYTES), env, sizeof env - 1, d->seal_key);
+    mac_finish(mac_context(mac, master, SBX_HASH_BYTES), mark, sizeof mark - 1, d->mark);
+}
+
+static void key_set_done(key_set *d)
+{
+    EVP_MAC_CTX_free(d->key_mac);
+    EVP_MAC_CTX_free(d->ticket_mac);
+    EVP_MAC_CTX_free(d->print_mac);
+    sbx_wipe(d, sizeof *d);
+}
+
 static sbx_crypt *crypt_new(const unsigned char master[SBX_HASH_BYTES])
 {
-    static const char env[] = "env";
     sbx_crypt *c = sbx_alloc(sizeof *c);
 
     c->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     c->cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
     must(c->mac && c->cipher);
-    c->key_mac = purpose_context(c->mac, master, "api-key");
-    c->ticket_mac = purpose_context(c->mac, master, "ticket");
-    mac_finish(mac_context(c->mac, master, SBX_HASH_BYTES), env, sizeof env - 1, c->seal_key);
+    derive(c->mac, master, &c->now);
     return c;
 }
 
@@ -145,9 +172,8 @@ static int read_master(int fd, const char *path, unsigned char master[SBX_HASH_B
     return rc;
 }
 
-int sbx_crypt_open(const char *path, sbx_crypt **ret, sbx_err *err)
+static int read_file(const char *path, unsigned char master[SBX_HASH_BYTES], sbx_err *err)
 {
-    unsigned char master[SBX_HASH_BYTES];
     int rc;
     /* O_NONBLOCK: a FIFO in its place must not hang the start. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -158,8 +184,30 @@ int sbx_crypt_open(const char *path, sbx_crypt **ret, sbx_err *err)
     if (rc == 0)
         rc = read_master(fd, path, master, err);
     close(fd);
+    return rc;
+}
+
+int sbx_crypt_open(const char *path, sbx_crypt **ret, sbx_err *err)
+{
+    unsigned char master[SBX_HASH_BYTES];
+    int rc = read_file(path, master, err);
+
     if (rc == 0)
         *ret = crypt_new(master);
+    sbx_wipe(master, sizeof master);
+    return rc;
+}
+
+int sbx_crypt_accept(sbx_crypt *c, const char *path, sbx_err *err)
+{
+    unsigned char master[SBX_HASH_BYTES];
+    int rc = read_file(path, master, err);
+
+    if (rc == 0) {
+        key_set_done(&c->before);
+        derive(c->mac, master, &c->before);
+        c->has_before = true;
+    }
     sbx_wipe(master, sizeof master);
     return rc;
 }
@@ -168,30 +216,52 @@ void sbx_crypt_free(sbx_crypt *c)
 {
     if (!c)
         return;
-    EVP_MAC_CTX_free(c->key_mac);
-    EVP_MAC_CTX_free(c->ticket_mac);
+    key_set_done(&c->now);
+    key_set_done(&c->before);
     EVP_MAC_free(c->mac);
     EVP_CIPHER_free(c->cipher);
-    sbx_wipe(c->seal_key, sizeof c->seal_key);
     free(c);
+}
+
+bool sbx_crypt_mark(const sbx_crypt *c, bool before, char out[2 * SBX_HASH_BYTES + 1])
+{
+    sbx_hex(before ? c->before.mark : c->now.mark, SBX_HASH_BYTES, out);
+    return !before || c->has_before;
+}
+
+static void hash(const EVP_MAC_CTX *keyed, const char *text, size_t len,
+                 unsigned char out[SBX_HASH_BYTES])
+{
+    EVP_MAC_CTX *ctx = EVP_MAC_CTX_dup(keyed);
+
+    must(ctx != NULL);
+    mac_finish(ctx, text, len, out);
 }
 
 void sbx_crypt_key_hash(const sbx_crypt *c, const char *key, size_t len,
                         unsigned char out[SBX_HASH_BYTES])
 {
-    EVP_MAC_CTX *ctx = EVP_MAC_CTX_dup(c->key_mac);
+    hash(c->now.key_mac, key, len, out);
+}
 
-    must(ctx != NULL);
-    mac_finish(ctx, key, len, out);
+bool sbx_crypt_key_hash_before(const sbx_crypt *c, const char *key, size_t len,
+                               unsigned char out[SBX_HASH_BYTES])
+{
+    if (c->has_before)
+        hash(c->before.key_mac, key, len, out);
+    return c->has_before;
 }
 
 void sbx_crypt_ticket_hash(const sbx_crypt *c, const char *ticket, size_t len,
                            unsigned char out[SBX_HASH_BYTES])
 {
-    EVP_MAC_CTX *ctx = EVP_MAC_CTX_dup(c->ticket_mac);
+    hash(c->now.ticket_mac, ticket, len, out);
+}
 
-    must(ctx != NULL);
-    mac_finish(ctx, ticket, len, out);
+void sbx_crypt_fingerprint(const sbx_crypt *c, const void *data, size_t len,
+                           unsigned char out[SBX_HASH_BYTES])
+{
+    hash(c->now.print_mac, data, len, out);
 }
 
 static bool seal_into(EVP_CIPHER_CTX *ctx, const sbx_crypt *c, const char *context,
@@ -201,7 +271,7 @@ static bool seal_into(EVP_CIPHER_CTX *ctx, const sbx_crypt *c, const char *conte
     int n = 0;
 
     sbx_random(nonce, NONCE_BYTES);
-    return EVP_EncryptInit_ex2(ctx, c->cipher, c->seal_key, nonce, NULL) == 1 &&
+    return EVP_EncryptInit_ex2(ctx, c->cipher, c->now.seal_key, nonce, NULL) == 1 &&
            EVP_EncryptUpdate(ctx, NULL, &n, (const unsigned char *)context, (int)strlen(context)) ==
                1 &&
            EVP_EncryptUpdate(ctx, text, &n, data, (int)len) == 1 && (size_t)n == len &&
@@ -228,45 +298,60 @@ int sbx_crypt_seal(const sbx_crypt *c, const char *context, const void *data, si
     return 0;
 }
 
-static bool unseal_into(EVP_CIPHER_CTX *ctx, const sbx_crypt *c, const char *context,
+static bool unseal_into(const sbx_crypt *c, const key_set *d, const char *context,
                         const unsigned char *sealed, size_t len, unsigned char *out)
 {
     const unsigned char *tag = sealed + NONCE_BYTES, *text = tag + TAG_BYTES;
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
     int n = 0, last = 0;
 
-    return EVP_DecryptInit_ex2(ctx, c->cipher, c->seal_key, sealed, NULL) == 1 &&
-           EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG_BYTES, (void *)(uintptr_t)tag) == 1 &&
-           EVP_DecryptUpdate(ctx, NULL, &n, (const unsigned char *)context, (int)strlen(context)) ==
-               1 &&
-           EVP_DecryptUpdate(ctx, out, &n, text, (int)len) == 1 && (size_t)n == len &&
-           EVP_DecryptFinal_ex(ctx, out + n, &last) == 1 && last == 0;
+    must(ctx != NULL);
+    bool ok =
+        EVP_DecryptInit_ex2(ctx, c->cipher, d->seal_key, sealed, NULL) == 1 &&
+        EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG_BYTES, (void *)(uintptr_t)tag) == 1 &&
+        EVP_DecryptUpdate(ctx, NULL, &n, (const unsigned char *)context, (int)strlen(context)) ==
+            1 &&
+        EVP_DecryptUpdate(ctx, out, &n, text, (int)len) == 1 && (size_t)n == len &&
+        EVP_DecryptFinal_ex(ctx, out + n, &last) == 1 && last == 0;
+    EVP_CIPHER_CTX_free(ctx);
+    if (!ok)
+        sbx_wipe(out, len); /* never hand out what was not authenticated */
+    return ok;
 }
 
 int sbx_crypt_unseal(const sbx_crypt *c, const char *context, const void *data, size_t len,
                      sbx_buf *out, sbx_err *err)
 {
     const size_t overhead = NONCE_BYTES + TAG_BYTES;
-    EVP_CIPHER_CTX *ctx;
-    char *to;
-    bool ok;
+    unsigned char *to;
 
     if (len < overhead || len >= INT32_MAX)
         return sbx_fail(err, SBX_E_INTERNAL, "encrypted data is damaged");
-    to = sbx_buf_reserve(out, len - overhead);
+    to = (unsigned char *)sbx_buf_reserve(out, len - overhead);
     if (!to)
         return sbx_fail(err, SBX_E_QUOTA, "encrypted data is too large");
-    ctx = EVP_CIPHER_CTX_new();
-    must(ctx != NULL);
-    ok = unseal_into(ctx, c, context, data, len - overhead, (unsigned char *)to);
-    EVP_CIPHER_CTX_free(ctx);
-    if (!ok) {
-        sbx_wipe(to, len - overhead); /* never hand out what was not authenticated */
+    if (!unseal_into(c, &c->now, context, data, len - overhead, to) &&
+        !(c->has_before && unseal_into(c, &c->before, context, data, len - overhead, to)))
         return sbx_fail(err, SBX_E_INTERNAL,
                         "encrypted data cannot be read: it is damaged or the secret file is not "
                         "the one it was written with");
-    }
     sbx_buf_commit(out, len - overhead);
     return 0;
+}
+
+bool sbx_crypt_is_present(const sbx_crypt *c, const char *context, const void *data, size_t len)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(len + 1);
+    const size_t overhead = NONCE_BYTES + TAG_BYTES;
+    unsigned char *to;
+
+    if (len < overhead || len >= INT32_MAX)
+        return false;
+    to = (unsigned char *)sbx_buf_reserve(&text, len - overhead);
+    bool is = to && unseal_into(c, &c->now, context, data, len - overhead, to);
+    if (to)
+        sbx_wipe(to, len - overhead);
+    return is;
 }
 
 void sbx_random(void *out, size_t len)

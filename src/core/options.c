@@ -138,6 +138,27 @@ int sbx_options_load(sbx_options *o, int argc, char **argv, sbx_err *err)
     return walk_flags(o, argc, argv, false, err);
 }
 
+void sbx_options_hide(int argc, char **argv)
+{
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char *value = rows[i].secret ? getenv(rows[i].env) : NULL;
+
+        if (value)
+            sbx_wipe(value, strlen(value));
+    }
+    for (int i = 0; i < argc; i++) {
+        const char *name, *value;
+        sbx_err ignored;
+        size_t len;
+
+        if (split_flag(argc, argv, &i, &name, &len, &value, &ignored))
+            return;
+        const option_row *r = find(name, len, true);
+        if (r && r->secret)
+            sbx_wipe((char *)(uintptr_t)value, strlen(value));
+    }
+}
+
 void sbx_options_done(sbx_options *o)
 {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)

@@ -110,6 +110,8 @@ int sbx_exec_start(sbx_execs *e, const char *owner, const char *sandbox, const s
 
     if (sbx_json_parse(r->body, r->body_len, &root, err) || exec_body_read(r, root, &body, err))
         return -1;
-    exec_use(exec_of_body(e, owner, sandbox, r, &body));
+    exec *x = exec_of_body(e, owner, sandbox, r, &body);
+    sbx_reply_about(r->reply, x->sandbox, x->id);
+    exec_use(x);
     return 0;
 }

@@ -538,6 +538,7 @@ static int read_query(viewer *v, const sbx_request *r, sbx_err *err)
     sbx_copy(v->id, sizeof(v->id), id ? id : sbx_id_new().s);
     if (!id)
         take_spec(v, command);
+    sbx_reply_about(r->reply, v->sandbox, v->id);
     return 0;
 }
 

@@ -6,6 +6,7 @@
 #ifndef SBX_HTTP_INTERNAL_H
 #define SBX_HTTP_INTERNAL_H
 
+#include "sbx/core/id.h"
 #include "sbx/core/ws.h"
 #include "sbx/http/chunk.h"
 #include "sbx/http/head.h"
@@ -194,6 +195,9 @@ struct sbx_reply {
     sbx_bearer bearer;
     int64_t bearer_until_ms; /* wall clock; 0: never */
     unsigned close_code;     /* of a WebSocket that is ended; 0: 1000 */
+    void (*answered)(void *arg, const sbx_answered *a);
+    void *answered_arg;
+    char object[SBX_ID_LEN + 1], part[SBX_ID_LEN + 1];
 };
 
 /* A request on its way to and through a worker, in one allocation with its text. */

@@ -53,10 +53,49 @@ sbx_reply *reply_new(sbx_http *h, const conn *c, const sbx_head *head)
     return r;
 }
 
+bool sbx_reply_on_answer(sbx_reply *r, void (*fn)(void *arg, const sbx_answered *a), void *arg)
+{
+    pthread_mutex_lock(&r->mu);
+    bool first = !r->answered && r->phase == R_OPEN;
+    if (first) {
+        r->answered = fn;
+        r->answered_arg = arg;
+    }
+    pthread_mutex_unlock(&r->mu);
+    return first;
+}
+
+void sbx_reply_about(sbx_reply *r, const char *object, const char *part)
+{
+    pthread_mutex_lock(&r->mu);
+    sbx_copy(r->object, sizeof(r->object), object);
+    sbx_copy(r->part, sizeof(r->part), part ? part : "");
+    pthread_mutex_unlock(&r->mu);
+}
+
+/* By the one that answers, before LOOP can see the answer. */
+static void tell_answered(sbx_reply *r, int status, sbx_code code, const char *location)
+{
+    sbx_answered a = {.status = status, .code = code, .location = location};
+    char object[sizeof(r->object)], part[sizeof(r->part)];
+
+    pthread_mutex_lock(&r->mu);
+    void (*fn)(void *arg, const sbx_answered *a) = sbx_steal(r->answered);
+    memcpy(object, r->object, sizeof(object));
+    memcpy(part, r->part, sizeof(part));
+    pthread_mutex_unlock(&r->mu);
+    a.object = object;
+    a.part = part;
+    if (fn)
+        fn(r->answered_arg, &a);
+}
+
 void reply_drop(sbx_reply *r)
 {
     if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
         return;
+    if (r->answered)
+        r->answered(r->answered_arg, NULL);
     atomic_fetch_sub(&r->http->bodies, r->in.len);
     sbx_buf_done(&r->in);
     sbx_buf_done(&r->head);
@@ -125,7 +164,10 @@ void sbx_reply_unref(sbx_reply *r)
     if (phase == R_OPEN) {
         sbx_err err;
 
-        sbx_fail(&err, SBX_E_INTERNAL, "the request was left without an answer");
+        if (atomic_load(&r->gone))
+            sbx_fail(&err, SBX_E_CANCELLED, "the client went away");
+        else
+            sbx_fail(&err, SBX_E_INTERNAL, "the request was left without an answer");
         sbx_reply_problem(r, &err);
     } else if (phase == R_STREAM) {
         reply_kick(r);
@@ -165,10 +207,21 @@ static void answer_problem(sbx_reply *r, const sbx_err *err, const sbx_header *m
     heading h = {
         .request_id = r->request_id, .origin = r->origin, .vary = r->vary, .rate = r->rate};
 
+    if (err->sandbox_id[0])
+        sbx_reply_about(r, err->sandbox_id, NULL);
+    tell_answered(r, sbx_code_status(err->code), err->code, NULL);
     respond_problem(&head, &body, err, NULL, &h);
     if (more)
         respond_line(&head, more->name, more->value);
     deliver(r, sbx_code_status(err->code), &head, &body);
+}
+
+static const char *location_of(const sbx_header *headers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(headers[i].name, "location") == 0)
+            return headers[i].value;
+    return NULL;
 }
 
 void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_header *headers,
@@ -193,6 +246,7 @@ void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_
         answer_problem(r, &err, NULL);
         return;
     }
+    tell_answered(r, a.status, SBX_OK, location_of(headers, header_count));
     deliver(r, a.status, &head, &a.body);
 }
 
@@ -233,9 +287,7 @@ static bool hold_back(sbx_reply *r, int status, const sbx_header *headers, size_
     a->status = status;
     a->body = *body;
     *body = (sbx_buf){.max = body->max};
-    for (size_t i = 0; i < header_count; i++)
-        if (strcmp(headers[i].name, "location") == 0)
-            a->location = sbx_strdup(headers[i].value);
+    a->location = sbx_strdup(location_of(headers, header_count));
     if (problem)
         a->problem = *problem;
     atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
@@ -389,10 +441,12 @@ void sbx_reply_begin_with(sbx_reply *r, int status, const char *content_type,
         r->body = (sbx_buf)SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
     }
     pthread_mutex_unlock(&r->mu);
-    if (first)
+    if (first) {
+        tell_answered(r, status, SBX_OK, NULL);
         reply_kick(r);
-    else
+    } else {
         sbx_buf_done(&head);
+    }
 }
 
 static void add_framed(sbx_reply *r, const void *data, size_t len, bool binary)

@@ -1,7 +1,7 @@
 /* From a head to a job: what can be refused is refused here, on LOOP, before any body is read.
  *
  * A request lives in one block with its text; the block goes to the worker, and is wiped when it
- * is freed because it may hold a key or a ticket. */
+ * is freed because it may hold a key or a ticket; so is the body, which may hold env values. */
 #include "internal.h"
 
 #include "sbx/core/clock.h"
@@ -29,8 +29,10 @@ const char *sbx_request_query(const sbx_request *r, const char *name)
 void request_free(job_box *b)
 {
     atomic_fetch_sub(&b->http->bodies, b->body_counted);
-    if (b->request.body)
+    if (b->request.body) {
+        sbx_wipe(b->request.body, b->request.body_len);
         free(b->request.body);
+    }
     sbx_wipe(b->text, b->text_len);
     free(b);
 }

@@ -128,6 +128,7 @@ static int note(run *x, sbx_err *err)
     sbx_err later;
 
     sbx_copy(x->sandbox, sizeof(x->sandbox), sbx_create_row(x->create)->id);
+    sbx_reply_about(x->reply, x->sandbox, x->id);
     if (sbx_store_run_begin(c->store, x->sandbox, x->id, c->worker, err) == 0)
         return 0;
     if (sbx_sandbox_delete(c->sandboxes, x->owner, x->sandbox, &later))

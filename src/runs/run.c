@@ -19,6 +19,7 @@ run *run_new(sbx_runs *r, const char *owner, const char *sandbox, sbx_reply *rep
     sbx_copy(x->owner, sizeof(x->owner), owner);
     sbx_copy(x->sandbox, sizeof(x->sandbox), sandbox ? sandbox : "");
     sbx_copy(x->id, sizeof(x->id), sbx_id_new().s);
+    sbx_reply_about(reply, x->sandbox, x->id);
     sbx_buf_init(&x->batch, 2 * SBX_MAX_BODY_RUN);
     return x;
 }

@@ -596,6 +596,70 @@
     X(TICKET_PURGE, 0, SYSTEM,                                                                     \
       "DELETE FROM public.tickets WHERE expires_at <= now() -"                                     \
       " CASE WHEN used = 'stream' THEN interval '1 hour' ELSE interval '0' END")                   \
+    /* $1 the mark of the master key, if there is none yet; NULL: only look. */                      \
+    X(SECRET_MARK, 1, SYSTEM,                                                                      \
+      "WITH i AS (INSERT INTO public.meta (key, value) SELECT 'secret', $1::text"                  \
+      " WHERE $1::text IS NOT NULL ON CONFLICT (key) DO NOTHING RETURNING value)"                  \
+      " SELECT coalesce((SELECT value FROM i),"                                                    \
+      " (SELECT value FROM public.meta WHERE key = 'secret'))")                                    \
+    X(SECRET_SAMPLE, 0, SYSTEM,                                                                    \
+      "SELECT id, env_sealed FROM public.sandboxes WHERE env_sealed IS NOT NULL"                   \
+      " ORDER BY created_at DESC LIMIT 1")                                                         \
+    /* $1 the mark that there is, $2 the one from now on. */                                       \
+    X(SECRET_CHANGE, 2, SYSTEM,                                                                    \
+      "WITH u AS (UPDATE public.meta SET value = $2 WHERE key = 'secret' AND value = $1"           \
+      " RETURNING 1) INSERT INTO public.meta (key, value)"                                         \
+      " SELECT 'secret_since', now()::text FROM u"                                                 \
+      " ON CONFLICT (key) DO UPDATE SET value = excluded.value")                                   \
+    X(SECRET_SEALED, 2, SYSTEM,                                                                    \
+      "SELECT id, env_sealed FROM public.sandboxes WHERE env_sealed IS NOT NULL AND id > $1"       \
+      " ORDER BY id LIMIT $2::bigint")                                                             \
+    /* $2 what it was, $3 what it is to be: somebody may have written another env meanwhile. */    \
+    X(SECRET_RESEAL, 3, SYSTEM,                                                                    \
+      "UPDATE public.sandboxes SET env_sealed = $3::bytea"                                         \
+      " WHERE id = $1 AND env_sealed = $2::bytea")                                                 \
+    X(SECRET_LEFT, 0, SYSTEM,                                                                      \
+      "WITH s AS (SELECT value::timestamptz AS since FROM public.meta WHERE key = 'secret_since')" \
+      " SELECT (SELECT count(*) FROM public.api_keys k, s WHERE k.revoked_at IS NULL"              \
+      " AND (k.expires_at IS NULL OR k.expires_at > now())"                                        \
+      " AND greatest(k.created_at, k.rehashed_at) < since),"                                       \
+      " (SELECT count(*) FROM public.idempotency_keys i, s WHERE i.status IS NOT NULL"             \
+      " AND i.created_at < since AND i.created_at > now() - interval '1 day')")                    \
+    /* $1 under the former master key, $2 under the present one. */                                \
+    X(KEY_REHASH, 2, SYSTEM,                                                                       \
+      "UPDATE public.api_keys SET hash = $2::bytea, rehashed_at = now() WHERE hash = $1::bytea")   \
+    /* $1 acts; one of interest only with somebody else's object is left out otherwise. */          \
+    X(AUDIT_INSERT, 1, SYSTEM,                                                                     \
+      "INSERT INTO public.audit (id, at, request_id, actor, key_id, address, method, action,"    \
+      " object, part, status, code, count)"                                                        \
+      " SELECT r.id, now() - make_interval(secs => r.age_ms / 1000.0), r.request_id, r.actor,"   \
+      " r.key_id, r.address, r.method, r.action, r.object, r.part, r.status, r.code, r.count"      \
+      " FROM json_to_recordset($1::json) AS r (id text, age_ms bigint, request_id text,"           \
+      " actor text, key_id text, address text, method text, action text, object text,"           \
+      " part text, status integer, code text, count bigint, foreign_only boolean)"                 \
+      " WHERE NOT r.foreign_only OR EXISTS (SELECT 1 FROM public.sandboxes s"                      \
+      " WHERE s.id = r.object AND s.owner <> r.actor) OR EXISTS (SELECT 1 FROM public.groups g"  \
+      " WHERE g.id = r.object AND g.owner <> r.actor) ON CONFLICT (id) DO NOTHING")              \
+    /* $1 user, $2 key, $3 action, $4 object or part, $5 from and $6 before, $7 and $8 the lowest   \
+     * and highest status or 0, $9 time and $10 id of the cursor, $11 limit. */                    \
+    X(AUDIT_LIST, 11, SYSTEM,                                                                      \
+      "SELECT a.id, a.at, a.request_id, a.actor, u.name, a.key_id, a.address, a.method,"         \
+      " a.action, a.object, a.part, a.code, a.status, a.count"                                     \
+      " FROM public.audit a LEFT JOIN public.users u ON u.id = a.actor"                          \
+      " WHERE ($1::text IS NULL OR a.actor = $1) AND ($2::text IS NULL OR a.key_id = $2)"        \
+      " AND ($3::text IS NULL OR a.action = $3)"                                                   \
+      " AND ($4::text IS NULL OR a.object = $4 OR a.part = $4)"                                    \
+      " AND ($5::timestamptz IS NULL OR a.at >= $5) AND ($6::timestamptz IS NULL OR a.at < $6)"    \
+      " AND ($7::int = 0 OR a.status >= $7::int) AND ($8::int = 0 OR a.status <= $8::int)"         \
+      " AND ($9::timestamptz IS NULL OR (a.at, a.id) < ($9, $10::text))"                           \
+      " ORDER BY a.at DESC, a.id DESC LIMIT $11::bigint")                                          \
+    /* $1 days, $2 limit. The table refuses the removal of anything else. */                       \
+    X(AUDIT_PURGE, 2, SYSTEM,                                                                      \
+      "WITH s AS MATERIALIZED (SELECT set_config('sandboxd.audit_days', ($1::int)::text, true)"    \
+      " AS days), o AS (SELECT a.id FROM s, public.audit a"                                        \
+      " WHERE a.at < now() - make_interval(days => s.days::int) ORDER BY a.at LIMIT $2::bigint),"  \
+      " d AS (DELETE FROM public.audit a USING o WHERE a.id = o.id RETURNING 1)"                   \
+      " SELECT count(*) FROM d")                                                                   \
                                                                                                    \
     /* $1 worker. What waits is counted for all workers, and its share told: how many are alive,    \
      * and how many of those come before this one. */                                              \

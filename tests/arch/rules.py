@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 60
 LAYERS = {
     "core": 0,
     "run": 1, "engine": 1, "store": 1, "bus": 1, "metrics": 1,
-    "auth": 2, "quota": 2, "guard": 2, "sandbox": 2, "http": 2,
+    "audit": 2, "auth": 2, "quota": 2, "guard": 2, "sandbox": 2, "http": 2,
     "batch": 3, "exec": 3, "events": 3, "files": 3, "logs": 3, "moves": 3, "packages": 3, "pool": 3,
     "reaper": 3, "stats": 3,
     "runs": 4,

@@ -27,7 +27,7 @@ BY_ITSELF = {"SANDBOX_REAP", "SANDBOX_OVERDUE", "SANDBOX_ADOPTABLE", "SANDBOX_AL
              "SANDBOX_COUNTS", "SANDBOX_PURGE", "SANDBOX_WATCHED", "RUN_ORPHANS", "EVENT_PURGE",
              "SANDBOX_TOUCH", "EXEC_INSERT", "POOL_LIST", "POOL_SLOTS", "POOL_COUNT",
              "PACKAGES_OVERDUE", "PACKAGES_EVICT", "PACKAGES_ALL",
-             "KEYS_USED", "KEYS_ENDED",
+             "KEYS_USED", "KEYS_ENDED", "AUDIT_INSERT", "AUDIT_PURGE",
              "SANDBOX_GET"}  # the last after the engine's events about an end
 # A key is looked up again after a second; see auth.c.
 KEY = "KEY_BY_HASH"

@@ -228,3 +228,48 @@ Test(log, a_line_of_nothing_but_escapes_is_written)
     cr_expect(strstr(got, "\"msg\":\"escapes\"") != NULL);
     cr_expect_eq(have > 3 * 6 * 1024, true);
 }
+
+Test(core, times_are_read_strictly)
+{
+    static const struct {
+        const char *text;
+        int64_t ms;
+    } good[] = {
+        {"1970-01-01T00:00:00Z", 0},
+        {"2026-01-31T10:20:30.123Z", INT64_C(1769854830123)},
+        {"2026-01-31T10:20:30.123999Z", INT64_C(1769854830123)},
+        {"2026-01-31T12:50:30.1+02:30", INT64_C(1769854830100)},
+        {"2026-01-31T04:20:30-06:00", INT64_C(1769854830000)},
+        {"2024-02-29T00:00:00Z", INT64_C(1709164800000)},
+    };
+    static const char *const bad[] = {
+        "",
+        "2026",
+        "2026-01-31",
+        "2026-01-31T10:20:30",
+        "2026-01-31 10:20:30Z",
+        "2026-02-29T00:00:00Z",
+        "2026-04-31T00:00:00Z",
+        "2026-13-01T00:00:00Z",
+        "2026-00-01T00:00:00Z",
+        "2026-01-01T24:00:00Z",
+        "2026-01-01T00:60:00Z",
+        "2026-01-01T00:00:60Z",
+        "2026-01-01T00:00:00.Z",
+        "2026-01-01T00:00:00z",
+        "2026-01-01T00:00:00+0100",
+        "2026-01-01T00:00:00+24:00",
+        "2026-01-01T00:00:00Z ",
+        " 2026-01-01T00:00:00Z",
+        "+026-01-01T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+    };
+    int64_t ms;
+
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        cr_expect(sbx_time_parse(good[i].text, &ms), "%s", good[i].text);
+        cr_expect_eq(ms, good[i].ms, "%s is %lld", good[i].text, (long long)ms);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        cr_expect(!sbx_time_parse(bad[i], &ms), "\"%s\" is no time", bad[i]);
+}

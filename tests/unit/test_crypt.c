@@ -185,3 +185,47 @@ Test(secrets, hexadecimal_is_strict)
     sbx_hex("\x01\xab", 2, text);
     cr_expect_str_eq(text, "01ab");
 }
+
+Test(secrets, a_former_key_is_read_with_and_never_written_with)
+{
+    sbx_buf sealed = SBX_BUF_INIT(KIB), anew = SBX_BUF_INIT(KIB), open = SBX_BUF_INIT(KIB);
+    unsigned char mine[SBX_HASH_BYTES], before[SBX_HASH_BYTES];
+    char mark[65], mark_before[65], mark_old[65];
+    sbx_crypt *changed;
+
+    cr_expect(!sbx_crypt_mark(secrets, true, mark));
+    cr_expect(!sbx_crypt_key_hash_before(secrets, "k", 1, before));
+    cr_assert_eq(sbx_crypt_seal(secrets, "c", "secret", 6, &sealed, &err), 0);
+    write_secret("ff" MASTER, 64, 0600);
+    cr_assert_eq(sbx_crypt_open(path, &changed, &err), 0);
+    cr_expect_eq(sbx_crypt_unseal(changed, "c", sealed.data, sealed.len, &open, &err), -1);
+    cr_expect_eq(open.len, 0);
+    write_secret(MASTER, 64, 0644);
+    cr_expect_eq(sbx_crypt_accept(changed, path, &err), -1);
+    write_secret(MASTER, 64, 0600);
+    cr_assert_eq(sbx_crypt_accept(changed, path, &err), 0);
+
+    cr_assert_eq(sbx_crypt_unseal(changed, "c", sealed.data, sealed.len, &open, &err), 0);
+    cr_expect(open.len == 6 && memcmp(open.data, "secret", 6) == 0);
+    cr_expect(!sbx_crypt_is_present(changed, "c", sealed.data, sealed.len));
+    cr_expect_eq(sbx_crypt_unseal(changed, "d", sealed.data, sealed.len, &open, &err), -1);
+    cr_assert_eq(sbx_crypt_seal(changed, "c", "secret", 6, &anew, &err), 0);
+    cr_expect(sbx_crypt_is_present(changed, "c", anew.data, anew.len));
+    cr_expect(!sbx_crypt_is_present(changed, "c", anew.data, 3));
+    cr_expect_eq(sbx_crypt_unseal(secrets, "c", anew.data, anew.len, &open, &err), -1);
+
+    sbx_crypt_key_hash(secrets, "k", 1, mine);
+    cr_expect(sbx_crypt_key_hash_before(changed, "k", 1, before));
+    cr_expect(sbx_equal_ct(mine, before, sizeof mine));
+    sbx_crypt_fingerprint(secrets, "k", 1, before);
+    cr_expect(!sbx_equal_ct(mine, before, sizeof mine), "one purpose is not another");
+    cr_expect(sbx_crypt_mark(changed, false, mark));
+    cr_expect(sbx_crypt_mark(changed, true, mark_before));
+    cr_expect(sbx_crypt_mark(secrets, false, mark_old));
+    cr_expect_str_eq(mark_before, mark_old);
+    cr_expect_str_neq(mark, mark_old);
+    sbx_crypt_free(changed);
+    sbx_buf_done(&sealed);
+    sbx_buf_done(&anew);
+    sbx_buf_done(&open);
+}

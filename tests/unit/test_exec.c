@@ -91,6 +91,13 @@ void sbx_reply_problem(sbx_reply *r, const sbx_err *err)
     r->ended = true;
 }
 
+void sbx_reply_about(sbx_reply *r, const char *object, const char *part)
+{
+    (void)r;
+    (void)object;
+    (void)part;
+}
+
 void sbx_reply_watch(sbx_reply *r, const sbx_reply_events *events)
 {
     r->events = *events;

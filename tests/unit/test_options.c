@@ -76,3 +76,28 @@ Test(options, help_lists_every_option, .init = clear)
     SBX_OPTIONS(X)
 #undef X
 }
+
+Test(options, secret_values_are_taken_out_of_arguments_and_environment, .init = clear)
+{
+    char together[] = "--metrics-token=hunter2", flag[] = "--redis-url", value[] = "hunter3";
+    char harmless[] = "--listen=1.2.3.4:5";
+    char *argv[] = {together, flag, value, harmless, NULL};
+    sbx_options o;
+    sbx_err err;
+
+    setenv("DATABASE_URL", "hunter4", 1);
+    setenv("SBX_LISTEN", "5.6.7.8:9", 1);
+    const char *set = getenv("DATABASE_URL");
+    cr_assert_eq(sbx_options_load(&o, 4, argv, &err), 0, "%s", err.msg);
+    sbx_options_hide(4, argv);
+    cr_expect_str_eq(o.metrics_token, "hunter2");
+    cr_expect_str_eq(o.redis_url, "hunter3");
+    cr_expect_str_eq(o.database_url, "hunter4");
+    cr_expect_str_eq(together, "--metrics-token=");
+    cr_expect_str_eq(value, "");
+    cr_expect_eq(set[3], '\0');
+    cr_expect_str_eq(harmless, "--listen=1.2.3.4:5");
+    cr_expect_str_eq(getenv("SBX_LISTEN"), "5.6.7.8:9");
+    sbx_options_done(&o);
+    unsetenv("DATABASE_URL");
+}

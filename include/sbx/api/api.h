@@ -20,6 +20,9 @@ typedef int (*sbx_api_handler)(struct sbx_app *app, const sbx_principal *who, co
 typedef int (*sbx_api_made)(struct sbx_app *app, const sbx_principal *who, const sbx_request *r,
                             const char *id, sbx_err *err);
 
+#define SBX_AUDIT_NOW   1u /* in the audit log before the answer: what changes who may do what */
+#define SBX_AUDIT_READS 2u /* in the audit log although it is a read */
+
 typedef struct sbx_api_route {
     const char *method, *path, *scope; /* scope NULL: no authentication */
     sbx_lane lane;
@@ -43,6 +46,7 @@ typedef struct sbx_api_route {
     /* These honour Idempotency-Key; a request with one gets no stream. */
     sbx_api_made made; /* answers for what was made */
     bool admin;        /* for administrators alone */
+    unsigned audit;    /* SBX_AUDIT_* */
     bool rerun;        /* the handler may be run again under the same id, and completes its work */
 } sbx_api_route;
 

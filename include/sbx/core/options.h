@@ -27,6 +27,8 @@
       "folder of ca.pem, cert.pem, key.pem")                                                       \
     X(secret_file, STR, "secret-file", "SBX_SECRET_FILE", "", 0, 0, 0,                             \
       "file of 64 hex digits: the master key; mode 0600")                                          \
+    X(secret_file_previous, STR, "secret-file-previous", "SBX_SECRET_FILE_PREVIOUS", "", 0, 0, 0,  \
+      "the former master key while it is changed: read, never written with")                       \
     X(agent_path, STR, "agent-path", "SBX_AGENT_PATH", "", 0, 0, 0,                                \
       "the sbx-agent program; empty: beside sandboxd")                                             \
     X(files_path, STR, "files-path", "SBX_FILES_PATH", "", 0, 0, 0,                                \
@@ -84,6 +86,10 @@
       "CLAIM=VALUE of tokens whose users are administrators; empty: none is by its token")         \
     X(metrics_token, STR, "metrics-token", "SBX_METRICS_TOKEN", "", 0, 0, 1,                       \
       "bearer token of /metrics; empty: loopback only")                                            \
+    X(audit_days, INT, "audit-days", "SBX_AUDIT_DAYS", "90", 1, 3650, 0,                           \
+      "days for which the audit log is kept")                                                      \
+    X(core_dumps, INT, "core-dumps", "SBX_CORE_DUMPS", "0", 0, 1, 0,                               \
+      "1: debuggers may attach, and a crash may write the memory, with all secrets, to a file")    \
     X(log_level, STR, "log-level", "SBX_LOG_LEVEL", "info", 0, 0, 0, "debug, info, warn or error") \
     X(fast_workers, INT, "fast-workers", "SBX_FAST_WORKERS", "4", 1, 128, 0,                       \
       "threads for reads and for starting commands")                                               \
@@ -135,6 +141,9 @@ typedef struct sbx_options {
 /** Read all sources. @param argv  flags only (--flag VALUE or --flag=VALUE).
  * @return 0, or -1 with INVALID that names the option, its source and its range. */
 int sbx_options_load(sbx_options *o, int argc, char **argv, sbx_err *err) SBX_MUST_CHECK;
+/** Once they are loaded: take the values of secret options out of the process's arguments and
+ * environment, where other users and the kernel's lists see them. For main() alone. */
+void sbx_options_hide(int argc, char **argv);
 void sbx_options_done(sbx_options *o);
 void sbx_options_help(sbx_buf *out); /* the table as text */
 

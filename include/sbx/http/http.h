@@ -278,6 +278,23 @@ void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more);
  *            itself; 0: never. */
 void sbx_reply_set_bearer(sbx_reply *r, const char *id, int64_t until_ms);
 
+/* What is told of an answer, or of a stream when it begins. Texts are borrowed for the call. */
+typedef struct sbx_answered {
+    int status;
+    sbx_code code;             /* SBX_OK if it is no problem, or one that was answered before */
+    const char *location;      /* the header, or NULL */
+    const char *object, *part; /* of sbx_reply_about(), or "" */
+} sbx_answered;
+
+/** Have fn(arg, answered) called once by whoever gives the answer or begins the stream, on any
+ * thread, before it is sent; with NULL if there will be none. Before the handler runs.
+ * @return false, and fn is not called: somebody is told already (the request is run again). */
+bool sbx_reply_on_answer(sbx_reply *r, void (*fn)(void *arg, const sbx_answered *a), void *arg);
+
+/** For who is told of the answer: ids of what the request makes or uses, where its path does not
+ * say. Before the answer; any thread. @param part  something within the object, or NULL. */
+void sbx_reply_about(sbx_reply *r, const char *object, const char *part);
+
 /** Have fn(arg) called once when the connection is done with this reply, answered or not: on LOOP,
  * or at once by the caller if it is over already. Once per reply; fn must not block. */
 void sbx_reply_on_over(sbx_reply *r, void (*fn)(void *arg), void *arg);

@@ -53,6 +53,9 @@ typedef struct sbx_metrics sbx_metrics;
       "1 while Redis does not answer, and this worker counts rates by itself")                     \
     X(LOG_LINES, COUNTER, "sandboxd_log_lines_total", NULL, "Log lines received")                  \
     X(LOG_VIEWERS, GAUGE, "sandboxd_log_viewers", NULL, "Open log streams")                        \
+    X(AUDIT, COUNTER, "sandboxd_audit_acts_total", "result",                                       \
+      "Acts for the audit log: written, or lost")                                                  \
+    X(AUDIT_WAITING, GAUGE, "sandboxd_audit_waiting", NULL, "Acts that are not written yet")       \
     X(EVENT_VIEWERS, GAUGE, "sandboxd_event_viewers", NULL, "Open event streams")
 
 typedef enum sbx_metric {

@@ -1,0 +1,113 @@
+/* audit: who did what, for administrators. */
+#include "cli/records.h"
+
+#include "sbx/core/clock.h"
+#include "sbx/core/log.h"
+#include <stdio.h>
+
+#define PAGE      200
+#define MAX_LIMIT 10000
+
+static const cli_column columns[] = {
+    {"AT"},
+    {"USER", .cut = true},
+    {"ADDRESS", .give_up = 3},
+    {"ACTION"},
+    {"OBJECT"},
+    {"PART", .give_up = 2},
+    {"STATUS", .right = true},
+    {"CODE", .give_up = 1},
+    {"COUNT", .right = true, .give_up = 4},
+};
+
+static void add_row(cli_table *t, const sbx_json *e)
+{
+    int status = (int)sbx_json_int(sbx_json_get(e, "status"), 0);
+    const char *user = cli_text_of(e, "userName");
+    char text[16], count[24];
+
+    snprintf(text, sizeof(text), status ? "%d" : "", status);
+    sbx_num_text(count, sbx_json_int(sbx_json_get(e, "count"), 1));
+    cli_cell_add(t, cli_text_of(e, "at"), CLI_DIM);
+    cli_cell_add(t, *user ? user : cli_text_of(e, "userId"), CLI_PLAIN);
+    cli_cell_add(t, cli_text_of(e, "address"), CLI_PLAIN);
+    cli_cell_add(t, cli_text_of(e, "action"), CLI_PLAIN);
+    cli_cell_add(t, cli_text_of(e, "object"), CLI_PLAIN);
+    cli_cell_add(t, cli_text_of(e, "part"), CLI_PLAIN);
+    cli_cell_add(t, text, status >= 400 ? CLI_RED : CLI_PLAIN);
+    cli_cell_add(t, cli_text_of(e, "code"), CLI_PLAIN);
+    cli_cell_add(t, count, CLI_PLAIN);
+}
+
+/* A time, or how long ago. @return the exit status. */
+static int query_time(cli *c, cli_call *k, const char *name)
+{
+    const char *given = cli_opt(c, name);
+    char text[SBX_TIME_TEXT];
+    int64_t ms;
+
+    if (!given)
+        return CLI_OK;
+    if (cli_parse_duration(given, &ms))
+        ms = sbx_wall_ms() - ms;
+    else if (!sbx_time_parse(given, &ms))
+        return cli_usage(c,
+                         "--%s %.40s: not a time such as 2026-01-31T10:20:30Z, nor one such as 2h",
+                         name, given);
+    sbx_time_text(ms, text);
+    cli_query(k, name, text);
+    return CLI_OK;
+}
+
+/* One page. @return the exit status; *cursor is emptied at the end. */
+static int list_page(cli *c, cli_table *t, int64_t *left, sbx_buf *cursor)
+{
+    static const char *const same[] = {"user", "key", "action", "object", "result"};
+    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
+    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    int status;
+
+    cli_call_init(&k, "GET", "/audit");
+    cli_query_int(&k, "limit", SBX_MIN(*left, PAGE));
+    cli_query(&k, "cursor", cursor->len ? cursor->data : NULL);
+    for (size_t i = 0; i < ARRAY_LEN(same); i++)
+        cli_query(&k, same[i], cli_opt(c, same[i]));
+    if ((status = query_time(c, &k, "since")) || (status = query_time(c, &k, "until")))
+        return status;
+    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
+        return CLI_FAILED;
+    if (c->json && (status = cli_print_answer(&k)))
+        return status;
+    for (const sbx_json *e = sbx_json_first(sbx_json_get(root, "items")); e; e = sbx_json_next(e)) {
+        --*left;
+        if (c->quiet && !c->json && (status = cli_print_line(cli_text_of(e, "id"))))
+            return status;
+        if (!c->quiet && !c->json)
+            add_row(t, e);
+    }
+    sbx_buf_reset(cursor);
+    sbx_buf_adds(cursor, cli_text_of(root, "nextCursor"));
+    return CLI_OK;
+}
+
+int cli_audit(cli *c)
+{
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf cursor = SBX_BUF_INIT(8 * KIB);
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(CLI_MAX_ANSWER);
+    cli_table t = {.columns = columns, .column_count = ARRAY_LEN(columns)};
+    const char *limit = cli_opt(c, "limit");
+    int64_t left = 50;
+    int status;
+
+    if (limit && !sbx_parse_i64(limit, 1, MAX_LIMIT, &left))
+        return cli_usage(c, "--limit %s: not a whole number from 1 to %d", limit, MAX_LIMIT);
+    do
+        status = list_page(c, &t, &left, &cursor);
+    while (!status && cursor.len && left > 0);
+    if (!status && t.count)
+        cli_table_print(c, &t, &out);
+    cli_table_done(&t);
+    if (!status && out.len && !cli_write(1, out.data, out.len))
+        status = CLI_FAILED;
+    return status;
+}
