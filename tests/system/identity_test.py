@@ -256,7 +256,8 @@ class Roles(SystemCase):
         self.assertEqual(root.patch(f"/sandboxes/{mine}", {"name": "seen"}).status, 200)
         self.assertEqual(root.get(f"/groups/{group}").json["sandboxes"], [mine])
         self.assertEqual(root.get(f"/keys/{one.id}").json["userId"], ada["id"])
-        self.assertEqual(root.get(f"/sandboxes/{mine}/execs").status, 200)
+        for below in ("execs", "contexts", "stats"):
+            self.assertEqual(root.get(f"/sandboxes/{mine}/{below}").status, 200, below)
         with root.stream("GET", f"/sandboxes/{mine}/logs?tail=1") as stream:
             self.assertEqual(stream.status, 200)
         self.assertNotIn(mine, [s["id"] for s in root.every()])
