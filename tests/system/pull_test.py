@@ -289,9 +289,9 @@ class OperatorTest(PullCase):
         valve.open.set()
         for image in images:
             wait_for(lambda i=image: engine.image(i), 60, "the image")
-        pulls = re.search(r'^sandboxd_pulls_total{result="ok"} (\d+)',
-                          client.get("/metrics").body.decode(), re.M)
-        self.assertEqual(int(pulls.group(1)), 4)
+        # the engine has an image before it has told so
+        wait_for(lambda: re.search(r'^sandboxd_pulls_total{result="ok"} 4$',
+                                   client.get("/metrics").body.decode(), re.M), 20, "four pulls")
 
     def test_three_pulls_are_the_bound_for_all_and_users_go_before_those_ahead(self):
         ahead, users = self.shut_valve(), self.shut_valve()
