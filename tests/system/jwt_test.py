@@ -332,6 +332,12 @@ class Turning(SystemCase):
                  "the pause", pause=0.5)
         self.assertEqual(self.provider.fetches(), 3)
 
+    def test_a_good_token_works_from_an_address_that_is_out_of_tries(self):
+        self.serve(SBX_RATE_FAILURES="5")
+        stranger = Client(self.server, "sbx_abcdEFGH_" + "0" * 40)
+        wait_for(lambda: stranger.get("/me").status == 429, what="a refusal of the address")
+        self.assertEqual(self.who(self.provider.token()).status, 200)
+
     def test_a_provider_that_is_down_keeps_its_keys(self):
         self.serve()
         wait_for(lambda: self.who(self.provider.token()) == 200, 10, "its keys")

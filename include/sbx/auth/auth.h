@@ -92,7 +92,8 @@ int sbx_auth_check(sbx_auth *a, const char *authorization, const char *api_key, 
                    sbx_err *err) SBX_MUST_CHECK;
 
 /** May what is presented be good, as far as can be said without the database? True for keys that
- * were made here, revoked or not, and for those that were found good not long ago. Never blocks. */
+ * were made here, revoked or not, for those that were found good not long ago, and for what has the
+ * form of a token, if there is a provider. Never blocks. */
 bool sbx_auth_genuine(sbx_auth *a, const char *authorization, const char *api_key);
 
 /** Do the scopes of the key cover `scope` ("sandbox:write")? */
