@@ -124,7 +124,7 @@ Test(store_audit, reads_of_foreign_objects_are_told_from_own_ones_when_they_are_
     sbx_audit_entry e = act("group_get", 200);
     sbx_id other, mine = sbx_id_new(), theirs = sbx_id_new();
 
-    OK(sbx_store_user_ensure(store, "other", "user", &other, &err));
+    OK(sbx_store_user_ensure(store, "other", "user", NULL, &other, &err));
     sql("INSERT INTO groups (id, owner, name, metadata, version) VALUES ('%s', '%s', 'a', '{}', 1),"
         " ('%s', '%s', 'b', '{}', 1)",
         mine.s, owner.s, theirs.s, other.s);

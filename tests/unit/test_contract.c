@@ -135,6 +135,6 @@ Test(contract, the_document_is_json_and_small)
     sbx_api_openapi(&b);
     cr_assert_not(sbx_buf_failed(&b));
     cr_assert_eq(sbx_json_parse(b.data, b.len, &root, &err), 0, "%s", err.msg);
-    cr_expect_lt(b.len, 256 * KIB);
+    cr_expect_lt(b.len, 384 * KIB);
     cr_expect_str_eq(sbx_json_str(sbx_json_get(root, "openapi")), "3.1.0");
 }
