@@ -81,6 +81,11 @@ static const api_field problem[] = {
     {"requestId", T_STR, 0, NULL, "As in `X-Request-Id`; the server's log has it too."},
     {"sandboxId", T_ID, OPTIONAL, NULL,
      "The record that stays behind a create that failed; read it for the reason."},
+    {"limit", T_STR, OPTIONAL, NULL, "Of `quota_exceeded`: which limit, as in `GET /quotas`.",
+     .example = "\"concurrentSandboxes\""},
+    {"value", T_INT, OPTIONAL, NULL, "How much it is.", 0, INT64_MAX},
+    {"used", T_INT, OPTIONAL, NULL, "How much is used, or was asked for.", 0, INT64_MAX},
+    {"resetAt", T_TIME, OPTIONAL | NULLABLE, NULL, "When it begins anew; null: not by time."},
     {"errors", T_LIST, OPTIONAL, "FieldError", "The fields that were wrong."},
     {0},
 };
@@ -501,6 +506,8 @@ const api_schema api_schemas[] = {
     {"Price", "What sandboxes up to a size cost.", api_price_view},
     {"PriceList", "All prices.", api_price_list_view},
     {"Problem", "Every error, as RFC 9457 says.", problem},
+    {"Quota", "A limit, and what is used.", api_quota_view},
+    {"Quotas", "Limits of a user, and what is used.", api_quotas_view},
     {"Readiness", "What must succeed before a sandbox runs.", readiness},
     {"Ready", "Which parts are usable.", ready},
     {"RunEnd", "Event: how it ended.", api_run_end},
@@ -526,6 +533,8 @@ const api_schema api_schemas[] = {
     {"Tier", "What its users may use.", api_tier_view},
     {"TierList", "All tiers.", api_tier_list_view},
     {"Unpacked", "What an archive held.", api_unpacked_view},
+    {"UsageItem", "What was used.", api_usage_item_view},
+    {"UsageList", "A page of usage.", api_usage_list_view},
     {"User", "Somebody who has keys.", api_user_view},
     {"UserList", "A page of users.", api_user_list_view},
 };
@@ -614,7 +623,8 @@ static const api_field params[] = {
 
 const api_field *api_param_find(const sbx_api_route *route, const char *name, size_t len)
 {
-    const api_field *tables[] = {params, api_identity_params, api_audit_params}, *found = NULL;
+    const api_field *tables[] = {params, api_identity_params, api_audit_params, api_quota_params};
+    const api_field *found = NULL;
 
     for (size_t i = 0; i < ARRAY_LEN(tables); i++)
         for (const api_field *f = tables[i]; f->name; f++) {

@@ -131,7 +131,15 @@ int api_audit_refused(struct sbx_app *app, const sbx_api_route *route, const sbx
 HANDLER(api_pool_get);
 HANDLER(api_pool_set);
 
+/* usage.c */
+HANDLER(api_quotas);
+HANDLER(api_usage);
+HANDLER(api_spending_set);
+extern const sbx_json_field api_spending_fields[];
+
 /* tiers.c */
+/** The body, {} if there is none. */
+int api_read_json(const sbx_request *r, sbx_json **ret, sbx_err *err) SBX_MUST_CHECK;
 HANDLER(api_price_list);
 HANDLER(api_price_change);
 HANDLER(api_tier_list);

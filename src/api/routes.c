@@ -126,6 +126,13 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "For administrators. Time that was metered before has its former price; that is all "
             "but the last seconds.",
      .example = "{\"microsPerHour\":150000}"},
+    {"GET", "/quotas", "quota:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_quotas, "quotas",
+     "What the caller may use, and uses", .tag = "Usage", .query = "owner", .success = "200",
+     .response = "Quotas",
+     .doc = "Limits come from the tier of the user. Those of a month begin anew with the calendar "
+            "month (UTC). `reserved` is on its way: runs that have not begun, sandboxes that are "
+            "created or started; what fails is given back. A request beyond a limit is 429 "
+            "`quota_exceeded` with `limit`, `value`, `used` and `resetAt`."},
     {"GET", "/ready", NULL, SBX_LANE_FAST, 0, 0, QUICK_MS, api_ready, "ready",
      "Are the store, the bus and the engine usable?", .tag = "Service", .success = "200,503",
      .response = "Ready", .doc = "503 while one of them is not, or the server is about to end."},
@@ -451,6 +458,13 @@ const sbx_api_route sbx_api_routes[] = {
      .doc = "For administrators. Holds at once for all users of the tier; what is not given stays, "
             "null takes a limit away.",
      .example = "{\"concurrentSandboxes\":10}"},
+    {"GET", "/usage", "quota:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_usage, "usage",
+     "What the caller has used, and what it cost", .tag = "Usage",
+     .query = "owner,from,to,by,limit,cursor", .success = "200", .response = "UsageList",
+     .doc = "This month, or the days `from` to `to` (UTC, both included), by the second; kept for "
+            "400 days, also of sandboxes that are deleted. A sandbox is metered while it runs or "
+            "is paused. By `runtime` and `package` there are the runs alone: how many, and how "
+            "long their code ran."},
     {"GET", "/users", "users:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_user_list, "user_list",
      "List users, newest first", .tag = "Users", .query = "name,limit,cursor", .success = "200",
      .response = "UserList", .admin = true, .doc = "For administrators."},
@@ -492,6 +506,12 @@ const sbx_api_route sbx_api_routes[] = {
             "second, and its streams "
             "end; its sandboxes live to the end of their time.",
      .example = "{\"email\":null}"},
+    {"PUT", "/users/{id}/spending-limit", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
+     QUICK_MS, api_spending_set, "spending_set", "Limit what a user spends in a month",
+     api_spending_fields, .tag = "Usage", .success = "200", .response = "Quotas", .admin = true,
+     .doc = "For administrators. At 80 and at 100 % the user gets an event `spending.alert`, each "
+            "once a month. The answer is the user's quotas.",
+     .example = "{\"limitMicros\":5000000,\"hardStop\":true}"},
 };
 const size_t sbx_api_route_count = ARRAY_LEN(sbx_api_routes);
 

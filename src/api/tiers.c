@@ -41,7 +41,7 @@ const sbx_json_field api_price_fields[] = {
     END_OF_FIELDS,
 };
 
-static int read_body(const sbx_request *r, sbx_json **ret, sbx_err *err)
+int api_read_json(const sbx_request *r, sbx_json **ret, sbx_err *err)
 {
     return sbx_json_parse(r->body_len ? r->body : "{}", r->body_len ? r->body_len : 2, ret, err);
 }
@@ -61,7 +61,7 @@ static int read_change(const sbx_request *r, sbx_tier_change *ret, sbx_err *err)
 {
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
 
-    if (read_body(r, &root, err) || sbx_json_decode(root, api_tier_fields, ret, err))
+    if (api_read_json(r, &root, err) || sbx_json_decode(root, api_tier_fields, ret, err))
         return -1;
     for (const sbx_json_field *f = api_tier_fields; f->name; f++) {
         const sbx_json *v = sbx_json_get(root, f->name);
@@ -167,7 +167,7 @@ HANDLER(api_price_change)
     price_body body = {0};
 
     (void)who;
-    if (read_body(r, &root, err) || sbx_json_decode(root, api_price_fields, &body, err))
+    if (api_read_json(r, &root, err) || sbx_json_decode(root, api_price_fields, &body, err))
         return -1;
     sbx_price price = {.micros = body.micros_given ? body.micros : -1,
                        .paused_micros = body.paused_given ? body.paused_micros : -1};

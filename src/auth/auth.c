@@ -403,6 +403,7 @@ void auth_principal(const sbx_key_row *row, sbx_principal *ret)
     ret->token_ends_ms = row->token_ms;
     sbx_copy(ret->key, sizeof ret->key, row->id);
     ret->admin = sbx_streq(row->role, "admin");
+    ret->limited = row->limited;
     /* Scopes that do not fit would be cut to something else: allow nothing then. */
     if (!sbx_copy(ret->scopes, sizeof ret->scopes, row->scopes))
         ret->scopes[0] = '\0';

@@ -152,6 +152,12 @@ void respond_problem_json(sbx_buf *body, const sbx_err *err, const char *request
     sbx_jw_str(&w, "requestId", request_id);
     if (err->sandbox_id[0])
         sbx_jw_str(&w, "sandboxId", err->sandbox_id);
+    if (err->quota.limit[0]) {
+        sbx_jw_str(&w, "limit", err->quota.limit);
+        sbx_jw_int(&w, "value", err->quota.value);
+        sbx_jw_int(&w, "used", err->quota.used);
+        sbx_jw_time(&w, "resetAt", err->quota.reset_s * 1000);
+    }
     if (err->field[0]) {
         sbx_jw_arr(&w, "errors");
         sbx_jw_obj(&w, NULL);

@@ -205,6 +205,7 @@ static void purge(void *arg)
         sbx_store_event_purge(r->c.store, &events, &err))
         complain("purge", &err);
     purge_requests(r);
+    reaper_usage_tidy(r);
     if (sandboxes || events)
         sbx_log(SBX_INFO, "old records removed", "sandboxes", SBX_NUM(sandboxes), "events",
                 SBX_NUM(events), NULL);
@@ -275,6 +276,7 @@ sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
     sbx_keeper_every(keeper, "overdue", OVERDUE_MS, SBX_LANE_REAP, settle_overdue, r);
     sbx_keeper_every(keeper, "adopt", ADOPT_MS, SBX_LANE_REAP, adopt, r);
     sbx_keeper_every(keeper, "sweep", c->sweep_s * 1000, SBX_LANE_REAP, reaper_sweep, r);
+    sbx_keeper_every(keeper, "meter", SBX_METER_S * 1000, SBX_LANE_REAP, reaper_meter, r);
     sbx_keeper_every(keeper, "purge", PURGE_MS, SBX_LANE_REAP, purge, r);
     r->keeper = keeper;
     return r;

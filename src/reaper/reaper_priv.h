@@ -26,6 +26,8 @@ struct sbx_reaper {
 };
 
 void reaper_sweep(void *arg);
+void reaper_meter(void *arg);
+void reaper_usage_tidy(sbx_reaper *r);
 int reaper_listen(sbx_reaper *r, sbx_err *err);
 void reaper_listen_stop(sbx_reaper *r);
 

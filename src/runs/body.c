@@ -3,7 +3,7 @@
 
 #include "sbx/core/log.h"
 #include "sbx/sandbox/spec.h"
-#include "sbx/store/runs.h"
+#include "sbx/store/usage.h"
 #include <stdio.h>
 
 typedef struct run_body {
@@ -121,27 +121,18 @@ static int spec_of(const run_body *b, const runner *how, sbx_spec *ret, sbx_err 
     return sbx_spec_parse(text.data, text.len, ret, err);
 }
 
-/* The intent stands in the row before anything runs there. */
-static int note(run *x, sbx_err *err)
+static void note(run *x)
 {
-    sbx_runs_config *c = &x->r->c;
-    sbx_err later;
-
     sbx_copy(x->sandbox, sizeof(x->sandbox), sbx_create_row(x->create)->id);
     sbx_reply_about(x->reply, x->sandbox, x->id);
-    if (sbx_store_run_begin(c->store, x->sandbox, x->id, c->worker, err) == 0)
-        return 0;
-    if (sbx_sandbox_delete(c->sandboxes, x->owner, x->sandbox, &later))
-        sbx_log_err(SBX_WARN, "a create that was given up stays until its deadline", &later,
-                    "sandbox", x->sandbox, NULL);
-    return -1;
 }
 
 int run_make(run *x, sbx_err *err)
 {
     if (sbx_create_begin(x->r->c.sandboxes, x->owner, NULL, &x->own, &x->create, err))
         return -1;
-    return note(x, err);
+    note(x);
+    return 0;
 }
 
 /* From a pool, if one has it. */
@@ -149,7 +140,9 @@ static int claim(run *x, sbx_err *err)
 {
     if (sbx_create_claim(x->r->c.sandboxes, x->owner, NULL, &x->own, &x->create, err))
         return -1;
-    return x->create ? note(x, err) : 0;
+    if (x->create)
+        note(x);
+    return 0;
 }
 
 /* --- the code --- */
@@ -259,11 +252,26 @@ static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
                               x->how->template_name);
     if (spec_of(b, x->how, &x->own, err))
         return -1;
+    memcpy(x->own.run, x->id, sizeof(x->own.run));
     return x->packages.count ? 0 : claim(x, err);
 }
 
-int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx_request *q,
-                  sbx_err *err)
+/* What a create does by itself, for a sandbox that is there. A run that comes to nothing gives it
+ * back by its record. */
+static int reserve(run *x, sbx_err *err)
+{
+    sbx_runs_config *c = &x->r->c;
+
+    if (sbx_store_run_reserve(c->store, x->owner, x->sandbox, x->id, x->how->runtime, c->worker,
+                              err) == 0)
+        return 0;
+    if (err->quota.limit[0])
+        sbx_metrics_add(c->metrics, SBX_M_QUOTA_REFUSALS, err->quota.limit, 1);
+    return -1;
+}
+
+int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, bool limited,
+                  const sbx_request *q, sbx_err *err)
 {
     const sbx_json_field *fields = sandbox ? sbx_sandbox_run_fields : sbx_run_fields;
     SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
@@ -272,7 +280,8 @@ int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx
 
     x->deadline_ms = q->received_ms + q->route->deadline_ms;
     int rc = sbx_json_parse(q->body, q->body_len, &root, err) ||
-                     sbx_json_decode(root, fields, &body, err) || prepare(x, &body, q, err)
+                     sbx_json_decode(root, fields, &body, err) || prepare(x, &body, q, err) ||
+                     (limited && sandbox && reserve(x, err))
                  ? -1
                  : 0;
 

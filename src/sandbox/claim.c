@@ -69,6 +69,8 @@ static int take(sbx_sandboxes *s, const char *owner, const sbx_claim *key, const
         if (sbx_sandbox_delete(s, owner, slot->id, &ignored))
             sbx_log_err(SBX_WARN, "a create that was given up stays until its end", &ignored,
                         "sandbox", slot->id, NULL);
+    } else if (err->code == SBX_E_QUOTA) {
+        sandbox_count_refusal(s, err);
     } else if (!key) { /* a request with a key finds out by its repetition */
         sandbox_pool_doubt(s->pools, row);
     }
@@ -107,7 +109,10 @@ int sbx_create_claim(sbx_sandboxes *s, const char *owner, const sbx_claim *key, 
         atomic_init(&c->refs, 1);
         c->from_us = sbx_now_us();
         rc = take(s, owner, key, spec, &slot, &c->row, err);
-        sandbox_pool_taken(s->pools, &slot, rc > 0);
+        if (rc < 0 && err->code == SBX_E_QUOTA)
+            sandbox_pool_put_back(s->pools, &slot);
+        else
+            sandbox_pool_taken(s->pools, &slot, rc > 0);
     }
     if (rc <= 0)
         return rc;

@@ -113,6 +113,7 @@ int sandbox_fill_row(sbx_sandboxes *s, const char *owner, const char *id, const 
     r->epoch = 1;
     sbx_copy(r->runtime, sizeof(r->runtime), s->c.runtime);
     sbx_copy(r->host, sizeof(r->host), "local");
+    memcpy(r->run, spec->run, sizeof(r->run));
     return 0;
 }
 
@@ -409,8 +410,10 @@ static int insert(sbx_sandboxes *s, const char *owner, const char *id, const cha
         return -1;
     c->row.pool = sbx_strdup(pool);
     if (sbx_store_sandbox_insert(s->c.store, &c->row, &spec->env,
-                                 sandbox_create_deadline_s(s, spec), err))
+                                 sandbox_create_deadline_s(s, spec), err)) {
+        sandbox_count_refusal(s, err);
         return -1;
+    }
     sandbox_publish(s, &c->row);
     c->spec = *spec;
     *spec = (sbx_spec){0};

@@ -252,6 +252,21 @@ void sandbox_pool_taken(sbx_pools *p, const pool_slot *slot, bool hit)
     }
 }
 
+void sandbox_pool_put_back(sbx_pools *p, const pool_slot *slot)
+{
+    pthread_mutex_lock(&p->mu);
+    pool_kind *k = pool_find_locked(p, slot->name + SBX_POOL_HASH_BYTES);
+
+    for (size_t i = 0; i < p->taken_count; i++)
+        if (strcmp(p->taken[i].id.s, slot->id) == 0) {
+            p->taken[i] = p->taken[--p->taken_count];
+            break;
+        }
+    if (k && strcmp(k->name, slot->name) == 0)
+        pool_add_ready_locked(k, slot->id);
+    pthread_mutex_unlock(&p->mu);
+}
+
 void sandbox_pool_missed(sbx_pools *p, const pool_wish *wish)
 {
     char label[SBX_MAX_POOL_KEY + 8] = "";

@@ -220,6 +220,12 @@ static void write_commands(sbx_sandboxes *s, sbx_state from, sbx_state to)
     sbx_sandbox_refs_done(&frozen); /* what is still active is found by the tick */
 }
 
+void sandbox_count_refusal(sbx_sandboxes *s, const sbx_err *err)
+{
+    if (err->quota.limit[0])
+        sbx_metrics_add(s->c.metrics, SBX_M_QUOTA_REFUSALS, err->quota.limit, 1);
+}
+
 int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx_err *err)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf why = SBX_BUF_INIT(4 * KIB);
@@ -247,8 +253,10 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
     sbx_sandbox_row fresh = {0};
 
     write_commands(s, from, m->to);
-    if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err))
+    if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err)) {
+        sandbox_count_refusal(s, err);
         return -1;
+    }
     sbx_log(SBX_INFO, "sandbox changed state", "sandbox", row->id, "from", row->state, "to",
             fresh.state, "reason", m->why.code, "detail", m->why.message, NULL);
     sbx_sandbox_row_done(row);

@@ -44,6 +44,8 @@ typedef struct move {
     uint64_t log_seq;
     sbx_expiry expiry;
 } move;
+/** Count a failure that is a limit of the user; any other is left alone. */
+void sandbox_count_refusal(sbx_sandboxes *s, const sbx_err *err);
 int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m,
                       sbx_err *err) SBX_MUST_CHECK;
 
@@ -139,9 +141,11 @@ typedef struct pool_slot {
     char name[128];               /* the row's `pool` */
     int64_t cpu_milli, memory_mb; /* that it has; its processes are the default */
 } pool_slot;
-/* One that nobody else is offered until sandbox_pool_taken(), which must follow. */
+/* One that nobody else is offered until sandbox_pool_taken() or put_back(), which must follow. */
 bool sandbox_pool_take(sbx_pools *p, const pool_wish *wish, pool_slot *ret);
 void sandbox_pool_taken(sbx_pools *p, const pool_slot *slot, bool hit);
+/* It surely was not taken: it is on offer again. */
+void sandbox_pool_put_back(sbx_pools *p, const pool_slot *slot);
 /* A create went the slow way: was that for want of a slot? */
 void sandbox_pool_missed(sbx_pools *p, const pool_wish *wish);
 /* A create of a user is at work (1), or not any more (-1). */

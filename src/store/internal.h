@@ -68,7 +68,9 @@ void store_result_done(PGresult **r); /* for SBX_CLEANUP_VAL */
 int64_t store_int(const PGresult *r, int row, int col); /* bool, int2, int4, int8 */
 int64_t store_us(const PGresult *r, int row, int col);  /* timestamptz as Unix microseconds */
 int64_t store_ms(const PGresult *r, int row, int col);
-char *store_str(const PGresult *r, int row, int col); /* owned by the caller */
+char *store_str(const PGresult *r, int row, int col);     /* owned by the caller */
+int64_t store_limit(const PGresult *r, int row, int col); /* of a tier: NULL is SBX_NO_LIMIT */
+void store_p_limit(store_params *p, int64_t limit);
 void store_copy(const PGresult *r, int row, int col, char *out, size_t cap);
 
 /** Columns of SANDBOX_COLS, from column 0; then, if there is one more, the number of the event. */

@@ -243,6 +243,10 @@ static void fail_by_result(store_link *l, const char *what, const PGresult *r, s
     bool tells;
 
     sbx_copy(l->sqlstate, sizeof l->sqlstate, state ? state : "");
+    if (sbx_streq(l->sqlstate, STORE_SQLSTATE_QUOTA)) {
+        store_refused(PQresultErrorField(r, PG_DIAG_MESSAGE_DETAIL), err);
+        return;
+    }
     tells = class_is(l->sqlstate, "42") || class_is(l->sqlstate, "53") ||
             class_is(l->sqlstate, "57") || class_is(l->sqlstate, "25") ||
             class_is(l->sqlstate, "08");

@@ -28,6 +28,11 @@ extern const store_query_info store_queries[Q_COUNT];
 
 #define STORE_MAX_PARAMS 32
 
+/* The database refuses by a limit of the user. */
+#define STORE_SQLSTATE_QUOTA "SBXQ1"
+/** Read its detail. usage.c. */
+void store_refused(const char *detail, sbx_err *err);
+
 /* Parameters of one statement. Strings are borrowed until it has run. */
 typedef struct store_params {
     int count;

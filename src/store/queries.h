@@ -9,6 +9,7 @@
 #define SBX_STORE_QUERIES_H
 
 #include "queries_identity.h"
+#include "queries_usage.h"
 #include "sbx/store/records.h"
 
 /* The columns of sbx_sandbox_row, in the order in which rows.c reads them. */
@@ -59,6 +60,10 @@
                             "s.state_changed_at") ")"                                              \
                                                   " OR (i.status = 202 AND s.reason ->> 'code' = " \
                                                   "'interrupted'))))"
+
+/* Of a row `u` of users. */
+#define USER_IS_LIMITED                                                                            \
+    "EXISTS (SELECT 1 FROM public.tiers t WHERE t.name = u.tier AND t.executions IS NOT NULL)"
 
 #define TRANSITIONAL "('creating', 'pausing', 'resuming', 'stopping', 'starting', 'deleting')"
 
@@ -134,6 +139,7 @@
 /* clang-format off */
 #define SBX_QUERIES(X)                                                                             \
     X(PING, 0, SYSTEM, "SELECT 1")                                                                 \
+    SBX_QUERIES_USAGE(X)                                                                           \
     X(FACTS, 0, SYSTEM,                                                                            \
       "SELECT current_setting('server_version_num')::int, current_setting('server_version'),"      \
       " current_setting('max_connections')::int,"                                                  \
@@ -144,21 +150,23 @@
     X(MIGRATIONS, 0, SYSTEM,                                                                       \
       "SELECT version, name, checksum FROM public.schema_migrations ORDER BY version")             \
                                                                                                    \
-    X(SANDBOX_INSERT, 30, OWNER,                                                                   \
+    X(SANDBOX_INSERT, 31, OWNER,                                                                   \
       "WITH u AS (INSERT INTO public.sandboxes (id, owner, worker, name, template, image, state,"  \
       " size, cpu_milli, memory_mb, pids, disk_mb, network, metadata, env_names, env_sealed,"      \
       " command, timeout_s, idle_timeout_s, on_timeout, on_idle, token, image_user, runtime, host,"\
-      " deadline_at, change, readiness, health, pool)"                                             \
+      " deadline_at, change, readiness, health, pool, run, run_worker)"                                             \
       " VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9::bigint, $10::bigint, $11::bigint," \
       " $12::bigint, $13, $14::jsonb, $15::json, $16::bytea, $17::json, $18::bigint, $19::bigint," \
       " $20, $21, $22::bytea, $23, $24, $25, now() + make_interval(secs => $26::int),"             \
-      " $27::bigint, $28::json, $29::json, $30) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")    \
+      " $27::bigint, $28::json, $29::json, $30, $31::text,"                                       \
+      " CASE WHEN $31::text IS NOT NULL THEN $3 END) RETURNING *)," EVENTS_OF_CHANGE("NULL", "true")    \
       " SELECT created_at, last_active_at, state_changed_at, coalesce(e.seq, 0)"                   \
       " FROM u LEFT JOIN e ON true")                                                               \
     /* From a pool: $2 what it waits as, $3 worker, $4 owner, $5 state (running, or creating until \
-     * $21 seconds from now), $22 number of this change, $23 Idempotency-Key, $24 its id so far.   \
+     * $21 seconds from now), $22 number of this change, $23 Idempotency-Key, $24 its id so far,   \
+     * $25 the execution that it is for.                                                           \
      * All that a create writes, its events and the claim of the key together. */                  \
-    X(SANDBOX_CLAIM, 24, OWNER,                                                                    \
+    X(SANDBOX_CLAIM, 25, OWNER,                                                                    \
       "WITH u AS (UPDATE public.sandboxes SET owner = $4, state = $5::text, name = $6, size = $7," \
       " cpu_milli = $8::bigint, memory_mb = $9::bigint, pids = $10::bigint,"                       \
       " metadata = $11::jsonb, env_names = $12::json, env_sealed = $13::bytea,"                    \
@@ -169,7 +177,8 @@
       " created_at = now(), last_active_at = now(), state_changed_at = now(),"                     \
       " started_at = CASE WHEN $5::text = 'running' THEN now() END,"                               \
       " expires_at = CASE WHEN $5::text = 'running'"                                               \
-      " THEN now() + make_interval(secs => $15::bigint) END, pool = NULL, warm = true"             \
+      " THEN now() + make_interval(secs => $15::bigint) END, pool = NULL, warm = true,"            \
+      " run = $25::text, run_worker = CASE WHEN $25::text IS NOT NULL THEN $3 END"                \
       " WHERE id = $1 AND pool = $2 AND worker = $3 AND state = 'running' RETURNING *),"           \
       " k AS (UPDATE public.idempotency_keys i SET resource = $1, begun = true FROM u"             \
       " WHERE i.owner = $4 AND i.key = $23 AND i.resource = $24 AND i.status IS NULL"              \
@@ -435,9 +444,6 @@
       " WHERE excluded.duration_ms IS NOT NULL"                                                    \
       " AND (x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "'"                               \
       " OR (x.runtime IS NULL AND excluded.runtime IS NOT NULL))")                                 \
-    X(RUN_BEGIN, 3, SYSTEM,                                                                        \
-      "UPDATE public.sandboxes SET run = $2::text, run_worker = $3::text"                          \
-      " WHERE id = $1 AND state NOT IN ('deleting', 'deleted') RETURNING id")                      \
     /* At most $1, of others than $2, who knows what he follows. The reaper ends what has no        \
      * lifetime left. */                                                                            \
     X(RUN_ORPHANS, 2, SYSTEM,                                                                      \
@@ -492,23 +498,6 @@
       " RETURNING 1) SELECT count(*) FROM gone")                                                   \
                                                                                                    \
     SBX_QUERIES_IDENTITY(X)                                                                        \
-    X(TIER_LIST, 0, SYSTEM,                                                                        \
-      "SELECT name, executions, compute_s, longest_s, concurrent FROM public.tiers"                \
-      " ORDER BY position, name")                                                                  \
-    /* $1 name; then of each limit whether it is given, and what it is to be. */                   \
-    X(TIER_CHANGE, 9, SYSTEM,                                                                      \
-      "UPDATE public.tiers SET executions = CASE WHEN $2::bool THEN $3::bigint ELSE executions END,"\
-      " compute_s = CASE WHEN $4::bool THEN $5::bigint ELSE compute_s END,"                        \
-      " longest_s = CASE WHEN $6::bool THEN $7::bigint ELSE longest_s END,"                        \
-      " concurrent = CASE WHEN $8::bool THEN $9::bigint ELSE concurrent END"                       \
-      " WHERE name = $1 RETURNING name, executions, compute_s, longest_s, concurrent")             \
-    X(PRICE_LIST, 0, SYSTEM,                                                                       \
-      "SELECT size, cpu_milli, memory_mb, micros, paused_micros FROM public.prices"                \
-      " ORDER BY cpu_milli, memory_mb")                                                            \
-    X(PRICE_CHANGE, 3, SYSTEM,                                                                     \
-      "UPDATE public.prices SET micros = CASE WHEN $2::bigint < 0 THEN micros ELSE $2 END,"        \
-      " paused_micros = CASE WHEN $3::bigint < 0 THEN paused_micros ELSE $3 END WHERE size = $1"   \
-      " RETURNING size, cpu_milli, memory_mb, micros, paused_micros")                              \
     X(USER_ENSURE, 4, SYSTEM,                                                                      \
       "INSERT INTO public.users (id, name, role, tier) SELECT $1::text, $2::text, $3::text,"        \
       " t.name FROM public.tiers t WHERE t.name = coalesce($4::text, 'free')"                      \
@@ -525,7 +514,7 @@
       "SELECT k.id, k.user_id, u.role, k.scopes,"                                                  \
       " k.expires_at IS NOT NULL AND k.expires_at <= now(),"                                       \
       " k.revoked_at IS NOT NULL OR u.disabled_at IS NOT NULL, k.expires_at, NULL::timestamptz, "  \
-      KEY_RATES                                                                                    \
+      KEY_RATES ", " USER_IS_LIMITED                                                                                    \
       " FROM public.api_keys k JOIN public.users u ON u.id = k.user_id WHERE k.hash = $1::bytea")  \
                                                                                                    \
     /* $3 fingerprint, $4 worker, $5 resource, $6 rerun. A row that is not seen is just being      \
@@ -588,7 +577,7 @@
       " OR (t.expires_at > now() AND (t.used = '' OR (t.used = 'stream' AND $4::bool))))"          \
       " AND (t.ends_at IS NULL OR t.ends_at > now()) AND k.id = t.key AND " KEY_IS_GOOD            \
       " RETURNING k.id, k.user_id, u.role, k.scopes, false, false, k.expires_at, t.ends_at, "      \
-      KEY_RATES)                                                                                   \
+      KEY_RATES ", " USER_IS_LIMITED)                                                                                   \
     X(TICKET_RENEW, 2, SYSTEM,                                                                     \
       "UPDATE public.tickets SET expires_at = now() + make_interval(secs => $2::int)"              \
       " WHERE hash = ANY ($1::bytea[]) AND used = 'stream'")                                       \

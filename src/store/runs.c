@@ -3,22 +3,6 @@
 
 #include "internal.h"
 
-int sbx_store_run_begin(sbx_store *s, const char *sandbox, const char *run, const char *worker,
-                        sbx_err *err)
-{
-    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
-    store_params p = {0};
-
-    store_p_str(&p, sandbox);
-    store_p_str(&p, run);
-    store_p_str(&p, worker);
-    if (store_exec(s, Q_RUN_BEGIN, &p, STORE_AGAIN, &r, err) != 0)
-        return -1;
-    if (PQntuples(r) == 0)
-        return sbx_fail(err, SBX_E_CONFLICT, "the sandbox was deleted while it was created");
-    return 0;
-}
-
 int sbx_store_run_orphans(sbx_store *s, const char *worker, int64_t limit, int64_t *ret,
                           sbx_err *err)
 {

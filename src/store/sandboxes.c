@@ -123,6 +123,7 @@ static void insert_params(store_params *p, const sbx_sandbox_row *r, const sbx_b
     store_p_str(p, r->readiness);
     store_p_str(p, r->health);
     store_p_str(p, r->pool);
+    store_p_str(p, *r->run ? r->run : NULL);
 }
 
 /* The id is taken: by this very row, when the answer to the first try was lost? */
@@ -155,7 +156,9 @@ int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *
     if (store_exec(s, Q_SANDBOX_INSERT, &p, STORE_AGAIN, &res, &why) != 0) {
         if (why.code == SBX_E_CONFLICT)
             return inserted_before(s, r, err);
-        return sbx_fail(err, why.code, "%s", why.msg);
+        if (err)
+            *err = why;
+        return -1;
     }
     r->created_ms = store_ms(res, 0, 0);
     r->last_active_ms = store_ms(res, 0, 1);
@@ -193,6 +196,7 @@ static void claim_params(store_params *p, const sbx_sandbox_row *r, const sbx_bu
     store_p_int(p, r->change);
     store_p_str(p, key ? key->key : NULL);
     store_p_str(p, key ? key->resource : NULL);
+    store_p_str(p, *r->run ? r->run : NULL);
 }
 
 /* Nothing waits there: because the try whose answer was lost has taken it, or it is gone. */

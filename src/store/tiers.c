@@ -3,18 +3,26 @@
 
 #include "internal.h"
 
-static int64_t limit_at(const PGresult *r, int row, int col)
+int64_t store_limit(const PGresult *r, int row, int col)
 {
     return PQgetisnull(r, row, col) ? SBX_NO_LIMIT : store_int(r, row, col);
+}
+
+void store_p_limit(store_params *p, int64_t limit)
+{
+    if (limit == SBX_NO_LIMIT)
+        store_p_str(p, NULL);
+    else
+        store_p_int(p, limit);
 }
 
 static void read_tier(const PGresult *r, int row, sbx_tier *o)
 {
     store_copy(r, row, 0, o->name, sizeof o->name);
-    o->executions = limit_at(r, row, 1);
-    o->compute_s = limit_at(r, row, 2);
-    o->longest_s = limit_at(r, row, 3);
-    o->concurrent = limit_at(r, row, 4);
+    o->executions = store_limit(r, row, 1);
+    o->compute_s = store_limit(r, row, 2);
+    o->longest_s = store_limit(r, row, 3);
+    o->concurrent = store_limit(r, row, 4);
 }
 
 int sbx_store_tier_list(sbx_store *s, sbx_tier *ret, size_t max, sbx_err *err)
@@ -34,10 +42,7 @@ int sbx_store_tier_list(sbx_store *s, sbx_tier *ret, size_t max, sbx_err *err)
 static void limit_param(store_params *p, bool given, int64_t limit)
 {
     store_p_bool(p, given);
-    if (limit == SBX_NO_LIMIT)
-        store_p_str(p, NULL);
-    else
-        store_p_int(p, limit);
+    store_p_limit(p, limit);
 }
 
 int sbx_store_tier_change(sbx_store *s, const sbx_tier_change *c, sbx_tier *ret, sbx_err *err)

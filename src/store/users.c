@@ -76,6 +76,7 @@ void store_read_key(const PGresult *r, sbx_key_row *ret)
     ret->token_ms = store_ms(r, 0, 7);
     for (int i = 0; i < SBX_RATE_COUNT; i++)
         ret->rates[i] = store_int(r, 0, 8 + i);
+    ret->limited = store_int(r, 0, 8 + SBX_RATE_COUNT) != 0;
 }
 
 int sbx_store_key_rates(sbx_store *s, const char *id, const int64_t rates[SBX_RATE_COUNT],

@@ -31,6 +31,7 @@ typedef struct sbx_principal {
     bool admin;                 /* may see what others own */
     int64_t key_ends_ms;        /* wall clock; 0: never */
     int64_t token_ends_ms;      /* the same of the token that was presented; 0: it was a key */
+    bool limited;               /* the user's tier limits how many runs there are */
     char scopes[SBX_MAX_SCOPES_BYTES + 1];
     int64_t rates[SBX_RATE_COUNT]; /* requests a minute; 0: no limit, SBX_RATE_DEFAULT */
 } sbx_principal;

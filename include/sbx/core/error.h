@@ -40,11 +40,19 @@ typedef enum sbx_code {
         SBX_E_COUNT
 } sbx_code;
 
+/* Which limit of a user was reached. */
+typedef struct sbx_quota {
+    char limit[24];      /* "concurrentSandboxes"; "": none */
+    int64_t value, used; /* how much it is; how much is used, or was asked for */
+    int64_t reset_s;     /* when it begins anew, Unix time; 0: not by time */
+} sbx_quota;
+
 typedef struct sbx_err {
     sbx_code code;
     char field[64];      /* the request field that was wrong, or "" */
     char sandbox_id[24]; /* the record that stays, when a create failed, or "" */
     int retry_after_s;   /* 0: the code's default */
+    sbx_quota quota;     /* of QUOTA */
     char msg[400];
 } sbx_err;
 

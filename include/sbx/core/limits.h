@@ -73,7 +73,9 @@
 #define SBX_MAX_GROUP_OUTPUT  (16 * MIB) /* kept for one answer, of all members together */
 
 /* Users */
-#define SBX_MAX_TIER_BYTES 32 /* a tier's name */
+#define SBX_MAX_TIER_BYTES 32  /* a tier's name */
+#define SBX_USAGE_DAYS     400 /* how long usage is kept */
+#define SBX_METER_S        10  /* how often what runs is metered, and limits are looked at */
 #define SBX_MAX_QUOTA      INT64_C(1000000000)
 #define SBX_MAX_PRICE      INT64_C(1000000000) /* millionths an hour */
 

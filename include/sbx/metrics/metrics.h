@@ -32,6 +32,10 @@ typedef struct sbx_metrics sbx_metrics;
     X(RUNS, COUNTER, "sandboxd_runs_total", "outcome", "Runs of code by outcome")                  \
     X(RUN_SECONDS, HISTOGRAM, "sandboxd_run_duration_seconds", "runtime",                          \
       "Runs of code, from request to answer")                                                      \
+    X(QUOTA_REFUSALS, COUNTER, "sandboxd_quota_refusals_total", "limit",                           \
+      "Sandboxes and runs that were refused by a limit of their user")                             \
+    X(QUOTA_STOPS, COUNTER, "sandboxd_quota_stops_total", "limit",                                 \
+      "Sandboxes that were stopped by a limit of their user")                                      \
     X(REAPED, COUNTER, "sandboxd_reaped_total", "reason", "Sandboxes and containers cleaned up")   \
     X(HIBERNATION, COUNTER, "sandboxd_hibernation_total", "move,outcome",                          \
       "Pauses of idle sandboxes, and resumes")                                                     \

@@ -38,10 +38,11 @@ extern const sbx_json_field sbx_run_fields[], sbx_sandbox_run_fields[];
 /** Check the request, run the code, answer. Takes a reference of the reply; a client that leaves
  * ends the run, unless it sent an Idempotency-Key: then the answer is kept, and is no stream.
  * @param sandbox  NULL: one of its own, which is deleted behind the answer.
+ * @param limited  the owner's runs are limited: ask before one in a sandbox that is there.
  * @return 0, or -1 with INVALID (names the field), TOO_LARGE, CAPACITY, or why the sandbox could
  *         not be made. What comes later is answered. */
-int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, const sbx_request *request,
-                  sbx_err *err) SBX_MUST_CHECK;
+int sbx_run_start(sbx_runs *r, const char *owner, const char *sandbox, bool limited,
+                  const sbx_request *request, sbx_err *err) SBX_MUST_CHECK;
 
 /** Delete what could not be deleted before, and end the sandboxes of runs whose worker is dead.
  * WORKER, every SBX_RUN_TICK_MS. `arg` is the sbx_runs. */

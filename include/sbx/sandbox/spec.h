@@ -2,6 +2,7 @@
 #ifndef SBX_SANDBOX_SPEC_H
 #define SBX_SANDBOX_SPEC_H
 
+#include "sbx/core/id.h"
 #include "sbx/core/json.h"
 #include "sbx/engine/engine.h"
 #include "sbx/sandbox/check.h"
@@ -27,6 +28,7 @@ typedef struct sbx_spec {
     /* Of the server itself, no field of a request: for the first container, not for one that a
      * later start makes anew. */
     sbx_mount mount;
+    char run[SBX_ID_LEN + 1]; /* the execution that the sandbox is for, or "" */
 } sbx_spec;
 
 extern const sbx_json_field sbx_spec_fields[]; /* also for the API document */

@@ -37,6 +37,7 @@ typedef struct sbx_sandbox_row {
     char disk_limit[12];      /* none, enforced, watched */
     char *pool;               /* while it waits in a pool: as what; else NULL; owned */
     bool warm;                /* it came from a pool */
+    char run[SBX_ID_LEN + 1]; /* of an insert or a claim: the execution that it is for, or "" */
     uint64_t event_seq; /* of the event that the statement wrote; 0: none, or its answer was lost */
 } sbx_sandbox_row;
 
@@ -45,7 +46,8 @@ void sbx_sandbox_row_done(sbx_sandbox_row *r);
 /** Insert with the given state ("creating") and a deadline `deadline_s` from now; created_at,
  * last_active_at and state_changed_at are now(). Fills those times and event_seq of `r`. `env`
  * (may be NULL) is sealed here. Every string but name, command, reason, metadata ("{}"),
- * env_names ("[]"), image_user and pool is required. A lost answer is found out by id and token. */
+ * env_names ("[]"), image_user, pool and run is required. A lost answer is found out by id and
+ * token. QUOTA: see store/usage.h. */
 int sbx_store_sandbox_insert(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env, int deadline_s,
                              sbx_err *err) SBX_MUST_CHECK;
 
@@ -57,7 +59,7 @@ struct sbx_claim;
  * this sandbox, and is begun; all or nothing. @param r  the row as it is now; token, container and
  * what else was there stay. @return 1; 0: it is not to be had (any more); -1, and whether it was
  * taken is not known: then r->change tells. CAPACITY: it was, but `key` was taken over by another
- * request, and the sandbox must be undone. */
+ * request, and the sandbox must be undone. QUOTA: nothing was taken; see store/usage.h. */
 int sbx_store_sandbox_claim(sbx_store *s, sbx_sandbox_row *r, const sbx_pairs *env, int deadline_s,
                             const struct sbx_claim *key, sbx_err *err) SBX_MUST_CHECK;
 

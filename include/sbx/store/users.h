@@ -14,6 +14,7 @@ typedef struct sbx_key_row {
     int64_t rates[SBX_RATE_COUNT]; /* a minute; SBX_RATE_DEFAULT: the server's */
     int64_t expires_ms;            /* wall clock; 0: never */
     int64_t token_ms; /* of a ticket that a token made: when that one ends; 0: none did */
+    bool limited;     /* the tier limits how many runs there are */
 } sbx_key_row;
 void sbx_key_row_done(sbx_key_row *r);
 
