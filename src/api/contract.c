@@ -95,7 +95,8 @@ static const api_field state_reason[] = {
      "For programs. Of `failed`: container_ended (with exitCode or signal), out_of_memory, "
      "container_lost (it is gone from the engine), host_lost (the engine or its host went down), "
      "image_missing, interrupted, or the code of the problem that its start answered, such as "
-     "engine_error. Of `stopped`: disk_full, expired, idle, or none.",
+     "engine_error. Of `stopped`: disk_full, expired, idle, compute_quota, spending_limit, or "
+     "none.",
      .example = "\"expired\""},
     {"message", T_STR, 0, NULL, "For people."},
     {"exitCode", T_INT, OPTIONAL, NULL, "Of process 1."},
@@ -384,9 +385,11 @@ static const api_field event[] = {
      "`sandbox.` and the new state, status of health, `pulling`: its image is on its way, and the "
      "reason says how far; or `alert`: it came near a limit, which the code of the reason names "
      "(memory_80, memory_90, processes_80, processes_90), or could not be paused when it was idle "
-     "(pause_failed), or be resumed (resume_failed).",
+     "(pause_failed), or be resumed (resume_failed). `spending.alert`: so many percent, the `to` "
+     "of "
+     "the data, of the user's spending limit of the month are used.",
      .example = "\"sandbox.running\""},
-    {"sandboxId", T_ID, 0, NULL, "Whose state changed."},
+    {"sandboxId", T_ID, NULLABLE, NULL, "Whose state changed; null: of `spending.alert`."},
     {"data", T_REF, 0, "EventData", "The change."},
     {0},
 };

@@ -124,6 +124,8 @@ int cli_contexts(cli *c);
 int cli_group(cli *c);
 int cli_keys(cli *c);
 int cli_audit(cli *c);
+int cli_quotas(cli *c);
+int cli_usage_of(cli *c); /* `usage` */
 int cli_watch(cli *c);
 int cli_cp(cli *c);
 int cli_put(cli *c);

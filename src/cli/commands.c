@@ -176,6 +176,13 @@ static const cli_option stats_options[] = {
     END,
 };
 
+static const cli_option usage_options[] = {
+    {"from", 0, "DAY", .doc = "the first day, as 2026-01-31 (default: of this month)"},
+    {"to", 0, "DAY", .doc = "the last day (default: today)"},
+    {"by", 0, "WHAT", .doc = "day, month, sandbox, template, runtime or package (default day)"},
+    END,
+};
+
 static const cli_option watch_options[] = {
     {"recursive", 'r', .doc = "folders inside, too"},
     END,
@@ -281,6 +288,9 @@ const cli_command cli_commands[] = {
     {"audit", "", 0, 0, -1, "show who did what, newest first",
      "For administrators. Who is empty where a key was refused.",
      "sbx audit --since 2h --result refused", audit_options, cli_audit},
+    {"quotas", "", 0, 0, -1, "show what you may use, and use", NULL, NULL, none, cli_quotas},
+    {"usage", "", 0, 0, -1, "show what you have used, and what it cost", NULL,
+     "sbx usage --by sandbox", usage_options, cli_usage_of},
     {"completion", "SHELL", 1, 1, -1, "print the completion for bash or zsh", NULL,
      "source <(sbx completion bash)", none, cli_completion},
     {"man", "", 0, 0, -1, "print the manual, for man -l -", NULL, "sbx man | man -l -", none,

@@ -30,6 +30,8 @@ static bool type_exists(const char *type)
     static const char prefix[] = "sandbox.";
     const char *to = type + sizeof prefix - 1;
 
+    if (sbx_streq(type, "spending.alert"))
+        return true;
     return strncmp(type, prefix, sizeof prefix - 1) == 0 &&
            (sbx_state_parse(to) != SBX_S_COUNT || sbx_streq(to, sbx_health_wire(SBX_H_HEALTHY)) ||
             sbx_streq(to, sbx_health_wire(SBX_H_UNHEALTHY)) || sbx_streq(to, "alert"));
