@@ -262,8 +262,11 @@ static int reserve(run *x, sbx_err *err)
 {
     sbx_runs_config *c = &x->r->c;
 
-    if (sbx_store_run_reserve(c->store, x->owner, x->sandbox, x->id, x->how->runtime, c->worker,
-                              err) == 0)
+    int rc = sbx_store_run_reserve(c->store, x->owner, x->sandbox, x->id, x->how->runtime,
+                                   c->worker, err);
+
+    x->reserved = rc > 0;
+    if (rc >= 0)
         return 0;
     if (err->quota.limit[0])
         sbx_metrics_add(c->metrics, SBX_M_QUOTA_REFUSALS, err->quota.limit, 1);

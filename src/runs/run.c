@@ -86,7 +86,7 @@ static void record(run *x)
     sbx_copy(r->error, sizeof(r->error), error ? error : "");
     r->truncated |= x->truncated;
     /* In a sandbox that was never reached there was no run; it may be somebody else's. */
-    if (x->sandbox[0] && (x->one_shot || x->busy))
+    if (x->sandbox[0] && (x->one_shot || x->busy || x->reserved))
         sbx_ledger_record(c->ledger, r);
     sbx_metrics_add(c->metrics, SBX_M_RUNS, outcome(x), 1);
     sbx_metrics_observe_us(c->metrics, SBX_M_RUN_SECONDS, x->how->runtime,

@@ -73,6 +73,7 @@ typedef struct run {
     int64_t deadline_ms; /* of the request, for its wait for a worker */
     bool creating;       /* the create is under way */
     bool made;           /* x->create is there for STREAM */
+    bool reserved;       /* it counts for its user; the record gives that back if nothing ran */
     bool unmade;         /* it came to nothing; the record says why */
     bool removing;       /* the tool removes the code's file */
     sbx_tool *tool;

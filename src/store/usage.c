@@ -80,7 +80,9 @@ int sbx_store_run_reserve(sbx_store *s, const char *owner, const char *sandbox, 
     store_p_str(&p, sandbox);
     store_p_str(&p, runtime);
     store_p_str(&p, worker);
-    return store_exec(s, Q_RUN_RESERVE, &p, STORE_AGAIN, &r, err);
+    if (store_exec(s, Q_RUN_RESERVE, &p, STORE_AGAIN, &r, err) != 0)
+        return -1;
+    return PQntuples(r) > 0;
 }
 
 /* --- reading --- */

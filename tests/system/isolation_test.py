@@ -69,8 +69,8 @@ class Hers:
         self.flush()
         rows = [service.psql(f"SELECT to_jsonb(t) {drop} FROM {table} t WHERE {which}")
                 for table, which, drop in (
-                    ("sandboxes", f"id = '{self.box}'", "- 'last_active_at'"),
-                    ("sandboxes", f"id = '{self.paused}'", ""),
+                    ("sandboxes", f"id = '{self.box}'", "- 'last_active_at' - 'metered_at'"),
+                    ("sandboxes", f"id = '{self.paused}'", "- 'metered_at'"),
                     ("groups", f"id = '{self.group}'", ""),
                     ("group_members", f"group_id = '{self.group}'", ""),
                     ("api_keys", f"id = '{self.key}'", "- 'last_used_at'"),
