@@ -68,7 +68,8 @@ extern const api_field api_group_view[], api_group_list_view[], api_group_result
     api_delete_problem[];
 /* contract_quota.c */
 extern const api_field api_price_list_view[], api_price_view[], api_quota_view[], api_quotas_view[],
-    api_tier_list_view[], api_tier_view[], api_usage_item_view[], api_usage_list_view[];
+    api_tier_list_view[], api_tier_view[], api_usage_item_view[], api_usage_list_view[],
+    api_quota_params[];
 
 extern const api_schema api_schemas[];
 extern const size_t api_schema_count;

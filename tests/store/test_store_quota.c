@@ -208,7 +208,8 @@ Test(store_quota, a_run_counts_once_and_one_that_came_to_nothing_not_at_all)
     limit_to("executions = 1");
     cr_assert_eq(make("", &box), 0);
     for (int i = 0; i < 2; i++)
-        OK(sbx_store_run_reserve(store, limited.s, box.s, id.s, "python", limited.s, &err));
+        cr_expect_eq(
+            sbx_store_run_reserve(store, limited.s, box.s, id.s, "python", limited.s, &err), 1);
     err = (sbx_err){0};
     cr_expect_eq(sbx_store_run_reserve(store, limited.s, box.s, other.s, "python", limited.s, &err),
                  -1);
@@ -220,7 +221,8 @@ Test(store_quota, a_run_counts_once_and_one_that_came_to_nothing_not_at_all)
     OK(sbx_store_exec_insert(store, &r, 1, &err));
     cr_expect_eq(sql("SELECT count(*) FROM usage_runs"), 0, "given back");
     sbx_copy(r.id, sizeof r.id, other.s);
-    OK(sbx_store_run_reserve(store, limited.s, box.s, other.s, "python", limited.s, &err));
+    cr_expect_eq(sbx_store_run_reserve(store, limited.s, box.s, other.s, "python", limited.s, &err),
+                 1);
     r.error[0] = '\0';
     r.exit_code = 3;
     OK(sbx_store_exec_insert(store, &r, 1, &err));
@@ -228,7 +230,8 @@ Test(store_quota, a_run_counts_once_and_one_that_came_to_nothing_not_at_all)
     cr_expect_eq(sql("SELECT count(*) FROM usage_runs WHERE done AND duration_ms = 5"), 1);
     /* the limit is of a month: last month's do not count */
     sql("UPDATE usage_runs SET day = usage_month() - 1");
-    OK(sbx_store_run_reserve(store, limited.s, box.s, id.s, "python", limited.s, &err));
+    cr_expect_eq(sbx_store_run_reserve(store, limited.s, box.s, id.s, "python", limited.s, &err),
+                 1);
 }
 
 Test(store_quota, what_was_reserved_and_never_begun_is_given_back)
@@ -239,8 +242,10 @@ Test(store_quota, what_was_reserved_and_never_begun_is_given_back)
     cr_assert_eq(make("", &box), 0);
     cr_assert_eq(make(id[0].s, &over), 0);
     sql("INSERT INTO workers (id, alone) VALUES ('%s', false)", limited.s);
-    OK(sbx_store_run_reserve(store, limited.s, box.s, id[1].s, "python", limited.s, &err));
-    OK(sbx_store_run_reserve(store, limited.s, box.s, id[2].s, "python", owner.s, &err));
+    cr_expect_eq(sbx_store_run_reserve(store, limited.s, box.s, id[1].s, "python", limited.s, &err),
+                 1);
+    cr_expect_eq(sbx_store_run_reserve(store, limited.s, box.s, id[2].s, "python", owner.s, &err),
+                 1);
     sql("UPDATE sandboxes SET state = 'failed' WHERE id = '%s'", over.s);
     OK(sbx_store_usage_tidy(store, &err));
     cr_expect_eq(sql("SELECT count(*) FROM usage_runs"), 3, "what is young may just be beginning");

@@ -9,7 +9,8 @@
 #include "sbx/store/tiers.h"
 
 /** A run is about to begin in a sandbox that is there: it counts from now on, unless a record of
- * its execution says that nothing ran. Asking twice is asking once. QUOTA. */
+ * its execution says that nothing ran. Asking twice is asking once.
+ * @return 1; 0: the owner has no such sandbox; -1 with QUOTA and the like. */
 int sbx_store_run_reserve(sbx_store *s, const char *owner, const char *sandbox, const char *run,
                           const char *runtime, const char *worker, sbx_err *err) SBX_MUST_CHECK;
 
