@@ -7,7 +7,7 @@ import unittest
 
 import parts
 import sandboxd
-from sandboxd import SystemCase
+from sandboxd import SystemCase, wait_for
 
 QUICK = True
 
@@ -61,7 +61,7 @@ class TourTest(SystemCase):
         self.assertIn('"data":"hello from user"', log)
         self.assertIn('"state":"paused"', pause)
         self.assertEqual(delete.strip(), "")
-        self.assertEqual(api.every(), [])
+        wait_for(lambda: api.every() == [], 20, "the end of what is deleted")
 
 
 if __name__ == "__main__":
