@@ -1,9 +1,9 @@
 /* API keys: parsing, a short memory, and the question to the database.
  *
  * The memory is an array of sets of four places, found by the keyed hash of what was presented, so
- * that nobody can aim at a place without the master key. It holds answers of both kinds for one
- * second: a flood of wrong keys can push out others, which costs statements and no memory. In a
- * set, places that ran out go first, then wrong keys, then the oldest.
+ * that nobody can aim at a place without the master key. It holds answers of both kinds for less
+ * than a second: a flood of wrong keys can push out others, which costs statements and no memory.
+ * In a set, places that ran out go first, then wrong keys, then the oldest.
  *
  * What does not have the form of a key is refused without asking anybody.
  *
@@ -19,7 +19,8 @@
 #include <pthread.h>
 #include <strings.h>
 
-#define REMEMBER_MS 1000
+#define REMEMBER_MS                                                                                \
+    750 /* with the time that a request takes: a revoked key is good for no second */
 #define SETS        1024u
 #define WAYS        4u
 #define CHECK_CHARS 8      /* at the end of a key: what follows from the rest */

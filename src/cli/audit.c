@@ -24,9 +24,10 @@ static void add_row(cli_table *t, const sbx_json *e)
 {
     int status = (int)sbx_json_int(sbx_json_get(e, "status"), 0);
     const char *user = cli_text_of(e, "userName");
-    char text[16], count[24];
+    char text[16] = "", count[24];
 
-    snprintf(text, sizeof(text), status ? "%d" : "", status);
+    if (status)
+        snprintf(text, sizeof(text), "%d", status);
     sbx_num_text(count, sbx_json_int(sbx_json_get(e, "count"), 1));
     cli_cell_add(t, cli_text_of(e, "at"), CLI_DIM);
     cli_cell_add(t, *user ? user : cli_text_of(e, "userId"), CLI_PLAIN);

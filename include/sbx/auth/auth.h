@@ -3,9 +3,9 @@
  * A key is `sbx_PPPPPPPP_SSSS…`: 8 characters by which people recognise it and 40 that are secret,
  * all of [A-Za-z0-9]; the last 8 follow from the others by a keyed hash, so that a key that was
  * made here is told from one that was made up without asking anybody (keys of older releases lack
- * that). The database holds its keyed hash only. What a check found is remembered for at most one
- * second, so that a revoked key works for a second at most and a busy client costs one statement a
- * second.
+ * that). The database holds its keyed hash only. What a check found is remembered for 750 ms, so
+ * that a revoked key works for less than a second and a busy client costs four statements in three
+ * seconds.
  */
 #ifndef SBX_AUTH_AUTH_H
 #define SBX_AUTH_AUTH_H
