@@ -663,7 +663,7 @@ static void end_idle_bridges(void *arg)
         if (ch->bridge && !ch->used && !ch->commands && !ch->questions)
             channel_end(ch, SBX_E_ENGINE, "nobody uses the bridge", TELL_NOBODY);
         else
-            ch->used = false;
+            ch->used = ch->commands || ch->questions; /* from their end on it is idle */
     }
     c->idle = sbx_timer_new(c->stream, c->bridge_idle_ms, end_idle_bridges, c);
 }

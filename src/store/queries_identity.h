@@ -64,7 +64,7 @@
     /* For administrators: whose the sandbox, group or key is. What waits in a pool is             \
      * nobody's. */                                                                                \
     X(OWNER_OF, 1, SYSTEM,                                                                         \
-      "SELECT owner FROM public.sandboxes WHERE id = $1 AND pool IS NULL"                          \
+      "SELECT owner FROM public.sandboxes WHERE id = $1 AND NOT " OF_NOBODY                        \
       " UNION ALL SELECT owner FROM public.groups WHERE id = $1"                                   \
       " UNION ALL SELECT user_id FROM public.api_keys WHERE id = $1")                              \
     /* $2 user, $7 expires_at, $8 most keys, $9 the key that makes it: one of the same user hands its\

@@ -33,7 +33,7 @@ PYTHON_FILES = {"arch": "tests/arch/*_test.py", "system": "tests/system/*_test.p
 DEFAULT_TIMEOUT_S = 300
 TAIL_LINES = 25
 AT_ONCE = {"system": 3, "race": 2, "fuzz-smoke": 2}
-ROWS = (("unit", "race"), ("store", "fuzz-smoke"))
+ROWS = (("store",), ("unit", "race", "fuzz-smoke"))
 
 
 def headline(reason):

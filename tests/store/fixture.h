@@ -10,6 +10,7 @@
 #include "sbx/store/sandboxes.h"
 #include "sbx/store/users.h"
 #include <criterion/criterion.h>
+#include <criterion/hooks.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libpq-fe.h>
@@ -113,29 +114,75 @@ static inline void make_url(const char *host, const char *port, char *out, size_
     PQfinish(pg);
 }
 
-static inline void empty_database(void)
+static inline void make_database(const char *from)
 {
-    char text[128];
+    char text[160];
     sbx_id id = sbx_id_new();
 
     admin_url = getenv("SBX_TEST_DATABASE_URL");
     cr_assert(admin_url, "SBX_TEST_DATABASE_URL must name a PostgreSQL server");
     snprintf(db_name, sizeof db_name, "sbx_test_%s", id.s);
-    snprintf(text, sizeof text, "CREATE DATABASE %s", db_name);
+    snprintf(text, sizeof text, "CREATE DATABASE %s TEMPLATE %s", db_name, from);
     sql_in("postgres", text);
     make_url(NULL, NULL, db_url, sizeof db_url);
     make_crypt();
     OK(sbx_store_new(db_url, NULL, secrets, &store, &err));
 }
 
-static inline void migrated_database(void)
+static inline void empty_database(void)
 {
+    make_database("template1");
+}
+
+/* What all tests of one program copy instead of migrating: their common parent is that program. */
+static inline void name_template(pid_t program, char out[32])
+{
+    snprintf(out, 32, "sbx_migrated_%d", (int)program);
+}
+
+static inline void make_template(const char *name)
+{
+    char text[160];
     int applied = 0;
 
     empty_database();
     OK(sbx_store_migrate(store, &applied, &err));
     cr_assert_geq(applied, 1);
+    sbx_store_free(store);
+    sbx_crypt_free(secrets);
+    unlink(secret_path);
+    snprintf(text, sizeof text, "ALTER DATABASE %s RENAME TO %s", db_name, name);
+    sql_in("postgres", text);
+}
+
+static inline void migrated_database(void)
+{
+    char name[32], text[160];
+
+    admin_url = getenv("SBX_TEST_DATABASE_URL");
+    cr_assert(admin_url, "SBX_TEST_DATABASE_URL must name a PostgreSQL server");
+    name_template(getppid(), name);
+    snprintf(text, sizeof text, "SELECT count(*)::text FROM pg_database WHERE datname = '%s'",
+             name);
+    if (sql_in("postgres", text) == 0)
+        make_template(name);
+    make_database(name);
     OK(sbx_store_user_ensure(store, "ada", "user", "enterprise", &owner, &err));
+}
+
+ReportHook(POST_ALL)(struct criterion_global_stats *stats)
+{
+    char name[32], text[160];
+
+    (void)stats;
+    admin_url = getenv("SBX_TEST_DATABASE_URL");
+    if (!admin_url)
+        return;
+    name_template(getpid(), name);
+    snprintf(text, sizeof text, "DROP DATABASE IF EXISTS %s WITH (FORCE)", name);
+    PGconn *pg = PQconnectdb(admin_url);
+    PQclear(PQexec(pg, text));
+    PQfinish(pg);
 }
 
 static inline void drop_database(void)
