@@ -341,7 +341,7 @@ class RulesTest(SystemCase):
         self.assert_problem(api.post(at, {"runtime": "node"}), 400, "invalid_request", "runtime")
         self.assert_problem(api.post(at, {"runtime": "python", "cwd": "/nowhere"}), 400,
                             "invalid_request", "cwd")
-        self.assertEqual(contexts(box), [])
+        wait_for(lambda: contexts(box) == [], what="the end of what did not become a context")
         context = make(box)
         for body, field in (({"runtime": "node"}, "runtime"), ({"env": {"A": "b"}}, "env"),
                             ({"contextId": "x" * 21}, "contextId"),
