@@ -32,7 +32,7 @@ PRESETS = {"unit": "asan", "store": "asan", "race": "tsan", "fuzz-smoke": "fuzz"
 PYTHON_FILES = {"arch": "tests/arch/*_test.py", "system": "tests/system/*_test.py"}
 DEFAULT_TIMEOUT_S = 300
 TAIL_LINES = 25
-AT_ONCE = {"system": 3, "race": 2, "fuzz-smoke": 2}
+AT_ONCE = {"system": 2, "race": 2, "fuzz-smoke": 2}
 ROWS = (("store",), ("unit", "race", "fuzz-smoke"))
 
 
