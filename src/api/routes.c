@@ -509,6 +509,7 @@ const sbx_api_route sbx_api_routes[] = {
     {"PUT", "/users/{id}/spending-limit", "quota:write", SBX_LANE_FAST, SBX_MAX_BODY_JSON, 0,
      QUICK_MS, api_spending_set, "spending_set", "Limit what a user spends in a month",
      api_spending_fields, .tag = "Usage", .success = "200", .response = "Quotas", .admin = true,
+     .audit = SBX_AUDIT_NOW,
      .doc = "For administrators. At 80 and at 100 % the user gets an event `spending.alert`, each "
             "once a month. The answer is the user's quotas.",
      .example = "{\"limitMicros\":5000000,\"hardStop\":true}"},

@@ -565,12 +565,12 @@ static void begin(ctx *x)
     sbx_sandbox_use(&x->use);
 }
 
-static ctx *ctx_new(sbx_runs *r, what todo, const sbx_context_ref *ref, const sbx_request *q)
+static ctx *ctx_new(sbx_runs *r, what goal, const sbx_context_ref *ref, const sbx_request *q)
 {
     ctx *x = sbx_alloc(sizeof(*x));
 
     x->r = r;
-    x->what = todo;
+    x->what = goal;
     x->refs = 1;
     x->reply = sbx_reply_ref(q->reply);
     sbx_copy(x->owner, sizeof(x->owner), ref->owner);
@@ -651,7 +651,7 @@ int sbx_context_list(sbx_runs *r, const sbx_context_ref *ref, const sbx_request 
     return 0;
 }
 
-static int begin_with_one(sbx_runs *r, what todo, const sbx_context_ref *ref, const sbx_request *q,
+static int begin_with_one(sbx_runs *r, what goal, const sbx_context_ref *ref, const sbx_request *q,
                           sbx_err *err)
 {
     int runs = may_run(r, ref, err);
@@ -660,7 +660,7 @@ static int begin_with_one(sbx_runs *r, what todo, const sbx_context_ref *ref, co
         return -1;
     if (!runs)
         return sbx_fail(err, SBX_E_NOT_FOUND, "the sandbox has no context %.24s", ref->id);
-    begin(ctx_new(r, todo, ref, q));
+    begin(ctx_new(r, goal, ref, q));
     return 0;
 }
 

@@ -19,6 +19,7 @@ struct leaving {
     sbx_runs *r;
     char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1];
     int64_t until_ms; /* it waits no longer for a quiet moment */
+    bool failed;      /* then it waits until then in any case */
     leaving *next;
 };
 
@@ -68,6 +69,8 @@ static void delete_one(void *arg)
     if (rc && err.code != SBX_E_NOT_FOUND && err.code != SBX_E_CONFLICT) {
         sbx_log_err(SBX_WARN, "the sandbox of a run will be deleted later", &err, "sandbox",
                     l->sandbox, NULL);
+        l->failed = true;
+        l->until_ms = sbx_now_ms() + PUT_OFF_MS;
         keep(l);
         return;
     }
@@ -112,7 +115,7 @@ static void delete_those_due(sbx_runs *r)
         leaving *next = l->next;
         sbx_job job = {.run = delete_one, .arg = l};
 
-        if ((!quiet && sbx_now_ms() < l->until_ms) ||
+        if (((!quiet || l->failed) && sbx_now_ms() < l->until_ms) ||
             sbx_lanes_submit(r->c.lanes, SBX_LANE_REAP, &job, &err))
             keep(l);
         l = next;
