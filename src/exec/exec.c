@@ -303,6 +303,12 @@ static bool is_gone(const exec *x, const sbx_err *err)
     return err->code == SBX_E_NOT_FOUND || (err->code == SBX_E_CONFLICT && x->started);
 }
 
+/* It ran, or was on its way to the agent when the channel broke. */
+static bool may_have_begun(const exec *x)
+{
+    return x->started || x->use.again;
+}
+
 static void command_failed(void *arg, const sbx_err *err)
 {
     exec *x = arg;
@@ -317,9 +323,9 @@ static void command_failed(void *arg, const sbx_err *err)
         sbx_fail(&told, SBX_E_ENGINE, "%s",
                  x->started ? "the command's outcome is unknown: the sandbox was restarted"
                             : "the connection to the sandbox broke before the command started");
-    if (told.code == SBX_E_CONFLICT && x->started && is_start(x))
+    if (told.code == SBX_E_CONFLICT && may_have_begun(x) && is_start(x))
         sbx_fail(&told, SBX_E_ENGINE, "the command's outcome is unknown: %s", err->msg);
-    if (told.code == SBX_E_CONFLICT && !x->started && strcmp(told.msg, SBX_OLD_AGENT) != 0) {
+    if (told.code == SBX_E_CONFLICT && !may_have_begun(x) && strcmp(told.msg, SBX_OLD_AGENT) != 0) {
         told.code = SBX_E_CAPACITY; /* no channel here at the moment */
         told.retry_after_s = 1;
     }

@@ -200,10 +200,12 @@ static void code_failed(void *arg, const sbx_err *err)
     sbx_err told = *err;
 
     x->command = NULL;
-    if (told.code == SBX_E_NOT_FOUND || (told.code == SBX_E_CONFLICT && x->started))
+    if (told.code == SBX_E_NOT_FOUND)
         sbx_err_set(&told, SBX_E_ENGINE, "%s",
                     x->started ? "the outcome is unknown: the sandbox was restarted"
                                : "the connection to the sandbox broke before the code started");
+    if (told.code == SBX_E_CONFLICT && (x->started || x->use.again))
+        sbx_err_set(&told, SBX_E_ENGINE, "the outcome is unknown: %s", err->msg);
     if (told.code == SBX_E_CONFLICT) {
         told.code = SBX_E_CAPACITY; /* no channel here at the moment */
         told.retry_after_s = 1;

@@ -1,7 +1,12 @@
 """What the reaper and the reconciler do with what ended, got lost or was interrupted."""
 import datetime
+import fcntl
+import os
+import pathlib
 import secrets
 import signal
+import struct
+import termios
 import threading
 import time
 import unittest
@@ -28,6 +33,17 @@ def bare_container(labels, name=None, start=False):
     if start:
         engine.call("POST", f"/containers/{got['Id']}/start")
     return got["Id"]
+
+
+def unread(agent):
+    """The bytes that wait in the pipes of the agent, whose process on this machine is given."""
+    waiting = 0
+    for fd in pathlib.Path(f"/proc/{agent}/fd").iterdir():
+        if os.readlink(fd).startswith("pipe:"):
+            pipe = os.open(fd, os.O_RDONLY | os.O_NONBLOCK)
+            waiting += struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+            os.close(pipe)
+    return waiting
 
 
 def exists(container):
@@ -114,6 +130,23 @@ class LossTest(SystemCase):
         runner.join(15)
         self.assertFalse(runner.is_alive())
         self.assert_problem(got[0], 502, "engine_error")
+        self.assert_fails(box)
+
+    def test_a_command_whose_start_was_never_told_is_not_called_a_lack_of_capacity(self):
+        box = api.create()["id"]
+        agent = service.inspect(box)["State"]["Pid"]
+        os.kill(agent, signal.SIGSTOP)
+        command = "true #" + "x" * 4096
+        got = []
+        runner = threading.Thread(target=lambda: got.append(
+            api.post(f"/sandboxes/{box}/exec", {"command": command})))
+        runner.start()
+        wait_for(lambda: unread(agent) > len(command), what="the command in the agent's pipe")
+        engine.call("POST", f"/containers/sbx-{box}/kill")
+        runner.join(15)
+        self.assertFalse(runner.is_alive())
+        self.assert_problem(got[0], 502, "engine_error")
+        self.assertIn("unknown", got[0].json["detail"])
         self.assert_fails(box)
 
     def test_a_container_stopped_by_the_engine_is_told(self):
