@@ -2,13 +2,16 @@
 
 The tables that belong to somebody are found in the migrations: those with a column `owner` or
 `user_id`, and those that refer to one of them. A statement that touches such a table is marked
-OWNER and takes the owner as a parameter, in a condition or as the value that it inserts; or it is
-marked SYSTEM (it runs for the server itself, or for an administrator) and takes none.
+OWNER and takes the owner as a parameter, in a condition or as the value that it inserts, and so for
+each of the tables that it touches (sql_ties.py); or it is marked SYSTEM (it runs for the server
+itself, or for an administrator) and takes none.
 """
 import pathlib
 import re
 import subprocess
 import unittest
+
+from sql_ties import Statement
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 KINDS = {"OWNER", "SYSTEM"}
@@ -35,6 +38,19 @@ def owned_tables(migrations):
     while more := {t for t, to in refers.items() if to & owned} - owned:
         owned |= more
     return owned
+
+
+def table_columns(migrations):
+    """Names of the columns of each table, by the same texts."""
+    found = {}
+    for text in migrations:
+        text = re.sub(r"--[^\n]*", "", text)
+        for statement in text.split(";"):
+            made = re.match(r"\s*(?:CREATE|ALTER) TABLE (?:public\.)?(\w+)", statement)
+            if made:
+                found.setdefault(made[1], set()).update(
+                    re.findall(r"^\s*(?:ADD COLUMN\s+)?([a-z]\w*)\s+[a-z]", statement, re.M))
+    return found
 
 
 def split(text):
@@ -98,7 +114,8 @@ def statements_of(header):
 class StatementsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.owned = owned_tables(p.read_text() for p in sorted((TOP / "migrations").glob("*.sql")))
+        texts = [p.read_text() for p in sorted((TOP / "migrations").glob("*.sql"))]
+        cls.owned, cls.columns = owned_tables(texts), table_columns(texts)
         cls.statements = statements_of("store/queries.h")
 
     def test_the_tables_are_found(self):
@@ -116,6 +133,26 @@ class StatementsTest(unittest.TestCase):
     def test_every_statement_for_a_user_takes_the_owner(self):
         wrong = findings(self.statements, self.owned)
         self.assertFalse(wrong, "\n".join(wrong))
+
+
+    def test_every_table_of_a_statement_for_a_user_is_tied_to_the_owner(self):
+        for name, kind, sql in self.statements:
+            if kind == "OWNER":
+                with self.subTest(name):
+                    self.assertEqual(Statement(sql, self.columns, self.owned).loose, [])
+
+    def test_a_statement_without_one_of_its_ties_is_found(self):
+        """Each condition that names an owner is taken out of each statement, one at a time."""
+        taken = 0
+        for name, kind, sql in self.statements:
+            for tie in re.finditer(r"(?:\w+\.)?(?:owner|user_id) = \$\d+(?:::text)?", sql):
+                if kind != "OWNER" or re.search(r"SET $", sql[:tie.start()]):
+                    continue
+                loose = Statement(sql[:tie.start()] + "1 = 1" + sql[tie.end():], self.columns,
+                                  self.owned).loose
+                self.assertTrue(loose, f"{name} without {tie.group()}")
+                taken += 1
+        self.assertGreater(taken, 35)
 
 
 class SamplesTest(unittest.TestCase):
@@ -156,6 +193,53 @@ class SamplesTest(unittest.TestCase):
         for words, (kind, sql) in self.GOOD.items():
             with self.subTest(good=words):
                 self.assertEqual(findings([("SAMPLE", kind, sql)], self.OWNED), [])
+
+    COLUMNS = {"sandboxes": {"id", "owner", "name", "pool"}, "groups": {"id", "owner"},
+               "group_members": {"group_id", "sandbox"}, "api_keys": {"id", "user_id", "hash"}}
+    LOOSE = {
+        "a second table": (
+            "SELECT 1 FROM public.groups g JOIN public.sandboxes s ON s.name = 'x'"
+            " WHERE g.owner = $1", ["sandboxes"]),
+        "a sub-select": (
+            "SELECT (SELECT count(*) FROM public.sandboxes s WHERE s.id = $2) FROM public.groups g"
+            " WHERE g.owner = $1", ["sandboxes"]),
+        "a part of a WITH": (
+            "WITH a AS (SELECT id FROM public.sandboxes) SELECT 1 FROM public.groups g"
+            " WHERE g.owner = $1", ["sandboxes"]),
+        "the second half of a UNION": (
+            "SELECT id FROM public.groups WHERE owner = $1 UNION ALL SELECT id FROM public.groups",
+            ["groups"]),
+        "an OR": ("SELECT 1 FROM public.groups WHERE owner = $1 OR id = $2", ["groups"]),
+        "a parameter that is no owner": ("SELECT 1 FROM public.groups WHERE id = $1", ["groups"]),
+        "the left side of a LEFT JOIN": (
+            "SELECT 1 FROM public.groups g LEFT JOIN public.sandboxes s ON g.owner = $1"
+            " AND s.owner = $1", ["groups"]),
+        "an equality to what is not tied": (
+            "SELECT 1 FROM public.groups g JOIN public.group_members m ON m.group_id = g.id",
+            ["groups", "group_members"]),
+        "inserts for whom another row says": (
+            "INSERT INTO public.groups (id, owner) SELECT $1, s.owner FROM public.sandboxes s"
+            " WHERE s.id = $2", ["sandboxes", "groups"]),
+        "gives away what waits in no pool": (
+            "UPDATE public.sandboxes SET owner = $2 WHERE id = $1", ["sandboxes"]),
+    }
+    TIED = (
+        "SELECT 1 FROM public.groups g JOIN public.group_members m ON m.group_id = g.id"
+        " JOIN public.sandboxes s ON s.id = m.sandbox WHERE g.owner = $1 AND g.id = $2",
+        "SELECT (SELECT count(*) FROM public.group_members m WHERE m.group_id = g.id)"
+        " FROM public.groups g WHERE (g.owner = $1) AND (g.id = $2 OR $2 IS NULL)",
+        "WITH g AS (DELETE FROM public.groups WHERE owner = $1::text RETURNING id)"
+        " DELETE FROM public.group_members USING g WHERE group_id = g.id",
+        "UPDATE public.sandboxes SET owner = $2 WHERE id = $1 AND pool = $3",
+    )
+
+    def test_what_is_not_tied_is_found_table_by_table(self):
+        for words, (sql, loose) in self.LOOSE.items():
+            with self.subTest(words):
+                self.assertEqual(Statement(sql, self.COLUMNS, self.OWNED).loose, loose)
+        for sql in self.TIED:
+            with self.subTest(sql):
+                self.assertEqual(Statement(sql, self.COLUMNS, self.OWNED).loose, [])
 
     def test_tables_are_found_in_migrations(self):
         texts = ["CREATE TABLE public.a (\n  id text,\n  owner text NOT NULL\n);",
