@@ -301,6 +301,7 @@ static int make_packages(sbx_app *app, sbx_err *err)
                                     .channels = app->channels,
                                     .sandboxes = app->sandboxes,
                                     .metrics = app->metrics,
+                                    .crypt = app->crypt,
                                     .cluster = app->cluster.s,
                                     .worker = app->worker.s,
                                     .pip_index_url = o->pip_index_url,
@@ -441,7 +442,10 @@ static int open_http(sbx_app *app, sbx_err *err)
                               .max_connections = o->max_connections,
                               .trusted_proxies = o->trusted_proxies,
                               .cors_origins = o->cors_origins};
-    return sbx_http_new(&config, &app->http, err);
+    if (sbx_http_new(&config, &app->http, err))
+        return -1;
+    sbx_api_rights_listen(app);
+    return 0;
 }
 
 /* The volume with the agent is made, and images are fetched, now rather than by the first create;
@@ -493,6 +497,8 @@ static void stop_all(sbx_app *app)
     sbx_err err;
 
     serving = NULL;
+    if (app->http)
+        sbx_api_rights_deafen(app);
     if (app->keeper)
         sbx_keeper_stop(app->keeper);
     if (app->reaper)

@@ -495,6 +495,7 @@ const api_schema api_schemas[] = {
     {"Guard", "The firewall of open sandboxes.", guard},
     {"Health", "The process runs.", health},
     {"Key", "An API key.", api_key_view},
+    {"KeyRates", "Rates of an API key.", api_key_rates_view},
     {"KeyList", "A page of keys.", api_key_list_view},
     {"KeyMade", "A new API key.", api_key_made_view},
     {"Limits", "What a sandbox may use.", limits},

@@ -60,8 +60,9 @@ extern const api_field api_file_view[], api_file_list_view[], api_file_batch_vie
     api_unpacked_view[], api_file_ready_view[], api_file_change_view[], api_file_overflow_view[],
     api_file_watch_error_view[];
 /* contract_identity.c */
-extern const api_field api_key_view[], api_key_list_view[], api_key_made_view[], api_me_view[],
-    api_stream_error[], api_user_view[], api_user_list_view[], api_identity_params[];
+extern const api_field api_key_view[], api_key_rates_view[], api_key_list_view[],
+    api_key_made_view[], api_me_view[], api_stream_error[], api_user_view[], api_user_list_view[],
+    api_identity_params[];
 /* contract_groups.c */
 extern const api_field api_group_view[], api_group_list_view[], api_group_results[],
     api_member_problem[], api_batch[], api_batch_sandbox[], api_batch_problem[], api_deleted_many[],

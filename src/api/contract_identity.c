@@ -25,12 +25,20 @@ const api_field api_user_list_view[] = {
         {"prefix", T_STR, 0, NULL, "What its text begins with, to recognise it."},                 \
         {"kind", T_ENUM, 0, "key,oidc", "`oidc`: stands for the tokens of an OpenID provider."},   \
         {"scopes", T_STRS, 0, NULL, "What it allows."},                                            \
+        {"rates", T_REF, 0, "KeyRates", "Requests a minute, instead of the server's."},            \
         {"createdAt", T_TIME, 0, NULL, "When it was made."},                                       \
         {"expiresAt", T_TIME, NULLABLE, NULL, "Until when it is accepted; null: for ever."},       \
         {"lastUsedAt", T_TIME, NULLABLE, NULL, "Some seconds old; null: never."},                  \
     {                                                                                              \
         "revokedAt", T_TIME, NULLABLE, NULL, "Since when it is not accepted; null: it is."         \
     }
+
+const api_field api_key_rates_view[] = {
+    {"creates", T_INT, NULLABLE, NULL, "Creates and runs; 0: no limit, null: the server's."},
+    {"exec", T_INT, NULLABLE, NULL, "Commands and changes; the same."},
+    {"reads", T_INT, NULLABLE, NULL, "Reads and deletes; the same."},
+    {0},
+};
 
 const api_field api_key_view[] = {
     {"id", T_ID, 0, NULL, "Of the key; not the key."},

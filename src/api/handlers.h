@@ -147,6 +147,15 @@ HANDLER(api_tier_change);
 extern const sbx_json_field api_price_fields[], api_tier_fields[];
 void api_limit(sbx_jw *w, const char *name, int64_t limit); /* none is null */
 /* reach.c */
+/* bearers.c */
+/** Have all workers forget a key, or the keys of a user, because what was known is not true any
+ * more. Before the answer; never blocks.
+ * @param id     of the key or of the user.
+ * @param ended  whether requests in work end on the other workers, too. On this one
+ *               sbx_http_end_bearer() does that, behind the answer: the request may be one of them.
+ */
+void api_bearer_forget(struct sbx_app *app, const char *id, bool ended);
+
 /** Whose objects the request is about: `who->owner`. An administrator reaches those of everybody by
  * their id, and the lists of others by the parameter `owner`.
  * @return 0, or -1 with FORBIDDEN or INVALID (`owner`), or what the store fails with. */

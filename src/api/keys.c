@@ -7,14 +7,33 @@
 #include "sbx/store/identity.h"
 #include <stdio.h>
 
+typedef struct rates_body {
+    int64_t creates, exec, reads;
+} rates_body;
+
 typedef struct key_body {
     char *user_id, *name, *expires_at;
     sbx_strs scopes;
-    bool expires_given;
+    bool expires_given, rates_given;
+    rates_body rates;
     int64_t overlap_s;
 } key_body;
 
 #define AT(member) offsetof(key_body, member)
+
+#define RATE(class, text)                                                                          \
+    {                                                                                              \
+#class, SBX_JF_I64, offsetof(rates_body, class),                                           \
+            .nullable = true, .max = SBX_MAX_RATE, .dflt = SBX_RATE_DEFAULT,                       \
+            .doc = text " a minute; 0: no limit, null: as the server's options say"                \
+    }
+
+static const sbx_json_field rates_fields[] = {
+    RATE(creates, "creates and runs"),
+    RATE(exec, "commands and changes"),
+    RATE(reads, "reads and deletes"),
+    {.name = NULL},
+};
 
 const sbx_json_field api_key_fields[] = {
     {"name", SBX_JF_STR, AT(name), .required = true, .min = 1, .max = SBX_MAX_NAME_BYTES,
@@ -30,6 +49,8 @@ const sbx_json_field api_key_fields[] = {
      .doc =
          "until when it is accepted, RFC 3339; null: for ever. A key that expires makes none that "
          "outlives it"},
+    {"rates", SBX_JF_OBJ, AT(rates), AT(rates_given), .nullable = true, .sub = rates_fields,
+     .doc = "for administrators. Default: those of the key that makes it, if both are of one user"},
     {.name = NULL},
 };
 const sbx_json_field api_key_rotate_fields[] = {
@@ -63,6 +84,7 @@ void api_key_json(sbx_jw *w, const char *name, const sbx_api_key *k, const char 
     sbx_jw_str(w, "prefix", k->prefix);
     sbx_jw_str(w, "kind", k->oidc ? "oidc" : "key");
     api_scopes_json(w, "scopes", k->scopes);
+    sbx_rates_json(w, "rates", k->rates);
     sbx_jw_time(w, "createdAt", k->created_ms);
     sbx_jw_time(w, "expiresAt", k->expires_ms);
     sbx_jw_time(w, "lastUsedAt", k->last_used_ms);
@@ -160,10 +182,15 @@ static int make(sbx_app *app, const sbx_principal *who, const sbx_request *r, co
     SBX_CLEANUP_VAL(sbx_secret_wipe) sbx_secret secret;
     const char *owner = b->user_id ? b->user_id : who->user, *claimed = api_claimed_id(r);
     sbx_id fresh = sbx_id_new();
+    const int64_t rates[SBX_RATE_COUNT] = {[SBX_RATE_CREATES] = b->rates.creates,
+                                           [SBX_RATE_EXEC] = b->rates.exec,
+                                           [SBX_RATE_READS] = b->rates.reads};
     int64_t expires_ms;
 
     if (strcmp(owner, who->user) != 0 && !who->admin)
         return sbx_fail(err, SBX_E_FORBIDDEN, "userId: keys of others are for administrators");
+    if (b->rates_given && !who->admin)
+        return sbx_fail(err, SBX_E_FORBIDDEN, "rates: the rates of keys are for administrators");
     if (join_scopes(&b->scopes, who->scopes, &scopes, err) ||
         read_expiry(b, who, &expires_ms, err) ||
         sbx_principal_may_give(who, scopes.data, expires_ms, err))
@@ -174,7 +201,7 @@ static int make(sbx_app *app, const sbx_principal *who, const sbx_request *r, co
     sbx_auth_secret(app->auth, &secret);
     sbx_key_secret made = {claimed ? claimed : fresh.s, secret.prefix, secret.hash};
     if (sbx_store_key_make(app->store, owner, who->key, &made, b->name, scopes.data, expires_ms,
-                           &key, err))
+                           b->rates_given ? rates : NULL, &key, err))
         return -1;
     reply_made(r, &key, &secret);
     return 0;
@@ -189,13 +216,6 @@ HANDLER(api_key_create)
         rc = make(app, who, r, &b, err);
     sbx_json_struct_done(api_key_fields, &b);
     return rc;
-}
-
-/* What this key opened ends, on this worker at once. */
-static void end_key(sbx_app *app, const char *id)
-{
-    sbx_auth_forget(app->auth);
-    sbx_http_end_bearer(app->http, id);
 }
 
 HANDLER(api_key_rotate)
@@ -217,9 +237,11 @@ HANDLER(api_key_rotate)
     if (sbx_principal_may_give(who, old.scopes, old.expires_ms, err) ||
         sbx_store_key_rotate(app->store, who->owner, id, &made, (int)b.overlap_s, &key, err))
         return -1;
+    if (!b.overlap_s)
+        api_bearer_forget(app, id, true);
     reply_made(r, &key, &secret);
     if (!b.overlap_s)
-        end_key(app, id);
+        sbx_http_end_bearer(app->http, id);
     return 0;
 }
 
@@ -272,7 +294,8 @@ HANDLER(api_key_revoke)
 
     if (sbx_store_key_revoke(app->store, who->owner, id, err))
         return -1;
+    api_bearer_forget(app, id, true);
     sbx_reply_send(r->reply, 204, NULL, NULL, 0, &empty);
-    end_key(app, id);
+    sbx_http_end_bearer(app->http, id);
     return 0;
 }

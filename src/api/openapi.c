@@ -753,7 +753,8 @@ static void components(sbx_jw *w)
                "methods there are\",\"schema\":{\"type\":\"string\"}},\"WWW-Authenticate\":{"
                "\"required\":true,\"schema\":{\"type\":\"string\"}},\"RateLimit\":{"
                "\"description\":\"Of the key's rate for such requests: `r` are left, all are there "
-               "again in `t` seconds; not there if there is no limit\",\"schema\":{\"type\":"
+               "again in `t` seconds, or, of a 429, enough; not there if there is no "
+               "limit\",\"schema\":{\"type\":"
                "\"string\"},\"example\":\"\\\"reads\\\";r=2999;t=1\"},\"RateLimit-Policy\":{"
                "\"description\":\"That rate: `q` requests in `w` seconds\",\"schema\":{\"type\":"
                "\"string\"},\"example\":\"\\\"reads\\\";q=3000;w=60\"}}");

@@ -2,12 +2,7 @@
  * administrator reaches. Handlers only ever ask for what `who->owner` has. */
 #include "handlers.h"
 
-#include "sbx/core/clock.h"
-#include "sbx/core/log.h"
-#include "sbx/core/thread.h"
 #include "sbx/store/identity.h"
-
-#define ENDED_MS 2000 /* for asking which keys are good: the sign of life waits behind it */
 
 static struct sbx_reach_place *place_of(sbx_reach *m, const char *id)
 {
@@ -75,64 +70,4 @@ int api_reach(sbx_app *app, const sbx_request *r, sbx_principal *who, sbx_err *e
     if (who->admin && id && sbx_id_valid(id))
         return reach_object(app, id, who, err);
     return 0;
-}
-
-/* --- while it is in work --- */
-
-typedef struct bearers {
-    sbx_app *app;
-    sbx_bearer *ids;
-    size_t count;
-} bearers;
-
-static void bearers_done(bearers *b)
-{
-    atomic_store(&b->app->checking_bearers, false);
-    free(b->ids);
-    free(b);
-}
-
-static int compare(const void *a, const void *b)
-{
-    return strcmp(((const sbx_bearer *)a)->id, ((const sbx_bearer *)b)->id);
-}
-
-static void on_ended(void *arg, const char *id)
-{
-    sbx_http_end_bearer(((bearers *)arg)->app->http, id);
-}
-
-/* Without an answer of the database nothing is ended: the next look does it. */
-static void look(void *arg)
-{
-    bearers *b = arg;
-    const char **ids = sbx_alloc(b->count * sizeof(*ids));
-    size_t count = 0;
-    sbx_err err;
-
-    sbx_job_scope(sbx_now_ms() + ENDED_MS, NULL);
-    qsort(b->ids, b->count, sizeof(*b->ids), compare);
-    for (size_t i = 0; i < b->count; i++)
-        if (i == 0 || strcmp(b->ids[i].id, b->ids[i - 1].id) != 0)
-            ids[count++] = b->ids[i].id;
-    if (sbx_store_keys_ended(b->app->store, ids, count, on_ended, b, &err))
-        sbx_log_err(SBX_DEBUG, "the keys of open streams were not looked at", &err, NULL);
-    free(ids);
-    bearers_done(b);
-}
-
-void sbx_api_bearers(void *arg, sbx_bearer *ids, size_t count)
-{
-    sbx_app *app = arg;
-    bearers *b = sbx_alloc(sizeof(*b));
-    sbx_job job = {.run = look, .arg = b};
-    sbx_err err;
-
-    *b = (bearers){app, ids, count};
-    if (atomic_exchange(&app->checking_bearers, true)) {
-        free(ids);
-        free(b);
-    } else if (sbx_lanes_submit(app->lanes, SBX_LANE_PULSE, &job, &err)) {
-        bearers_done(b);
-    }
 }

@@ -585,7 +585,7 @@ static int run(sbx_app *app, const sbx_api_route *route, const sbx_request *r, s
         return route->handler(app, NULL, r, err);
     if (authenticate(app, route, r, &who, err))
         return api_audit_refused(app, route, r, *who.user ? &who : NULL, err);
-    sbx_reply_set_bearer(r->reply, who.key, who.token_ends_ms);
+    sbx_reply_set_bearer(r->reply, who.key, who.user, who.token_ends_ms);
     bool recorded = api_audit_begin(app, route, r, &who);
     int rc = (route->made || route->rerun) && r->idempotency_key
                  ? api_idempotent(app, route, &who, r, err)

@@ -202,8 +202,10 @@ HANDLER(api_user_patch)
     sbx_json_struct_done(api_user_patch_fields, &b);
     if (rc)
         return -1;
-    sbx_auth_forget(app->auth);
+    api_bearer_forget(app, id, disable);
     reply_user(r, 200, &user);
+    if (disable)
+        sbx_http_end_bearer(app->http, id);
     return 0;
 }
 
@@ -214,8 +216,9 @@ HANDLER(api_user_delete)
 
     if (check_self(who, id, true, err) || sbx_store_user_delete(app->store, id, err))
         return -1;
-    sbx_auth_forget(app->auth);
+    api_bearer_forget(app, id, true);
     sbx_reply_send(r->reply, 204, NULL, NULL, 0, &empty);
+    sbx_http_end_bearer(app->http, id);
     return 0;
 }
 

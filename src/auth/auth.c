@@ -30,7 +30,7 @@ typedef struct answer {
     unsigned char hash[SBX_HASH_BYTES];
     int64_t until_ms; /* monotonic; 0: empty */
     bool good;
-    sbx_principal who; /* if good */
+    sbx_principal who; /* also of a key that is not good any more; of an unknown one nobody */
 } answer;
 
 typedef struct use {
@@ -43,7 +43,8 @@ struct sbx_auth {
     const sbx_crypt *crypt;
     sbx_oidc *oidc; /* or NULL; immutable once requests come */
     pthread_mutex_t mu;
-    answer *answers; /* SETS * WAYS; guarded by mu, as all below */
+    answer *answers;    /* SETS * WAYS; guarded by mu, as all below */
+    uint64_t forgotten; /* how often something was */
     use *uses;
     size_t use_count, use_room;
 };
@@ -312,12 +313,29 @@ static int64_t worth(const answer *x, int64_t now)
     return x->until_ms + (x->good ? REMEMBER_MS : 0);
 }
 
-/* `asked_ms` is when the question was sent: the answer is at least that old. */
-static void remember(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], int64_t asked_ms,
-                     const sbx_principal *who)
+/* When a question was sent: its answer is at least that old. */
+typedef struct question {
+    int64_t ms;
+    uint64_t forgotten;
+} question;
+
+static question begin_question(sbx_auth *a)
+{
+    question q = {.ms = sbx_now_ms()};
+
+    pthread_mutex_lock(&a->mu);
+    q.forgotten = a->forgotten;
+    pthread_mutex_unlock(&a->mu);
+    return q;
+}
+
+/* What was forgotten since the question was sent may be what it asked for.
+ * @param who  NULL: nobody knows it. */
+static void remember(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], question asked,
+                     bool good, const sbx_principal *who)
 {
     answer *set = set_of(a, hash), *place = set;
-    int64_t now = sbx_now_ms();
+    int64_t now = sbx_now_ms(), until = asked.ms + REMEMBER_MS;
 
     pthread_mutex_lock(&a->mu);
     for (size_t i = 0; i < WAYS; i++) {
@@ -329,21 +347,26 @@ static void remember(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], int6
             place = &set[i];
     }
     /* A slow question must not overwrite the answer to a later one. */
-    if (!sbx_equal_ct(place->hash, hash, SBX_HASH_BYTES) ||
-        place->until_ms <= asked_ms + REMEMBER_MS) {
+    if (asked.forgotten == a->forgotten &&
+        (!sbx_equal_ct(place->hash, hash, SBX_HASH_BYTES) || place->until_ms <= until)) {
         memcpy(place->hash, hash, SBX_HASH_BYTES);
-        place->until_ms = asked_ms + REMEMBER_MS;
-        place->good = who != NULL;
-        if (who)
-            place->who = *who;
+        place->until_ms = until;
+        place->good = good;
+        place->who = who ? *who : (sbx_principal){0};
     }
     pthread_mutex_unlock(&a->mu);
 }
 
-void sbx_auth_forget(sbx_auth *a)
+void sbx_auth_forget(sbx_auth *a, const char *id)
 {
     pthread_mutex_lock(&a->mu);
-    memset(a->answers, 0, SETS * WAYS * sizeof *a->answers);
+    a->forgotten++;
+    for (size_t i = 0; i < SETS * WAYS; i++) {
+        answer *x = &a->answers[i];
+
+        if (!id || sbx_streq(x->who.key, id) || sbx_streq(x->who.user, id))
+            memset(x, 0, sizeof *x);
+    }
     pthread_mutex_unlock(&a->mu);
 }
 
@@ -446,25 +469,27 @@ static int look_up(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], const 
 static int ask(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], const sbx_jwt *t,
                sbx_principal *ret, sbx_err *err)
 {
-    int64_t asked = sbx_now_ms();
+    question asked = begin_question(a);
     sbx_key_row row = {0};
+    sbx_principal who;
     sbx_err why = {0};
     bool good;
 
     if (look_up(a, hash, t, &row, &why) != 0) {
         if (why.code != SBX_E_NOT_FOUND)
             return sbx_fail(err, why.code, "%s", why.msg);
-        remember(a, hash, asked, NULL);
+        remember(a, hash, asked, false, NULL);
         return refuse(err);
     }
     good = !row.expired && !row.revoked;
-    if (good) {
-        auth_principal(&row, ret);
-        note_use(a, ret->key);
-    }
+    auth_principal(&row, &who);
     sbx_key_row_done(&row);
-    remember(a, hash, asked, good ? ret : NULL);
-    return good ? 0 : refuse(err);
+    remember(a, hash, asked, good, &who);
+    if (!good)
+        return refuse(err);
+    note_use(a, who.key);
+    *ret = who;
+    return 0;
 }
 
 /* --- tokens of the OpenID provider --- */

@@ -55,14 +55,22 @@ static void tell(const bucket *b, const char *policy, int64_t limit, int64_t lef
                            .reset_s = bucket_seconds(b->full_at_ns - now)};
 }
 
-static int refuse(sbx_rates *r, sbx_rate class, int64_t limit, int64_t wait_ns, sbx_err *err)
+/* Retry-After must not end before the window that `t` tells of. */
+static int refused_for(int64_t wait_ns, sbx_rate_note *ret, sbx_err *err)
+{
+    err->retry_after_s = (int)SBX_MAX(bucket_seconds(wait_ns), 1u);
+    ret->reset_s = (uint32_t)err->retry_after_s;
+    return -1;
+}
+
+static int refuse(sbx_rates *r, sbx_rate class, int64_t limit, int64_t wait_ns, sbx_rate_note *ret,
+                  sbx_err *err)
 {
     sbx_metrics_add(r->config.metrics, SBX_M_RATE_LIMITED, sbx_rate_name(class), 1);
     sbx_err_set(err, SBX_E_RATE_LIMITED,
                 "the key has used up its %lld requests a minute of the class %s", (long long)limit,
                 sbx_rate_name(class));
-    err->retry_after_s = (int)SBX_MAX(bucket_seconds(wait_ns), 1u);
-    return -1;
+    return refused_for(wait_ns, ret, err);
 }
 
 /* --- alone --- */
@@ -79,7 +87,7 @@ static int take_alone(sbx_rates *r, const unsigned char *name, sbx_rate class, i
         bucket_spend(b, limit, cost, now);
     tell(b, sbx_rate_name(class), limit, bucket_tokens(b, limit, now), now, ret);
     pthread_mutex_unlock(lock);
-    return wait == 0 ? 0 : refuse(r, class, limit, wait, err);
+    return wait == 0 ? 0 : refuse(r, class, limit, wait, ret, err);
 }
 
 static bool may_ask(sbx_rates *r)
@@ -173,7 +181,7 @@ static int take_shared(sbx_rates *r, const unsigned char *name, sbx_rate class, 
     case LEASE_TAKEN:
         return 0;
     case LEASE_EMPTY:
-        return refuse(r, class, limit, wait, err);
+        return refuse(r, class, limit, wait, ret, err);
     case LEASE_NONE:
         break;
     }
@@ -185,7 +193,7 @@ static int take_shared(sbx_rates *r, const unsigned char *name, sbx_rate class, 
     if (rc)
         return take_alone(r, name, class, limit, cost, ret, err);
     take_grant(r, name, class, limit, cost, &got, ret);
-    return got.granted ? 0 : refuse(r, class, limit, got.wait_us * 1000, err);
+    return got.granted ? 0 : refuse(r, class, limit, got.wait_us * 1000, ret, err);
 }
 
 int sbx_rates_take(sbx_rates *r, const sbx_principal *who, sbx_rate class, int64_t cost,
@@ -246,8 +254,7 @@ int sbx_rates_stranger(sbx_rates *r, const char *address, sbx_rate_note *ret, sb
     sbx_metrics_add(r->config.metrics, SBX_M_RATE_LIMITED, FAILURES, 1);
     sbx_err_set(err, SBX_E_RATE_LIMITED,
                 "too many requests without a good key came from this address");
-    err->retry_after_s = (int)SBX_MAX(bucket_seconds(wait), 1u);
-    return -1;
+    return refused_for(wait, ret, err);
 }
 
 void sbx_rates_failed(sbx_rates *r, const char *address, sbx_rate_note *ret)

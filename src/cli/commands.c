@@ -82,6 +82,9 @@ static const cli_option keys_options[] = {
      .doc = "create: what it allows, such as sandbox:read (default: what your own allows)"},
     {"expires", 0, "TIME", .doc = "create: it ends after so long, such as 12h or 30d"},
     {"user", 'u', "USER", .doc = "create, ls: whose, for administrators: an id; ls: or a name"},
+    {"rates", 0, "RATES",
+     .doc = "create: requests a minute, for administrators: none, default or "
+            "such as creates=100,exec=600,reads=3000"},
     {"overlap", 0, "TIME", .doc = "rotate: the old key stays good for so long (default 0)"},
     END,
 };

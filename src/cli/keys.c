@@ -3,6 +3,7 @@
 
 #include "sbx/core/clock.h"
 #include "sbx/core/id.h"
+#include "sbx/core/rates.h"
 #include <stdio.h>
 
 /* The text of a key is printed by itself, so that it can be put into a file. */
@@ -33,13 +34,17 @@ static void safe_to_repeat(cli_call *k)
 
 static int write_create(cli *c, sbx_jw *w)
 {
-    const char *expires = cli_opt(c, "expires"), *scope;
+    const char *expires = cli_opt(c, "expires"), *rates = cli_opt(c, "rates"), *scope;
+    int64_t numbers[SBX_RATE_COUNT];
+    sbx_err err;
     char text[SBX_TIME_TEXT];
     int64_t ms;
     size_t at = 0;
 
     if (expires && !cli_parse_duration(expires, &ms))
         return cli_usage(c, "--expires %s: not a time such as 12h or 30d", expires);
+    if (rates && sbx_rates_parse(rates, numbers, &err))
+        return cli_usage(c, "--%s", err.msg);
     sbx_jw_obj(w, NULL);
     sbx_jw_str(w, "name", c->args[1]);
     if (cli_opt(c, "user"))
@@ -48,6 +53,8 @@ static int write_create(cli *c, sbx_jw *w)
         sbx_time_text(sbx_wall_ms() + ms, text);
         sbx_jw_str(w, "expiresAt", text);
     }
+    if (rates)
+        sbx_rates_json(w, "rates", numbers);
     if (cli_opt(c, "scope")) {
         sbx_jw_arr(w, "scopes");
         while ((scope = cli_opt_each(c, "scope", &at)))

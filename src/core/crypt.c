@@ -258,6 +258,14 @@ void sbx_crypt_ticket_hash(const sbx_crypt *c, const char *ticket, size_t len,
     hash(c->now.ticket_mac, ticket, len, out);
 }
 
+bool sbx_crypt_ticket_hash_before(const sbx_crypt *c, const char *ticket, size_t len,
+                                  unsigned char out[SBX_HASH_BYTES])
+{
+    if (c->has_before)
+        hash(c->before.ticket_mac, ticket, len, out);
+    return c->has_before;
+}
+
 void sbx_crypt_fingerprint(const sbx_crypt *c, const void *data, size_t len,
                            unsigned char out[SBX_HASH_BYTES])
 {

@@ -53,3 +53,15 @@ int sbx_rates_parse(const char *text, int64_t ret[SBX_RATE_COUNT], sbx_err *err)
     memcpy(ret, rates, sizeof(rates));
     return 0;
 }
+
+void sbx_rates_json(sbx_jw *w, const char *name, const int64_t rates[SBX_RATE_COUNT])
+{
+    sbx_jw_obj(w, name);
+    for (size_t i = 0; i < SBX_RATE_COUNT; i++) {
+        if (rates[i] == SBX_RATE_DEFAULT)
+            sbx_jw_null(w, names[i]);
+        else
+            sbx_jw_int(w, names[i], rates[i]);
+    }
+    sbx_jw_obj_end(w);
+}

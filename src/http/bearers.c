@@ -50,14 +50,11 @@ void bearers_tick(sbx_http *h)
 static void end_on_loop(void *arg)
 {
     ended *e = arg;
-    sbx_bearer bearer;
-    bool expired;
 
     for (size_t i = 0; i < e->http->slot_count; i++) {
         conn *c = e->http->slots[i];
 
-        if (c && c->reply && reply_bearer(c->reply, &bearer, &expired) &&
-            sbx_streq(bearer.id, e->bearer.id))
+        if (c && c->reply && reply_is_by(c->reply, e->bearer.id))
             reply_revoke(c->reply);
     }
     free(e);

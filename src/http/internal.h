@@ -192,7 +192,7 @@ struct sbx_reply {
     void *intercept_arg;
     void (*over)(void *arg);
     void *over_arg;
-    sbx_bearer bearer;
+    sbx_bearer bearer, holder;
     int64_t bearer_until_ms; /* wall clock; 0: never */
     unsigned close_code;     /* of a WebSocket that is ended; 0: 1000 */
     void (*answered)(void *arg, const sbx_answered *a);
@@ -302,7 +302,8 @@ void reply_answer(sbx_reply *r, int status, const char *content_type, const sbx_
 /* By whose right it is in work: copied to `ret` unless nobody's.
  * @return false: there is none, or its time is over (`*expired`). */
 bool reply_bearer(sbx_reply *r, sbx_bearer *ret, bool *expired);
-void reply_revoke(sbx_reply *r); /* LOOP: as sbx_http_end_bearer() says */
+bool reply_is_by(sbx_reply *r, const char *id); /* of a bearer or of who holds it */
+void reply_revoke(sbx_reply *r);                /* LOOP: as sbx_http_end_bearer() says */
 void reply_message(sbx_reply *r, const char *data, size_t len, bool binary);
 
 /* respond.c */

@@ -540,10 +540,11 @@ void sbx_reply_abort(sbx_reply *r)
 
 /* --- by whose right --- */
 
-void sbx_reply_set_bearer(sbx_reply *r, const char *id, int64_t until_ms)
+void sbx_reply_set_bearer(sbx_reply *r, const char *id, const char *holder, int64_t until_ms)
 {
     pthread_mutex_lock(&r->mu);
     sbx_copy(r->bearer.id, sizeof(r->bearer.id), id);
+    sbx_copy(r->holder.id, sizeof(r->holder.id), holder);
     r->bearer_until_ms = until_ms;
     pthread_mutex_unlock(&r->mu);
 }
@@ -555,6 +556,14 @@ bool reply_bearer(sbx_reply *r, sbx_bearer *ret, bool *expired)
     *expired = r->bearer_until_ms && r->bearer_until_ms <= sbx_wall_ms();
     pthread_mutex_unlock(&r->mu);
     return ret->id[0] && !*expired;
+}
+
+bool reply_is_by(sbx_reply *r, const char *id)
+{
+    pthread_mutex_lock(&r->mu);
+    bool is = sbx_streq(r->bearer.id, id) || sbx_streq(r->holder.id, id);
+    pthread_mutex_unlock(&r->mu);
+    return is;
 }
 
 #define REVOKED "the key or token, or its user, is not accepted any more"

@@ -475,13 +475,16 @@ static int read_ca(const char *path, char **ret, sbx_err *err)
     return rc;
 }
 
+/* Keyed, since a hash of the address of an index is stored with each set, and it may hold a
+ * password.
+ */
 static void hash_config(sbx_packages *p)
 {
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MIB);
 
     sbx_buf_addf(&b, "1\n%s\n%s\n%s", p->c.pip_index_url, p->c.npm_registry,
                  p->ca_text ? p->ca_text : "");
-    sbx_sha256(b.data, b.len, p->config_hash);
+    sbx_crypt_fingerprint(p->c.crypt, b.data, b.len, p->config_hash);
     sbx_wipe(b.data, b.len);
 }
 

@@ -219,6 +219,8 @@ static void read_api_key(const PGresult *r, int row, sbx_api_key *k)
     k->expires_ms = store_ms(r, row, 7);
     k->last_used_ms = store_ms(r, row, 8);
     k->revoked_ms = store_ms(r, row, 9);
+    for (int i = 0; i < SBX_RATE_COUNT; i++)
+        k->rates[i] = store_int(r, row, 10 + i);
 }
 
 static int no_key(const char *id, sbx_err *err)
@@ -228,10 +230,11 @@ static int no_key(const char *id, sbx_err *err)
 
 int sbx_store_key_make(sbx_store *s, const char *owner, const char *maker,
                        const sbx_key_secret *secret, const char *name, const char *scopes,
-                       int64_t expires_ms, sbx_api_key *ret, sbx_err *err)
+                       int64_t expires_ms, const int64_t *rates, sbx_api_key *ret, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
     SBX_CLEANUP_VAL(sbx_user_done) sbx_user user = {0};
+    char numbers[SBX_RATE_COUNT * 24];
     store_params p = {0};
 
     store_p_str(&p, secret->id);
@@ -243,6 +246,10 @@ int sbx_store_key_make(sbx_store *s, const char *owner, const char *maker,
     store_p_time_us(&p, expires_ms * 1000);
     store_p_int(&p, SBX_MAX_KEYS);
     store_p_str(&p, maker);
+    if (rates)
+        snprintf(numbers, sizeof numbers, "{%lld,%lld,%lld}", (long long)rates[SBX_RATE_CREATES],
+                 (long long)rates[SBX_RATE_EXEC], (long long)rates[SBX_RATE_READS]);
+    store_p_str(&p, rates ? numbers : NULL);
     if (store_exec(s, Q_KEY_MAKE, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     if (PQntuples(r) == 0) {

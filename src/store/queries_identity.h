@@ -8,7 +8,7 @@
     " u.created_at"
 #define KEY_COLS                                                                                   \
     "k.id, k.user_id, k.name, k.prefix, k.scopes, k.kind, k.created_at, k.expires_at,"             \
-    " k.last_used_at, k.revoked_at"
+    " k.last_used_at, k.revoked_at, " KEY_RATES
 
 /* A key `k` of a user `u` is good. */
 #define KEY_IS_GOOD                                                                                \
@@ -69,11 +69,16 @@
       " UNION ALL SELECT user_id FROM public.api_keys WHERE id = $1")                              \
     /* $2 user, $7 expires_at, $8 most keys, $9 the key that makes it: one of the same user hands its\
      * rates on. */                                                                                \
-    X(KEY_MAKE, 9, OWNER,                                                                          \
+    /* $9 the key that makes it, of which it has the rates if $10, {creates,exec,reads} with -1 for \
+     * the server's, is NULL. */                                                                    \
+    X(KEY_MAKE, 10, OWNER,                                                                         \
       "INSERT INTO public.api_keys AS k (id, user_id, name, prefix, hash, scopes, expires_at,"     \
       " rate_creates, rate_exec, rate_reads)"                                                      \
       " SELECT $1, $2, $3, $4, $5::bytea, $6, $7::timestamptz,"                                    \
-      " m.rate_creates, m.rate_exec, m.rate_reads FROM (SELECT 1) AS one"                          \
+      " CASE WHEN $10::bigint[] IS NULL THEN m.rate_creates ELSE nullif(($10::bigint[])[1], -1) END,"\
+      " CASE WHEN $10::bigint[] IS NULL THEN m.rate_exec ELSE nullif(($10::bigint[])[2], -1) END," \
+      " CASE WHEN $10::bigint[] IS NULL THEN m.rate_reads ELSE nullif(($10::bigint[])[3], -1) END" \
+      " FROM (SELECT 1) AS one"                                                                    \
       " LEFT JOIN public.api_keys m ON m.id = $9 AND m.user_id = $2"                               \
       " WHERE EXISTS (SELECT 1 FROM public.users WHERE id = $2 AND disabled_at IS NULL)"           \
       " AND (SELECT count(*) FROM public.api_keys WHERE user_id = $2 AND revoked_at IS NULL"       \

@@ -35,7 +35,8 @@ static int make_key(const char *user, const sbx_secret *s, const char *id, const
 {
     sbx_key_secret secret = {id, s->prefix, s->hash};
 
-    return sbx_store_key_make(store, user, maker, &secret, "k", "a:b c:*", expires_ms, ret, &err);
+    return sbx_store_key_make(store, user, maker, &secret, "k", "a:b c:*", expires_ms, NULL, ret,
+                              &err);
 }
 
 Test(store_identity, a_user_is_made_once_by_its_id_and_its_name_is_its_own)
@@ -267,10 +268,69 @@ Test(store_identity, uses_are_written_together_and_never_go_back)
     cr_expect_eq(sql("SELECT count(*) FROM api_keys WHERE last_used_at > now() - interval '5 s'"),
                  1);
     sql("UPDATE api_keys SET last_used_at = '2100-01-01'");
-    sbx_auth_forget(auth);
+    sbx_auth_forget(auth, NULL);
     OK(sbx_auth_check(auth, NULL, key, &who, &err));
     OK(sbx_auth_write_uses(auth, &err));
     cr_expect_eq(sql("SELECT count(*) FROM api_keys WHERE last_used_at = '2100-01-01'"), 1);
+}
+
+Test(store_identity, what_is_forgotten_is_asked_again_and_nothing_else)
+{
+    char ada[SBX_KEY_LEN + 1], bob[SBX_KEY_LEN + 1];
+    sbx_id ada_key;
+    sbx_principal who;
+
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "k", "*", ada, &ada_key, &err));
+    OK(sbx_auth_make_key(auth, "bob", "user", "enterprise", "k", "*", bob, NULL, &err));
+    OK(sbx_auth_check(auth, NULL, bob, &who, &err));
+    OK(sbx_auth_check(auth, NULL, ada, &who, &err));
+    sql("DROP TABLE api_keys CASCADE"); /* so only what is remembered can be answered */
+    sbx_auth_forget(auth, sbx_id_new().s);
+    OK(sbx_auth_check(auth, NULL, ada, &who, &err));
+    sbx_auth_forget(auth, ada_key.s);
+    FAILS(sbx_auth_check(auth, NULL, ada, &who, &err), INTERNAL);
+    OK(sbx_auth_check(auth, NULL, bob, &who, &err));
+    sbx_auth_forget(auth, who.user);
+    FAILS(sbx_auth_check(auth, NULL, bob, &who, &err), INTERNAL);
+}
+
+typedef struct asking {
+    const char *key;
+    int rc;
+} asking;
+
+static void *ask(void *arg)
+{
+    asking *a = arg;
+    sbx_principal who;
+    sbx_err why;
+
+    sbx_thread_set_role(SBX_T_WORKER, "asking");
+    a->rc = sbx_auth_check(auth, NULL, a->key, &who, &why);
+    return NULL;
+}
+
+/* The answer to a question from before a key was revoked must not be remembered behind that. */
+Test(store_identity, what_was_asked_before_it_was_forgotten_is_not_remembered)
+{
+    char key[SBX_KEY_LEN + 1];
+    sbx_id id;
+    asking a = {.key = key, .rc = -1};
+    sbx_principal who;
+    pthread_t thread;
+
+    OK(sbx_auth_make_key(auth, "ada", "user", "enterprise", "k", "*", key, &id, &err));
+    PGconn *pg = admin_connect(db_name);
+    PQclear(PQexec(pg, "BEGIN; LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE"));
+    cr_assert_eq(pthread_create(&thread, NULL, ask, &a), 0);
+    EVENTUALLY(sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == 1);
+    sbx_auth_forget(auth, id.s);
+    PQclear(PQexec(pg, "COMMIT"));
+    PQfinish(pg);
+    pthread_join(thread, NULL);
+    cr_expect_eq(a.rc, 0);
+    sql("UPDATE api_keys SET revoked_at = now()");
+    FAILS(sbx_auth_check(auth, NULL, key, &who, &err), UNAUTHORIZED);
 }
 
 Test(store_identity, a_subject_is_one_user_whatever_its_name)

@@ -34,10 +34,18 @@ class KeysTest(CliCase):
                          [told["id"], made["id"]])
         self.assertEqual(one.get("/me").status, 401)
 
+    def test_an_administrator_gives_a_key_its_rates(self):
+        self.fails(125, "administrators", "keys", "create", "--rates", "exec=7", "x")
+        key = self.ok("keys", "create", "--rates", "exec=7,reads=0", "x",
+                      env=cli_harness.administrator(service)).strip()
+        self.assertEqual(Client(api.server, key).get("/me").json["key"]["rates"],
+                         {"creates": None, "exec": 7, "reads": 0})
+
     def test_what_makes_no_sense_is_refused(self):
         self.fails(2, "none of ls", "keys", "frob")
         self.fails(2, "NAME", "keys", "create")
         self.fails(2, "--expires", "keys", "create", "--expires", "soon", "x")
+        self.fails(2, "--rates", "keys", "create", "--rates", "many", "x")
         self.fails(2, "ID", "keys", "rm")
         self.fails(2, "no id", "keys", "rm", "laptop")
         self.fails(2, "ID", "keys", "rotate", "laptop")

@@ -106,7 +106,7 @@ class KeyTest(Installation):
         got = client.get("/sandboxes")
         self.assert_problem(got, 429, "rate_limited")
         self.assertIn(int(got.headers["Retry-After"]), range(1, 13))
-        self.assertEqual(told(got)[:3], ("reads", 5, 0))
+        self.assertEqual(told(got), ("reads", 5, 0, int(got.headers["Retry-After"])))
         self.assertEqual(counter(self.api.server, 'sandboxd_rate_limited_total{class="reads"}'),
                          before + 1)
 

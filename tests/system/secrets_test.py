@@ -309,10 +309,13 @@ class MasterKey(SystemCase):
     def test_the_master_key_is_changed_and_nothing_is_lost(self):
         server, keys = self.service.start(), [self.service.key(), self.service.key("bob")]
         box = Client(server, keys[0]).create(env={"A": "kept"})["id"]
+        ticket = Client(server, keys[0]).post("/tickets", {"path": f"/sandboxes/{box}"}).json["ticket"]
         server.stop()
         self.service.env.update(SBX_SECRET_FILE=self.new, SBX_SECRET_FILE_PREVIOUS=self.old)
         server = self.service.start()
         client = Client(server, keys[0])
+        self.assertEqual(Client(server).get(f"/sandboxes/{box}?ticket={ticket}").status, 200)
+        self.assertEqual(Client(server).get(f"/sandboxes/{box}?ticket={ticket}").status, 401)
         self.assertEqual(client.exec(box, "echo $A")["stdout"], "kept\n")
         later = client.create(env={"A": "later"})["id"]
         told = self.service.run("reseal")

@@ -217,6 +217,10 @@ Test(secrets, a_former_key_is_read_with_and_never_written_with)
     sbx_crypt_key_hash(secrets, "k", 1, mine);
     cr_expect(sbx_crypt_key_hash_before(changed, "k", 1, before));
     cr_expect(sbx_equal_ct(mine, before, sizeof mine));
+    sbx_crypt_ticket_hash(secrets, "k", 1, mine);
+    cr_expect(!sbx_crypt_ticket_hash_before(secrets, "k", 1, before));
+    cr_expect(sbx_crypt_ticket_hash_before(changed, "k", 1, before));
+    cr_expect(sbx_equal_ct(mine, before, sizeof mine));
     sbx_crypt_fingerprint(secrets, "k", 1, before);
     cr_expect(!sbx_equal_ct(mine, before, sizeof mine), "one purpose is not another");
     cr_expect(sbx_crypt_mark(changed, false, mark));

@@ -67,6 +67,11 @@ sbx_route *sbx_api_http_routes(void);
  * ends their requests. LOOP. @param app  the sbx_app. */
 void sbx_api_bearers(void *app, sbx_bearer *ids, size_t count);
 
+/** Hear from now on what other workers tell of ended rights, until deafened: forget such keys, and
+ * end their requests. Before serving, and after; the bus and the server must be there. */
+void sbx_api_rights_listen(struct sbx_app *app);
+void sbx_api_rights_deafen(struct sbx_app *app);
+
 /** The OpenAPI 3.1 document. */
 void sbx_api_openapi(sbx_buf *out);
 

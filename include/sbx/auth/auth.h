@@ -3,9 +3,9 @@
  * A key is `sbx_PPPPPPPP_SSSS…`: 8 characters by which people recognise it and 40 that are secret,
  * all of [A-Za-z0-9]; the last 8 follow from the others by a keyed hash, so that a key that was
  * made here is told from one that was made up without asking anybody (keys of older releases lack
- * that). The database holds its keyed hash only. What a check found is remembered for 750 ms, so
- * that a revoked key works for less than a second and a busy client costs four statements in three
- * seconds.
+ * that). The database holds its keyed hash only. What a check found is remembered for 750 ms, so a
+ * busy client costs four statements in three seconds; workers that revoke tell the others to
+ * forget, and a worker that nothing can be told still refuses within that time.
  */
 #ifndef SBX_AUTH_AUTH_H
 #define SBX_AUTH_AUTH_H
@@ -76,8 +76,10 @@ int sbx_scopes_check(const char *scopes, sbx_err *err) SBX_MUST_CHECK;
 int sbx_principal_may_give(const sbx_principal *p, const char *scopes, int64_t ends_ms,
                            sbx_err *err) SBX_MUST_CHECK;
 
-/** Forget all answers: what was revoked by this process is refused from now on. Any thread. */
-void sbx_auth_forget(sbx_auth *a);
+/** Forget what was answered about a key or about the keys of a user, and what is being asked: the
+ * next check asks the database. Any thread; never blocks.
+ * @param id  of the key or of the user; NULL: forget all. */
+void sbx_auth_forget(sbx_auth *a, const char *id);
 
 /** Write when keys were used since the last time: every few seconds, one run at a time. Blocks
  * (WORKER). On failure the next run does it. */

@@ -37,6 +37,10 @@ bool sbx_crypt_mark(const sbx_crypt *c, bool before, char out[2 * SBX_HASH_BYTES
 void sbx_crypt_ticket_hash(const sbx_crypt *c, const char *ticket, size_t len,
                            unsigned char out[SBX_HASH_BYTES]);
 
+/** The same under the accepted key. @return false: there is none. */
+bool sbx_crypt_ticket_hash_before(const sbx_crypt *c, const char *ticket, size_t len,
+                                  unsigned char out[SBX_HASH_BYTES]);
+
 /** The same of data that is only to be known again. Without the master key nobody can try what it
  * may have been. */
 void sbx_crypt_fingerprint(const sbx_crypt *c, const void *data, size_t len,

@@ -7,6 +7,7 @@
 #define SBX_CORE_RATES_H
 
 #include "sbx/core/error.h"
+#include "sbx/core/json.h"
 
 #define SBX_RATE_WINDOW_S 60
 #define SBX_MAX_RATE      10000000 /* a minute */
@@ -24,7 +25,7 @@ typedef struct sbx_rate_note {
     const char *policy; /* a literal; NULL: no limit holds */
     uint32_t quota;     /* requests in SBX_RATE_WINDOW_S */
     uint32_t remaining;
-    uint32_t reset_s; /* until all of the quota is there again */
+    uint32_t reset_s; /* until all of the quota is there again; of a refusal: until enough is */
 } sbx_rate_note;
 
 const char *sbx_rate_name(sbx_rate class); /* "creates"; any thread */
@@ -33,5 +34,8 @@ const char *sbx_rate_name(sbx_rate class); /* "creates"; any thread */
  * what is not named is the server's default. N is 0 (no limit) to SBX_MAX_RATE requests a minute.
  * @return 0, or -1 with INVALID and the field `rates`. */
 int sbx_rates_parse(const char *text, int64_t ret[SBX_RATE_COUNT], sbx_err *err) SBX_MUST_CHECK;
+
+/** Write them as an object, null for SBX_RATE_DEFAULT. Any thread. */
+void sbx_rates_json(sbx_jw *w, const char *name, const int64_t rates[SBX_RATE_COUNT]);
 
 #endif

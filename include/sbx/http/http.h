@@ -150,10 +150,11 @@ void sbx_http_run(sbx_http *h);
  * client can take up again are ended at once: WebSockets (1001) and event streams of GETs; other
  * streams count as running. Then sbx_http_run() returns. A second call ends at once. */
 void sbx_http_drain(sbx_http *h, int64_t ms);
-/** End the requests of a bearer that are in work, from any thread: one that nobody has answered is
- * answered 401, an event stream ends behind an event `error`, a WebSocket behind such a message
- * with the code SBX_CLOSE_UNAUTHORIZED, any other stream is cut. Who works for them learns that
- * the client left. Left alone are requests whose answers are held back (sbx_reply_intercept()). */
+/** End the requests of a bearer, or of all bearers of a holder, that are in work, from any thread:
+ * one that nobody has answered is answered 401, an event stream ends behind an event `error`, a
+ * WebSocket behind such a message with the code SBX_CLOSE_UNAUTHORIZED, any other stream is cut.
+ * Who works for them learns that the client left, and one that is kept (SBX_KEPT) is not run again.
+ * Left alone are requests whose answers are held back (sbx_reply_intercept()). */
 void sbx_http_end_bearer(sbx_http *h, const char *id);
 #define SBX_CLOSE_UNAUTHORIZED 4401
 bool sbx_http_draining(const sbx_http *h);
@@ -274,9 +275,9 @@ void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more);
 
 /** Say by whose right the request is served, so that it can be ended with that. Once, by the
  * worker, before the handler runs.
- * @param id  at most SBX_BEARER_LEN bytes. @param until_ms  wall clock: when the right ends by
- *            itself; 0: never. */
-void sbx_reply_set_bearer(sbx_reply *r, const char *id, int64_t until_ms);
+ * @param id, holder  of the right and of whose it is; at most SBX_BEARER_LEN bytes.
+ * @param until_ms  wall clock: when the right ends by itself; 0: never. */
+void sbx_reply_set_bearer(sbx_reply *r, const char *id, const char *holder, int64_t until_ms);
 
 /* What is told of an answer, or of a stream when it begins. Texts are borrowed for the call. */
 typedef struct sbx_answered {

@@ -23,6 +23,7 @@ typedef struct sbx_packages_config {
     sbx_channels *channels;
     sbx_sandboxes *sandboxes;
     sbx_metrics *metrics;
+    const sbx_crypt *crypt;                       /* borrowed */
     const char *cluster, *worker;                 /* borrowed, as the next */
     const char *pip_index_url, *npm_registry;     /* "": the installer's own; may hold a password */
     const char *ca_path;                          /* a file of certificates; "": none */

@@ -3,6 +3,7 @@
 #ifndef SBX_STORE_IDENTITY_H
 #define SBX_STORE_IDENTITY_H
 
+#include "sbx/core/rates.h"
 #include "sbx/store/store.h"
 
 typedef struct sbx_user {
@@ -63,6 +64,7 @@ typedef struct sbx_api_key {
     bool oidc;                    /* stands for the tokens of its user */
     int64_t created_us, created_ms;
     int64_t expires_ms, last_used_ms, revoked_ms; /* 0: never */
+    int64_t rates[SBX_RATE_COUNT];                /* as of sbx_key_row */
 } sbx_api_key;
 void sbx_api_key_done(sbx_api_key *k);
 
@@ -92,11 +94,13 @@ typedef struct sbx_key_secret {
 
 /** @param maker  id of the key that makes it; one of the same user hands its rates on.
  * @param expires_ms  wall clock, 0: never.
+ * @param rates  SBX_RATE_COUNT as of sbx_key_row; NULL: as the maker's.
  * @return 0, or -1 with INVALID (the field "userId": unknown or disabled) or QUOTA beyond
  *         SBX_MAX_KEYS. Keys that are made at the same moment may exceed it by their number. */
 int sbx_store_key_make(sbx_store *s, const char *owner, const char *maker,
                        const sbx_key_secret *secret, const char *name, const char *scopes,
-                       int64_t expires_ms, sbx_api_key *ret, sbx_err *err) SBX_MUST_CHECK;
+                       int64_t expires_ms, const int64_t *rates, sbx_api_key *ret,
+                       sbx_err *err) SBX_MUST_CHECK;
 int sbx_store_key_get(sbx_store *s, const char *owner, const char *id, sbx_api_key *ret,
                       sbx_err *err) SBX_MUST_CHECK;
 /** Newest first, without revoked ones. */
