@@ -242,6 +242,12 @@ bool agent_journal_pending(const agent_journal *j)
     return before(&j->sent, &j->end) && flight_bytes(j) < SBX_LOG_UNACKED_BYTES;
 }
 
+void agent_journal_cut(agent_journal *j, uint64_t bytes)
+{
+    while (j->end.pos - j->sent.pos > bytes)
+        drop_oldest(j);
+}
+
 bool agent_journal_settled(const agent_journal *j)
 {
     return !before(&j->sent, &j->end) && flight_bytes(j) == 0;

@@ -34,6 +34,9 @@ void agent_journal_ack(agent_journal *j, uint64_t seq);
 /** Is there an entry to send, and may it be sent now? */
 bool agent_journal_pending(const agent_journal *j);
 
+/** Drop the oldest entries, until no more than `bytes` are to be sent: there is no time for all. */
+void agent_journal_cut(agent_journal *j, uint64_t bytes);
+
 /** Is everything sent and acknowledged? */
 bool agent_journal_settled(const agent_journal *j);
 

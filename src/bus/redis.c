@@ -205,6 +205,7 @@ static void collect_finish(collect *c, bool tail)
 static int take_piece(session *s, const char *key, uint64_t low, uint64_t high, bool tail,
                       collect *c, uint64_t *last, sbx_err *err)
 {
+    const size_t piece = SBX_MIN((size_t)PIECE_LINES, c->max - c->count);
     char from[24], to[24], count[24];
     const char *argv[] = {
         tail ? "XREVRANGE" : "XRANGE", key, tail ? to : from, tail ? from : to, "COUNT", count};
@@ -212,7 +213,7 @@ static int take_piece(session *s, const char *key, uint64_t low, uint64_t high, 
 
     snprintf(from, sizeof from, "%llu", (unsigned long long)low);
     snprintf(to, sizeof to, "%llu", (unsigned long long)high);
-    snprintf(count, sizeof count, "%d", PIECE_LINES);
+    snprintf(count, sizeof count, "%zu", piece);
     r = session_ask(s, ARRAY_LEN(argv), argv, err);
     if (!r)
         return -1;
@@ -228,7 +229,7 @@ static int take_piece(session *s, const char *key, uint64_t low, uint64_t high, 
         if (value)
             collect_add(c, seq, value);
     }
-    return r->elements == PIECE_LINES && !c->full;
+    return r->elements == piece && !c->full && c->count < c->max;
 }
 
 static int read_history(session *s, const char *key, uint64_t since, uint64_t until, bool tail,

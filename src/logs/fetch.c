@@ -2,9 +2,12 @@
  *
  * There are two kinds. A tail read finds where the newest N lines of each source begin, for viewers
  * that have just come without a position; a since read gets what follows the lowest position that
- * no segment covers. Either gives the room a page, from which every viewer it fits is served. A
- * read also settles the epochs: a viewer that joined, or may have missed a message, needs one read
- * that began later. */
+ * no segment covers; they take turns if both are needed. Either gives the room a page, from which
+ * every viewer it fits is served. A read also settles the epochs: a viewer that joined, or may have
+ * missed a message, needs one read that began later.
+ *
+ * The reads of a room begin SBX_LOG_BATCH_MS apart at least, so a crowd that comes together shares
+ * a few of them; a tail read takes no more lines than somebody asked for. */
 #include "hub.h"
 #include "sbx/core/clock.h"
 
@@ -14,6 +17,7 @@ typedef struct fetch {
     uint64_t serial;
     uint32_t epoch;
     bool tail;
+    size_t want;           /* tail: lines, at most */
     uint64_t since, known; /* known: in the history, if it has not been dropped since */
     /* the result */
     int rc;
@@ -53,12 +57,45 @@ static void index_items(fetch *f, const sbx_bus_item *items, size_t count)
     f->last = count > 0 ? items[count - 1].seq : 0;
 }
 
-static int read_since(fetch *f, const sbx_bus_item *items, size_t count, const sbx_buf *text,
-                      const char *topic)
+/* Nobody wants a line of what there is: where it ends is enough. */
+static int read_end(fetch *f, const char *topic)
 {
     sbx_bus *bus = f->hub->cfg.bus;
 
-    f->complete = count < SBX_LOG_HISTORY_LINES && text->len + LOG_ITEM_BYTES <= text->max;
+    if (bus->ops->last_seq(bus, topic, &f->last, &f->err) < 0)
+        return -1;
+    seg_start(&f->page, SBX_MAX(f->last, f->known));
+    f->complete = true;
+    return 0;
+}
+
+static int read_tail(fetch *f, const char *topic)
+{
+    sbx_bus *bus = f->hub->cfg.bus;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(INDEX_BYTES);
+    sbx_bus_item *items = NULL;
+    size_t count = 0;
+
+    if (f->want == 0)
+        return read_end(f, topic);
+    if (bus->ops->history(bus, topic, 0, 0, f->want, true, &items, &count, &text, &f->err) < 0)
+        return -1;
+    index_items(f, items, count);
+    free(items);
+    return 0;
+}
+
+static int read_since(fetch *f, const char *topic)
+{
+    sbx_bus *bus = f->hub->cfg.bus;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf text = SBX_BUF_INIT(FETCH_BYTES);
+    sbx_bus_item *items = NULL;
+    size_t count = 0;
+
+    if (bus->ops->history(bus, topic, f->since, 0, SBX_LOG_HISTORY_LINES, false, &items, &count,
+                          &text, &f->err) < 0)
+        return -1;
+    f->complete = count < SBX_LOG_HISTORY_LINES && text.len + LOG_ITEM_BYTES <= text.max;
     f->last = count > 0 ? items[count - 1].seq : 0;
     seg_start(&f->page, f->since);
     for (size_t i = 0; i < count; i++)
@@ -66,6 +103,7 @@ static int read_since(fetch *f, const sbx_bus_item *items, size_t count, const s
             seg_add(&f->page, &items[i]);
     if (count > 0)
         f->page.upto = f->last;
+    free(items);
     return count > 0 ? 0 : bus->ops->last_seq(bus, topic, &f->last, &f->err);
 }
 
@@ -74,23 +112,12 @@ static void fetch_done(void *arg);
 static void fetch_run(void *arg)
 {
     fetch *f = arg;
-    sbx_bus *bus = f->hub->cfg.bus;
-    sbx_bus_item *items = NULL;
-    size_t count = 0;
-    sbx_buf text = SBX_BUF_INIT(f->tail ? INDEX_BYTES : FETCH_BYTES);
     char topic[TOPIC_BYTES];
 
     log_topic(topic, f->id);
-    f->rc = bus->ops->history(bus, topic, f->tail ? 0 : f->since, 0, SBX_LOG_HISTORY_LINES, f->tail,
-                              &items, &count, &text, &f->err);
-    if (f->rc == 0 && f->tail)
-        index_items(f, items, count);
-    else if (f->rc == 0)
-        f->rc = read_since(f, items, count, &text, topic);
+    f->rc = f->tail ? read_tail(f, topic) : read_since(f, topic);
     if (f->rc == 0 && f->complete)
         f->page.upto = SBX_MAX(f->page.upto, f->known);
-    free(items);
-    sbx_buf_done(&text);
     sbx_stream_post(f->hub->cfg.stream, fetch_done, f);
 }
 
@@ -111,6 +138,12 @@ static void settle_start(viewer *v, const fetch *f)
     v->epoch = 0;
 }
 
+/* The lines among which a viewer's begin. Those of one source may be anywhere. */
+static size_t tail_of(const viewer *v)
+{
+    return v->source == SBX_LOGS_ALL ? (size_t)v->tail : SBX_LOG_HISTORY_LINES;
+}
+
 static void settle(room *r, const fetch *f)
 {
     viewer *v;
@@ -119,7 +152,8 @@ static void settle(room *r, const fetch *f)
         if (v->epoch == 0 || v->epoch > f->epoch || v->starting != f->tail)
             continue;
         if (f->tail) {
-            settle_start(v, f);
+            if (tail_of(v) <= f->want)
+                settle_start(v, f);
             continue;
         }
         if (v->pos < f->since)
@@ -134,6 +168,7 @@ static void settle(room *r, const fetch *f)
 static fetch *fetch_new(room *r)
 {
     fetch *f = sbx_alloc(sizeof *f);
+    bool tail = false, since = false;
     const viewer *v;
 
     f->hub = r->hub;
@@ -145,9 +180,15 @@ static fetch *fetch_new(room *r)
     DL_FOREACH (r->viewers, v) {
         if (!viewer_lacks(v))
             continue;
-        f->tail = f->tail || v->starting;
-        f->since = v->starting ? f->since : SBX_MIN(f->since, v->pos);
+        tail = tail || v->starting;
+        since = since || !v->starting;
+        if (v->starting)
+            f->want = SBX_MAX(f->want, tail_of(v));
+        else
+            f->since = SBX_MIN(f->since, v->pos);
     }
+    f->tail = tail && !(since && r->tail_last);
+    r->tail_last = f->tail;
     return f;
 }
 
@@ -167,10 +208,11 @@ static void submit(room *r, int64_t now)
 
     if (sbx_lanes_submit(r->hub->cfg.lanes, SBX_LANE_FAST, &job, &err) < 0) {
         fetch_free(f);
-        r->retry_ms = now + RETRY_MS;
+        r->read_ms = now + RETRY_MS;
         room_schedule(r, RETRY_MS);
         return;
     }
+    r->read_ms = now + SBX_LOG_BATCH_MS;
     r->fetching = true;
     r->hub->fetching++;
 }
@@ -186,8 +228,8 @@ void fetch_start_if_needed(room *r)
     }
     if (!needed || r->fetching || r->waiting || r->hub->stopping)
         return;
-    if (now < r->retry_ms) {
-        room_schedule(r, r->retry_ms - now);
+    if (now < r->read_ms) {
+        room_schedule(r, r->read_ms - now);
         return;
     }
     if (r->hub->fetching < FETCHES_MAX) {
@@ -208,7 +250,7 @@ static void fetch_done(void *arg)
     if (r && r->serial == f->serial) {
         r->fetching = false;
         if (f->rc < 0) {
-            r->retry_ms = sbx_now_ms() + RETRY_MS;
+            r->read_ms = sbx_now_ms() + RETRY_MS;
         } else if (r->viewers) {
             r->latest = SBX_MAX(r->latest, f->last);
             if (r->ending)

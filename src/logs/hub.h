@@ -15,6 +15,7 @@
 #include <utlist.h>
 
 #define WINDOW_BYTES  (256 * KIB) /* live entries kept for viewers that are about to get them */
+#define PENDING_BYTES (2 * MIB)   /* what an agent may have under way, as JSON at its longest */
 #define FRAME_BYTES   (192 * KIB) /* entries of one frame: fits into an outbox */
 #define FETCH_BYTES   MIB         /* entries of one read of the history */
 #define INDEX_BYTES   (16 * MIB)  /* the same, to find where the newest lines begin */
@@ -56,6 +57,7 @@ struct room {
     seg_item *pending_items;
     size_t pending_count, pending_cap;
     int64_t flushed_ms;
+    int64_t paid_us; /* what was published keeps to the pace from then on */
     sbx_timer *flush_timer, *linger_timer;
 
     /* who watches */
@@ -67,7 +69,8 @@ struct room {
     uint32_t epoch, tick;
     bool fetching, waiting, again;
     room *wait_prev, *wait_next; /* while waiting for one of FETCHES_MAX */
-    int64_t retry_ms;            /* no read of the history before */
+    bool tail_last;              /* the last read was one of the tail */
+    int64_t read_ms;             /* no read of the history before */
     int64_t sent_ms;             /* of the last frame of entries */
     sbx_timer *tick_timer;
     int64_t tick_ms; /* when it fires */
@@ -130,6 +133,7 @@ bool viewer_lacks(const viewer *v); /* only the history can tell it what comes n
 
 /* producer.c: STREAM */
 void producer_flush(room *r);
+void producer_flush_in_pace(room *r); /* not yet if the log is ahead of its pace */
 void producer_done(room *r);
 
 #endif

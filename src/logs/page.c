@@ -70,7 +70,7 @@ static void flush_on_stream(void *arg)
     room *r = room_find(w->hub, w->id);
 
     if (r)
-        producer_flush(r);
+        producer_flush_in_pace(r);
     pthread_mutex_lock(&w->mu);
     w->done = true;
     pthread_cond_signal(&w->cond);

@@ -2,8 +2,11 @@
  * and go out as one message.
  *
  * The first entry after a pause goes out at once; what follows within SBX_LOG_BATCH_MS is
- * collected. A batch that reaches SBX_LOG_BATCH_BYTES does not wait, so pending memory has that
- * bound (and one entry) whatever the sandbox prints. */
+ * collected. A batch that reaches SBX_LOG_BATCH_BYTES does not wait, unless the log is ahead of its
+ * pace. A flood thus costs the bus and everybody else no more than SBX_LOG_PACE_BYTES a second: the
+ * agent sends nothing beyond what is not acknowledged, and drops its oldest lines, which is the gap
+ * that viewers are told. PENDING_BYTES is out of reach for an agent that keeps to its limit; one
+ * that does not is published at once, so memory has that bound whatever comes. */
 #include "hub.h"
 #include "sbx/core/clock.h"
 #include <stdio.h>
@@ -14,6 +17,27 @@ static void flush_timer_fired(void *arg)
 
     r->flush_timer = NULL;
     producer_flush(r);
+}
+
+static bool in_pace(const room *r)
+{
+    return r->paid_us <= sbx_now_us();
+}
+
+static void pay(room *r)
+{
+    const int64_t second = 1000000, now = sbx_now_us();
+    int64_t from = SBX_MAX(r->paid_us, now - second);
+
+    /* A debt of a second at most, whatever an agent did: later lines must not wait for long. */
+    r->paid_us =
+        SBX_MIN(from + (int64_t)r->pending.len * second / SBX_LOG_PACE_BYTES, now + second);
+}
+
+void producer_flush_in_pace(room *r)
+{
+    if (in_pace(r))
+        producer_flush(r);
 }
 
 void producer_flush(room *r)
@@ -35,6 +59,7 @@ void producer_flush(room *r)
         count_up(&r->hub->n_dropped, r->pending_count);
     free(items);
 
+    pay(r);
     r->published = r->appended;
     r->flushed_ms = sbx_now_ms();
     r->pending_count = 0;
@@ -60,7 +85,7 @@ static void take(room *r, const sbx_log_entry *e)
     r->pending_items[r->pending_count++] =
         (seg_item){.seq = e->seq, .off = off, .len = (uint32_t)(r->pending.len - off)};
     r->appended = e->seq;
-    if (r->pending.len >= SBX_LOG_BATCH_BYTES)
+    if (r->pending.len >= PENDING_BYTES || (r->pending.len >= SBX_LOG_BATCH_BYTES && in_pace(r)))
         producer_flush(r);
 }
 
@@ -91,7 +116,7 @@ void sbx_logs_append(sbx_logs *l, const char *sandbox_id, const sbx_log_entry *e
             l->cfg.acked(l->cfg.arg, r->id, r->published);
         return;
     }
-    wait = r->flushed_ms + SBX_LOG_BATCH_MS - sbx_now_ms();
+    wait = SBX_MAX(r->flushed_ms + SBX_LOG_BATCH_MS, r->paid_us / 1000 + 1) - sbx_now_ms();
     if (wait <= 0)
         producer_flush(r);
     else if (!r->flush_timer)

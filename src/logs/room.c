@@ -28,7 +28,7 @@ room *room_make(sbx_logs *l, const char *id)
     r->hub = l;
     r->serial = ++l->serials;
     (void)sbx_copy(r->id, sizeof r->id, id);
-    sbx_buf_init(&r->pending, SBX_LOG_BATCH_BYTES + 2 * LOG_ITEM_BYTES);
+    sbx_buf_init(&r->pending, PENDING_BYTES + 2 * LOG_ITEM_BYTES);
     HASH_ADD_STR(l->rooms, id, r);
     count_up(&l->n_rooms, 1);
     return r;

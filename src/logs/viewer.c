@@ -249,7 +249,7 @@ static void join(void *arg)
     v->epoch = ++r->epoch;
     v->state = r->state_version;
     /* What waits for its batch is older than this viewer: let the history have it. */
-    producer_flush(r);
+    producer_flush_in_pace(r);
     sbx_reply_watch(v->feed.reply, &events);
     room_schedule(r, 0);
 }

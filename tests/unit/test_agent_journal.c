@@ -121,6 +121,26 @@ Test(agent_journal, it_never_grows_beyond_its_limit)
     agent_journal_free(j);
 }
 
+Test(agent_journal, of_a_long_one_the_end_is_sent_when_there_is_no_time)
+{
+    agent_journal *j = agent_journal_new();
+    uint64_t next = 1;
+    char line[1000] = {0};
+
+    for (int i = 0; i < 2000; i++)
+        add(j, line, sizeof line);
+    (void)take(j, &next);
+    agent_journal_cut(j, 100000);
+    next = agent_journal_oldest_seq(j);
+    cr_expect_gt(next, 1900);
+    cr_expect_gt(take_all(j, &next), 50);
+    cr_expect_eq(next, 2001, "the last one is among them");
+    agent_journal_ack(j, 2000);
+    cr_expect(agent_journal_settled(j));
+    agent_journal_cut(j, 0);
+    agent_journal_free(j);
+}
+
 Test(agent_journal, a_new_owner_resumes_where_it_wants)
 {
     agent_journal *j = agent_journal_new();

@@ -151,6 +151,41 @@ Test(logs_append, a_full_batch_does_not_wait)
     hub_free(h);
 }
 
+Test(logs_append, a_flood_is_acknowledged_at_its_pace)
+{
+    hub *h = hub_new(0);
+    char line[1001];
+    int64_t began = sbx_now_ms();
+    const uint64_t step = 900; /* some MiB of JSON each, and less than a hostile agent's */
+
+    memset(line, 'x', 1000);
+    line[1000] = '\0';
+    for (uint64_t seq = 1; seq < 8 * step; seq += step) {
+        append_data(h, seq, seq + step - 1, SBX_SRC_MAIN, line);
+        cr_assert(WAIT_FOR(h->acked == seq + step - 1));
+    }
+    /* 7 MiB before the last step, of which 4 may come at once. */
+    cr_expect_geq(sbx_now_ms() - began, 600);
+    cr_expect_eq(stats(h).dropped, 0);
+    cr_expect_eq(stats(h).lines, 8 * step);
+    append(h, 8 * step + 1, 8 * step + 1);
+    cr_expect(WAIT_FOR(h->acked == 8 * step + 1));
+    hub_free(h);
+}
+
+Test(logs_append, an_agent_that_waits_for_nothing_is_bounded)
+{
+    hub *h = hub_new(0);
+    char line[1001];
+
+    memset(line, 'x', 1000);
+    line[1000] = '\0';
+    append_data(h, 1, 20000, SBX_SRC_MAIN, line);
+    cr_expect_geq(h->acked, 15000, "published beyond its pace, not kept");
+    cr_expect(WAIT_FOR(h->acked == 20000));
+    hub_free(h);
+}
+
 Test(logs_append, a_journal_that_is_sent_again_is_taken_once)
 {
     hub *h = hub_new(0);
