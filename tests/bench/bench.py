@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 
+from fanout import FANOUT
 from fleet import FLEET
 from inside import INSIDE
 from lab import REPO, Lab
@@ -20,7 +21,7 @@ from pool import POOL
 from scale import SCALE
 from transfer import FILES
 
-MEASUREMENTS |= SCALE | FILES | INSIDE | POOL | FLEET
+MEASUREMENTS |= SCALE | FILES | INSIDE | POOL | FLEET | FANOUT
 
 
 def cpu_ticks():

@@ -5,7 +5,7 @@ its own, so that several labs and other installations share one engine and one P
 removed by close().
 
 Environment: DOCKER_HOST, SBX_TEST_DATABASE_URL (a superuser of a private cluster), SBX_TEST_BIN (the
-folder with sandboxd and sbx-agent).
+folder with sandboxd and sbx-agent); for a lab of several workers SBX_TEST_REDIS_URL.
 """
 
 import io
@@ -100,28 +100,90 @@ def psql(url, statement):
 
 # The allocator keeps what a thread freed for that thread: off, every byte in use is in use.
 TCACHE_OFF = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Worker:
+    """One server process of a lab."""
+
+    def __init__(self, lab, number):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = lab.folder / f"sandboxd-{number}.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                lab.sandboxd("serve"), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+                env={**lab.environment, "SBX_LISTEN": f"127.0.0.1:{self.port}"})
+
+    def wait_ready(self):
+        wait_for(self._ready, "the server", START_S)
+
+    def _ready(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"sandboxd ended: {self.log.read_text()[-2000:]}")
+        try:
+            with Wire(self.url, 10) as wire:
+                return wire.exchange(request("GET", "/ready"))[0] == 200
+        except (OSError, WireError):
+            return False
+
+    def rss_kb(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def cpu_ms(self):
+        """Processor time that it has used so far, of all its threads."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) * 1000 / TICKS
+
+    def metric(self, name):
+        """The sum of a metric over its labels."""
+        with Wire(self.url) as wire:
+            text = wire.exchange(request("GET", "/metrics"))[1].decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                   if line.startswith((name + " ", name + "{")))
+
+    def stop(self):
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Lab:
-    """A server, and what it needs. `engine_host` and `wrap_database` put something in between;
-    `variables` are more of its environment."""
+    """Servers, and what they need. `engine_host` and `wrap_database` put something in between;
+    `variables` are more of their environment. Several `workers` share one database and Redis."""
 
     def __init__(self, engine_host=None, wrap_database=lambda url: url, variables=None,
-                 network="none"):
+                 network="none", workers=1):
         self.variables = variables or {}
+        if workers > 1:
+            self.variables = {"REDIS_URL": os.environ["SBX_TEST_REDIS_URL"], **self.variables}
         self.network = network
         self.engine_host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
         self.engine = Engine(self.engine_host)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sbxlab."))
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process = None
+        self.workers = []
         self.images = []
         self._open = []
         self.cluster = None
         try:
             self._make_database()
-            self._start(engine_host or self.engine_host, wrap_database(self.database_url))
+            self._prepare(engine_host or self.engine_host, wrap_database(self.database_url))
+            for number in range(workers):
+                self.workers.append(Worker(self, number))
+                self.workers[-1].wait_ready()
         except BaseException:
             self.close()
             raise
@@ -135,17 +197,30 @@ class Lab:
         url = urllib.parse.urlsplit(self.admin_url)
         self.database_url = url._replace(path="/" + self.database).geturl()
 
-    def _sandboxd(self, *args):
+    @property
+    def process(self):
+        return self.workers[0].process
+
+    @property
+    def url(self):
+        return self.workers[0].url
+
+    @property
+    def port(self):
+        return self.workers[0].port
+
+    @staticmethod
+    def sandboxd(*args):
         return [str(pathlib.Path(os.environ["SBX_TEST_BIN"]) / "sandboxd"), *args]
 
     def _command(self, *args):
-        done = subprocess.run(self._sandboxd(*args), env=self.environment, capture_output=True,
+        done = subprocess.run(self.sandboxd(*args), env=self.environment, capture_output=True,
                               text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"sandboxd {args[0]}: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def _start(self, engine_host, database_url):
+    def _prepare(self, engine_host, database_url):
         secret = self.folder / "secret"
         secret.touch(0o600)
         secret.write_text(secrets.token_hex(32) + "\n")
@@ -166,31 +241,15 @@ class Lab:
         self.auth = {"Authorization": f"Bearer {self.key}"}
         self.cluster = psql(self.database_url, "SELECT value FROM meta WHERE key = 'cluster'")
         self.environment |= {"DATABASE_URL": database_url, "DOCKER_HOST": engine_host,
-                             "SBX_LISTEN": f"127.0.0.1:{self.port}",
                              "SBX_NETWORK": self.network, **self.variables}
-        self.log = self.folder / "sandboxd.log"
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(self._sandboxd("serve"), env=self.environment,
-                                            stdin=subprocess.DEVNULL, stdout=output,
-                                            stderr=subprocess.STDOUT, start_new_session=True)
-        wait_for(self._ready, "the server", START_S)
-
-    def _ready(self):
-        if self.process.poll() is not None:
-            raise RuntimeError(f"sandboxd ended: {self.log.read_text()[-2000:]}")
-        try:
-            with Wire(self.url, 10) as wire:
-                return wire.exchange(request("GET", "/ready"))[0] == 200
-        except (OSError, WireError):
-            return False
 
     def image(self, volume=False):
         self.images.append(Image(self.engine, volume))
         return self.images[-1].name
 
-    def wire(self):
-        """A new kept connection to the server, for close_wires()."""
-        self._open.append(Wire(self.url))
+    def wire(self, worker=0):
+        """A new kept connection to a server, for close_wires()."""
+        self._open.append(Wire(self.workers[worker].url))
         return self._open[-1]
 
     def engine_wire(self):
@@ -223,20 +282,20 @@ class Lab:
     # ---- what the server holds ----------------------------------------------------------------
 
     def rss_kb(self):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0])
+        return sum(worker.rss_kb() for worker in self.workers)
 
     def descriptors(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return sum(worker.descriptors() for worker in self.workers)
 
     def heap_bytes(self):
         """Allocated and not freed; without TCACHE_OFF also what is held back for each thread."""
-        with Wire(self.url) as wire:
-            text = wire.exchange(request("GET", "/metrics"))[1].decode()
-        return int(float(text.split("\nprocess_heap_bytes ")[1].split()[0]))
+        return int(sum(worker.metric("process_heap_bytes") for worker in self.workers))
 
     def threads(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+        return sum(worker.threads() for worker in self.workers)
+
+    def cpu_ms(self):
+        return sum(worker.cpu_ms() for worker in self.workers)
 
     def containers(self):
         return len(self.engine.containers(f"{CLUSTER_LABEL}={self.cluster}"))
@@ -252,18 +311,10 @@ class Lab:
 
     # ---- the end ------------------------------------------------------------------------------
 
-    def _stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
     def close(self):
         self.close_wires()
-        self._stop()
+        for worker in self.workers:
+            worker.stop()
         if self.cluster:
             subprocess.run([sys.executable, REPO / "deploy/lib/engine.py", "remove-cluster",
                             self.cluster], env={**os.environ, "DOCKER_HOST": self.engine_host},

@@ -154,8 +154,7 @@
 #define SBX_LOG_HISTORY_LINES 1000
 #define SBX_LOG_BATCH_MS      100
 #define SBX_LOG_BATCH_BYTES   (256 * KIB)
-#define SBX_LOG_PACE_BYTES    (4 * MIB) /* of one log in a second, as JSON; as much may come at once \
-                                         */
+#define SBX_LOG_PACE_BYTES    (4 * MIB) /* of one log in a second, as JSON, and at once */
 
 /* Events */
 #define SBX_EVENT_DAYS 7 /* how long they are kept */
