@@ -117,37 +117,30 @@ static int end_as(const agent_said *said)
 }
 
 /* The code's file has served once it is open. */
-static int run(const char *id, const char *file, const char *ms)
+static int run(const agent_cell_args *a)
 {
     struct sigaction interrupt = {.sa_handler = pass_interrupt};
-    agent_ask ask = {.kind = AGENT_ASK_RUN};
-    char *end;
-    int code = open(file, O_RDONLY | O_CLOEXEC);
+    int code = open(a->file, O_RDONLY | O_CLOEXEC);
 
-    ask.timeout_ms = strtoll(ms, &end, 10);
-    if (*end || ask.timeout_ms <= 0)
-        return 2;
     if (code < 0) {
-        (void)dprintf(2, "%.200s: %s\n", file, strerror(errno));
+        (void)dprintf(2, "%.200s: %s\n", a->file, strerror(errno));
         return 2;
     }
-    (void)unlink(file);
-    keeper = connect_to(id, 1);
+    (void)unlink(a->file);
+    keeper = connect_to(a->id, 1);
     if (keeper < 0)
         die_of(SBX_CELL_GONE);
     (void)sigaction(SIGINT, &interrupt, NULL);
-    if (!ask_to(keeper, &ask, (const int[AGENT_CELL_FDS]){0, 1, 2, code}))
+    if (!ask_to(keeper, &a->ask, (const int[AGENT_CELL_FDS]){0, 1, 2, code}))
         die_of(SBX_CELL_GONE);
     agent_said said = hear(keeper);
     return end_as(&said);
 }
 
-static int question(const char *id, agent_ask_kind kind)
+static int question(const agent_cell_args *a)
 {
-    agent_ask ask = {.kind = kind};
-
-    keeper = connect_to(id, kind == AGENT_ASK_WAIT ? CONNECT_TRIES : 1);
-    if (keeper < 0 || !ask_to(keeper, &ask, NULL))
+    keeper = connect_to(a->id, a->ask.kind == AGENT_ASK_WAIT ? CONNECT_TRIES : 1);
+    if (keeper < 0 || !ask_to(keeper, &a->ask, NULL))
         return SBX_CELL_NO_CONTEXT;
     agent_said said = hear(keeper);
     if (said.kind == AGENT_SAID_READY)
@@ -160,13 +153,35 @@ static int question(const char *id, agent_ask_kind kind)
     return SBX_CELL_UNUSABLE;
 }
 
+bool agent_cell_read(int count, char *const *args, agent_cell_args *ret)
+{
+    agent_cell_args a = {0};
+    char *end;
+
+    if (count == 2 && strcmp(args[1], "wait") == 0) {
+        a.ask.kind = AGENT_ASK_WAIT;
+    } else if (count == 2 && strcmp(args[1], "restart") == 0) {
+        a.ask.kind = AGENT_ASK_RESTART;
+    } else if (count == 4 && strcmp(args[1], "run") == 0 && args[3][0] >= '1' &&
+               args[3][0] <= '9') {
+        a.ask.kind = AGENT_ASK_RUN;
+        a.ask.timeout_ms = strtoll(args[3], &end, 10);
+        if (*end || a.ask.timeout_ms > AGENT_CELL_MAX_MS)
+            return false;
+        a.file = args[2];
+    } else {
+        return false;
+    }
+    a.id = args[0];
+    *ret = a;
+    return true;
+}
+
 int agent_cell(int count, char **args)
 {
-    if (count == 4 && strcmp(args[1], "run") == 0)
-        return run(args[0], args[2], args[3]);
-    if (count == 2 && strcmp(args[1], "wait") == 0)
-        return question(args[0], AGENT_ASK_WAIT);
-    if (count == 2 && strcmp(args[1], "restart") == 0)
-        return question(args[0], AGENT_ASK_RESTART);
-    return 2;
+    agent_cell_args a;
+
+    if (!agent_cell_read(count, args, &a))
+        return 2;
+    return a.ask.kind == AGENT_ASK_RUN ? run(&a) : question(&a);
 }

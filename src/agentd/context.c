@@ -99,6 +99,23 @@ bool agent_context_line(const char *line, bool *ret_ready, uint32_t *number, int
     return true;
 }
 
+agent_heard agent_context_packet(const void *data, size_t len, size_t fds, agent_ask *ret)
+{
+    agent_ask ask;
+
+    if (len == 1 && *(const char *)data == AGENT_ASK_INTERRUPT)
+        return AGENT_HEARD_INTERRUPT;
+    if (len != sizeof ask)
+        return AGENT_HEARD_NONSENSE;
+    memcpy(&ask, data, sizeof ask);
+    bool runs = ask.kind == AGENT_ASK_RUN && fds == AGENT_CELL_FDS && ask.timeout_ms > 0 &&
+                ask.timeout_ms <= AGENT_CELL_MAX_MS;
+    if (!runs && ask.kind != AGENT_ASK_WAIT && ask.kind != AGENT_ASK_RESTART)
+        return AGENT_HEARD_NONSENSE;
+    *ret = ask;
+    return AGENT_HEARD_ASK;
+}
+
 /* --- who asks --- */
 
 static void drop(context *x, asker *a)
@@ -352,22 +369,17 @@ static void take_rights(asker *a, struct msghdr *m)
     }
 }
 
-static bool is_complete(const asker *a, const agent_ask *ask)
+static size_t rights_of(const asker *a)
 {
-    if (ask->kind == AGENT_ASK_WAIT || ask->kind == AGENT_ASK_RESTART)
-        return true;
-    for (size_t i = 0; i < AGENT_CELL_FDS; i++)
-        if (a->fds[i] < 0)
-            return false;
-    return ask->kind == AGENT_ASK_RUN && ask->timeout_ms > 0;
+    size_t n = 0;
+
+    while (n < AGENT_CELL_FDS && a->fds[n] >= 0)
+        n++;
+    return n;
 }
 
 static void take_question(context *x, asker *a, const agent_ask *ask)
 {
-    if (!is_complete(a, ask)) {
-        drop(x, a);
-        return;
-    }
     a->kind = ask->kind;
     a->serial = ++x->serial;
     a->until_ms = ask->kind == AGENT_ASK_RUN ? now_ms() + ask->timeout_ms : 0;
@@ -389,19 +401,23 @@ static void asker_left(context *x, asker *a)
 static void hear_asker(context *x, asker *a)
 {
     _Alignas(struct cmsghdr) char rights[CMSG_SPACE(AGENT_CELL_FDS * sizeof(int))];
-    agent_ask ask = {0};
-    struct iovec data = {.iov_base = &ask, .iov_len = sizeof ask};
+    char packet[sizeof(agent_ask)];
+    agent_ask ask;
+    struct iovec data = {.iov_base = packet, .iov_len = sizeof packet};
     struct msghdr m = {
         .msg_iov = &data, .msg_iovlen = 1, .msg_control = rights, .msg_controllen = sizeof rights};
-    ssize_t n = recvmsg(a->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    ssize_t n = recvmsg(a->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | MSG_TRUNC);
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n > 0)
         take_rights(a, &m);
-    if (n == (ssize_t)sizeof ask && !a->kind)
+    agent_heard heard =
+        n > 0 ? agent_context_packet(packet, (size_t)n, rights_of(a), &ask) : AGENT_HEARD_NONSENSE;
+
+    if (heard == AGENT_HEARD_ASK && !a->kind)
         take_question(x, a, &ask);
-    else if (n == 1 && *(const char *)&ask == AGENT_ASK_INTERRUPT && x->current == a)
+    else if (heard == AGENT_HEARD_INTERRUPT && x->current == a)
         signal_child(x, SIGINT);
     else
         asker_left(x, a);

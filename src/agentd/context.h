@@ -21,6 +21,7 @@
 
 #define AGENT_CONTEXT_ID_BYTES 20
 #define AGENT_CELL_FDS         4 /* standard input, output, error; the code's file */
+#define AGENT_CELL_MAX_MS      (24 * 3600 * 1000) /* far more than the server asks for */
 
 /* What a client asks of the keeper: one packet. */
 typedef enum agent_ask_kind {
@@ -32,7 +33,7 @@ typedef enum agent_ask_kind {
 typedef struct agent_ask {
     uint32_t kind;
     uint32_t zero;
-    int64_t timeout_ms; /* of RUN, the wait for its turn included */
+    int64_t timeout_ms; /* of RUN, the wait for its turn included; 1 .. AGENT_CELL_MAX_MS */
 } agent_ask;
 
 /* While a cell runs: interrupt it, as SIGINT does. One byte. */
@@ -62,8 +63,28 @@ socklen_t agent_context_address(const char *id, struct sockaddr_un *ret);
 /** A line of a driver: "ready", or "done NUMBER STATUS". @return false: something else. */
 bool agent_context_line(const char *line, bool *ret_ready, uint32_t *number, int *status);
 
+typedef enum agent_heard {
+    AGENT_HEARD_NONSENSE,
+    AGENT_HEARD_ASK,
+    AGENT_HEARD_INTERRUPT,
+} agent_heard;
+
+/** A packet of a client: of whoever inside the sandbox connects.
+ * @param len  bytes that it had, of which `data` holds no more than an agent_ask has.
+ * @param fds  descriptors that came from this client so far. @param ret  written for
+ * AGENT_HEARD_ASK. */
+agent_heard agent_context_packet(const void *data, size_t len, size_t fds, agent_ask *ret);
+
 /** The keeper; ends with its listener or when it is killed. @return the exit status. */
 int agent_context(const char *runtime, const char *id);
+
+typedef struct agent_cell_args {
+    agent_ask ask;
+    const char *id, *file; /* borrowed; file: of RUN */
+} agent_cell_args;
+
+/** The arguments behind "cell". @return false: they are none. */
+bool agent_cell_read(int count, char *const *args, agent_cell_args *ret);
 
 /** The command of one run, or of a question. `args` as behind "cell". @return the exit status; does
  * not return where SBX_CELL_* says that it dies. */
