@@ -1,5 +1,6 @@
 /* Many files, all or nothing: each is written under a hidden name beside its place, and when the
  * last one is complete, all are renamed. Only the renames are not one step. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -8,10 +9,13 @@
 #include "path.h"
 #include "place.h"
 #include "records.h"
+#include "sbx/core/clock.h"
 #include "stream.h"
 #include "temp.h"
 
-#define FLUSH_BYTES (48 * KIB)
+#define FLUSH_BYTES    (48 * KIB)
+#define LEFTOVER_S     (2 * 3600) /* twice as long as a run may take */
+#define LEFTOVER_NAMES 10000      /* of the directory, that are looked at */
 
 typedef struct item {
     char *asked, *path;           /* path: behind links */
@@ -155,6 +159,52 @@ static int tell_all(batch *b, ft_err *err)
     return ft_out_flush(&out, 0, err);
 }
 
+/* --- the code of runs whose server died --- */
+
+static bool is_code(const char *name)
+{
+    static const char id[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+
+    return strncmp(name, FT_CODE_PREFIX, sizeof(FT_CODE_PREFIX) - 1) == 0 &&
+           strspn(name + sizeof(FT_CODE_PREFIX) - 1, id) == FT_CODE_ID_BYTES &&
+           name[sizeof(FT_CODE_PREFIX) - 1 + FT_CODE_ID_BYTES] == '.';
+}
+
+static void remove_if_old(int dirfd, const char *name)
+{
+    struct stat st;
+
+    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) &&
+        st.st_uid == geteuid() && sbx_wall_ms() / 1000 - st.st_mtime > LEFTOVER_S)
+        (void)unlinkat(dirfd, name, 0);
+}
+
+/* Beside the code that was just written; whatever fails, the next run tries again. */
+static void remove_leftovers(batch *b)
+{
+    const char *name;
+    ft_err ignored;
+    uint32_t i = 0;
+
+    while (i < b->n && !is_code(ft_path_name(b->items[i].path)))
+        i++;
+    if (i == b->n || enter(b, b->items[i].path, false, &name, &ignored) < 0)
+        return;
+    int fd = openat(b->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    struct dirent *e;
+    for (int seen = 0; seen < LEFTOVER_NAMES && (e = readdir(d)); seen++)
+        if (is_code(e->d_name))
+            remove_if_old(b->dirfd, e->d_name);
+    (void)closedir(d);
+}
+
 /* What was not renamed goes away. */
 static void done(batch *b)
 {
@@ -192,6 +242,8 @@ int ft_batch(char **argv, ft_err *err)
         rc = ft_guard_check(err);
     if (rc == 0)
         rc = place_all(&b, err);
+    if (rc == 0)
+        remove_leftovers(&b);
     if (rc == 0)
         rc = tell_all(&b, err);
     done(&b);

@@ -70,7 +70,9 @@
  *     path, bytes; all little-endian; 1..10000 records. Missing directories are made. All
  *     contents are written before the first file takes its place; on a failure before that
  *     nothing has changed. Two records with one path: invalid. Answers the entries with
- *     "created", in the order of the records
+ *     "created", in the order of the records. Beside a file named as the code of a run is
+ *     (.run-, an id, an ending) those of the same user that are older than two hours are
+ *     removed: their servers died
  * pack PATH tar|tar.gz|zip
  *     an archive of what is beneath a directory, or of one file; names are relative to PATH.
  *     Sockets are left out. Status 1 behind bytes that have been sent: the archive is not
@@ -103,6 +105,8 @@
 #define FT_MAX_LIST           100000
 #define FT_MAX_RECORDS        10000
 #define FT_MAX_BATCH_PATHS    (4 * MIB) /* all paths of a batch together */
+#define FT_CODE_PREFIX        ".run-"   /* of the code of runs (src/runs/body.c); then its id */
+#define FT_CODE_ID_BYTES      20
 #define FT_MAX_WATCHES        8192
 #define FT_WATCH_MERGE_MS     20
 #define FT_CHUNK_BYTES        (256 * KIB)

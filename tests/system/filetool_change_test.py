@@ -6,6 +6,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from filetool_harness import USER, Case, small_disk, until  # noqa: E402
@@ -472,6 +473,25 @@ class BatchTest(Case):
             self.assertIn(b'"code":"io_error"', child.stderr.read())
         self.assertEqual(self.names(), ["x"])
         self.assertEqual((self.home / "x").read_bytes(), b"before")
+
+    def test_the_code_of_runs_that_nobody_ended_is_removed_by_a_later_run(self):
+        old = time.time() - 3 * 3600
+        ids = ["a" * 20, "b" * 20 + ".py", "c" * 20 + ".js", "d" * 20 + ".ts", "e" * 19 + ".py",
+               "f" * 21 + ".py", "G" * 20 + ".py"]
+        left = [self.make(f".run-{i}", b"1") for i in ids]
+        left.append(self.make("sub/.run-" + "h" * 20 + ".py", b"1"))
+        (self.home / (".run-" + "i" * 20 + ".py")).symlink_to("target")
+        self.make(".run-" + "j" * 20 + ".py/x", b"1")
+        self.make(".run-" + "k" * 20 + ".py", b"1")  # young: it may be about to be run
+        for path in left:
+            os.utime(path, (old, old))
+        before = self.names()
+        self.lines("batch", data=batch(record("other", b"1")))
+        self.assertEqual(self.names(), sorted(before + ["other"]))
+        code = ".run-" + "0" * 20 + ".py"
+        self.lines("batch", data=batch(record("other", b"1"), record(code, b"2")))
+        gone = {".run-" + "b" * 20 + ".py", ".run-" + "c" * 20 + ".js", ".run-" + "d" * 20 + ".ts"}
+        self.assertEqual(self.names(), sorted({*before, "other", code} - gone))
 
     def test_a_thousand_files_take_few_calls_each(self):
         data = batch(*(record(f"d/f{i:04}", b"content %d" % i) for i in range(1000)))
