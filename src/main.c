@@ -342,6 +342,7 @@ static void make_requests(sbx_app *app)
                               .ledger = app->ledger,
                               .metrics = app->metrics,
                               .sandboxes = app->sandboxes,
+                              .runtime_of = sbx_run_runtime_of,
                               .terminal_idle_ms = o->terminal_idle_s * 1000};
     app->moves = sbx_moves_new(&(sbx_moves_config){app->stream, app->lanes, app->sandboxes});
     app->execs = sbx_execs_new(&execs);

@@ -250,8 +250,8 @@ static const api_field exec_object[] = {
     {"peakMemoryBytes", T_INT, NULLABLE, NULL, "The most that one of its processes had."},
     {"error", T_STR, NULLABLE, NULL,
      "The code of the problem, if it failed; `lost`: its sandbox ended first."},
-    {"runtime", T_STR, OPTIONAL, NULL, "Of a run that is over.", .example = "\"python\""},
-    {"packages", T_STRS, OPTIONAL, NULL, "Of a run: what was installed for it."},
+    {"runtime", T_STR, OPTIONAL, NULL, "Of a run: what runs its code.", .example = "\"python\""},
+    {"packages", T_STRS, OPTIONAL, NULL, "Of a run that is over: what was installed for it."},
     {0},
 };
 

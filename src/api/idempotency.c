@@ -9,6 +9,8 @@
  * whose handler asks for what is there already, is simply run again under its id (`rerun`): after a
  * crash, and when it did not come to its end.
  *
+ * A stream of such a request is sent as it comes, and a copy of it is the answer.
+ *
  * Remembered are successes and refusals that would be repeated; not what time or somebody else may
  * change (5xx, 401, 403, 429), and nothing of a client that left.
  *
@@ -95,13 +97,13 @@ static int keep(claim *m, const sbx_answer *a, sbx_err *err)
     SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(16 * KIB);
     sbx_err gone;
 
-    if (a->body.len <= SBX_MAX_KEPT_ANSWER)
+    if (!sbx_buf_failed(&a->body) && a->body.len <= SBX_MAX_KEPT_ANSWER)
         return sbx_store_idempotency_done(m->app->store, &m->c, a->status, a->location, &a->body,
                                           err);
     sbx_fail(&gone, SBX_E_GONE,
-             "the first request with this Idempotency-Key was answered, with %zu bytes, which is "
-             "more than is kept for a repetition",
-             a->body.len);
+             "the first request with this Idempotency-Key was answered, with more than is kept for "
+             "a repetition (%u bytes)",
+             SBX_MAX_KEPT_ANSWER);
     sbx_reply_problem_json(m->reply, &gone, &body);
     return sbx_store_idempotency_done(m->app->store, &m->c, 410, NULL, &body, err);
 }
@@ -116,7 +118,7 @@ static void record(void *arg)
     int rc;
 
     sbx_job_scope(sbx_now_ms() + RECORD_MS, NULL); /* also for a client that left */
-    if (to_remember(a) && !sbx_buf_failed(&a->body) && !m->open)
+    if (to_remember(a) && (a->stream || !sbx_buf_failed(&a->body)) && !m->open)
         rc = keep(m, a, &err);
     else if (m->c.rerun)
         rc = sbx_store_idempotency_leave(store, &m->c, &err);
@@ -145,13 +147,20 @@ static void on_answer(void *arg, sbx_reply *reply, sbx_answer *a)
     }
 }
 
+/* What is kept is JSON, a problem among it, or the events of a stream, each of which has an id. */
+static const char *type_of(const sbx_claim_found *found)
+{
+    if (found->answer.len && found->answer.data[0] == 'i')
+        return "text/event-stream";
+    return found->status < 400 ? "application/json" : "application/problem+json";
+}
+
 static int answer_as_first(const sbx_request *r, sbx_claim_found *found)
 {
     sbx_header headers[2] = {replayed, {"location", found->location}};
 
-    sbx_reply_send(r->reply, found->status,
-                   found->status < 400 ? "application/json" : "application/problem+json", headers,
-                   found->location ? 2 : 1, &found->answer);
+    sbx_reply_send(r->reply, found->status, type_of(found), headers, found->location ? 2 : 1,
+                   &found->answer);
     sbx_claim_found_done(found);
     return 0;
 }
@@ -220,7 +229,7 @@ int api_idempotent(sbx_app *app, const sbx_api_route *route, const sbx_principal
 
     if (check_key(r->idempotency_key, err))
         return -1;
-    if (r->accept != SBX_ACCEPT_JSON)
+    if (r->accept != SBX_ACCEPT_JSON && !(route->rerun && route->sse))
         return sbx_fail_field(
             err, "Idempotency-Key",
             "Idempotency-Key: a stream is not kept for repetitions; ask for JSON, "

@@ -161,7 +161,7 @@ const sbx_api_route sbx_api_routes[] = {
          "of the run can be read for a day. A client that leaves ends the run, unless it sent an "
          "Idempotency-Key: then the answer is kept for its repetition, which waits for it (410 if "
          "it was larger than 8 MiB). What a crash of the server cut off is run again by the "
-         "repetition. Streams take no key.",
+         "repetition. Of a stream the repetition gets the same events, all at once.",
      .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}",
      .rerun = true},
     {"DELETE", "/sandboxes", "sandbox:write", SBX_LANE_SLOW, 0, 0, ENGINE_MS,
@@ -407,7 +407,9 @@ const sbx_api_route sbx_api_routes[] = {
      .failures = "409,410,502",
      .rate = SBX_RATED(CREATES),
      .doc = "As `POST /run`, in a sandbox that stays, beside the files that it has. It resumes one "
-            "that is paused. The code's file has a name of its own and is removed behind the run; "
+            "that is paused. The code's file has a name of its own and is removed behind the run "
+            "(what a "
+            "crash left of that, by a later one); "
             "what else the code leaves stays. A client that leaves ends the run, as there.",
      .example = "{\"runtime\":\"python\",\"code\":\"print(1)\"}",
      .rerun = true},

@@ -22,7 +22,8 @@ struct sbx_execs {
 const char *exec_outcome(const sbx_command_exit *e);
 /* How it ended, in words; NULL: as commands do. */
 const char *exec_message(const sbx_command_exit *e);
-void exec_record_entry(sbx_exec_record *r, const char *sandbox, const sbx_command_entry *e);
+void exec_record_entry(const sbx_execs *x, sbx_exec_record *r, const char *sandbox,
+                       const sbx_command_entry *e);
 
 /* --- view.c: a command as the API shows it --- */
 
@@ -34,7 +35,8 @@ typedef struct exec_view {
 } exec_view;
 void exec_view_record(exec_view *v, const sbx_exec_record *r); /* takes its content */
 void exec_view_lost(exec_view *v);
-void exec_view_entry(exec_view *v, const char *sandbox, const sbx_command_entry *e);
+void exec_view_entry(const sbx_execs *x, exec_view *v, const char *sandbox,
+                     const sbx_command_entry *e);
 void exec_view_json(sbx_buf *out, const exec_view *v);
 /* exitCode, signal; and durationMs, timedOut, oomKilled, truncated, and what is worth words. */
 void exec_exit_fields(sbx_jw *w, int exit_code, int signal);

@@ -144,7 +144,7 @@ static void on_entry(void *arg, const sbx_command_entry *e)
     lister *l = arg;
 
     if (l->count < MAX_ENTRIES && is_behind_cursor(l, e))
-        exec_view_entry(add(l), l->sandbox, e);
+        exec_view_entry(l->e, add(l), l->sandbox, e);
 }
 
 static void on_listed(void *arg, const sbx_err *err)

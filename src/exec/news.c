@@ -41,7 +41,8 @@ void sbx_exec_record_exit(sbx_exec_record *r, const sbx_command_exit *e)
     r->chunks = (int64_t)e->chunks;
 }
 
-void exec_record_entry(sbx_exec_record *r, const char *sandbox, const sbx_command_entry *e)
+void exec_record_entry(const sbx_execs *x, sbx_exec_record *r, const char *sandbox,
+                       const sbx_command_entry *e)
 {
     *r = (sbx_exec_record){.started_ms = e->started_ms,
                            .exit_code = -1,
@@ -54,6 +55,8 @@ void exec_record_entry(sbx_exec_record *r, const char *sandbox, const sbx_comman
              : e->flags & SBX_EXEC_RUN ? "run"
                                        : "exec");
     r->command = sbx_strdup(e->command);
+    if (e->flags & SBX_EXEC_RUN)
+        sbx_copy(r->runtime, sizeof(r->runtime), x->c.runtime_of(e->command));
     r->running = !e->over;
     if (e->over)
         sbx_exec_record_exit(r, &e->exit);
@@ -80,7 +83,7 @@ void sbx_execs_news(sbx_execs *e, const char *sandbox, const sbx_command_entry *
     SBX_ASSERT_THREAD(SBX_T_STREAM);
     if (entry->flags & SBX_EXEC_PTY)
         terminal_news(e, sandbox, entry);
-    exec_record_entry(&r, sandbox, entry);
+    exec_record_entry(e, &r, sandbox, entry);
     if (!entry->over) {
         sbx_ledger_record_start(e->c.ledger, &r);
         return;

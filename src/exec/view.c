@@ -1,10 +1,11 @@
 /* A command as the API shows it, from what its agent tells, or from its record. */
 #include "exec_priv.h"
 
-void exec_view_entry(exec_view *v, const char *sandbox, const sbx_command_entry *e)
+void exec_view_entry(const sbx_execs *x, exec_view *v, const char *sandbox,
+                     const sbx_command_entry *e)
 {
     *v = (exec_view){.running = !e->over, .pid = e->over ? 0 : e->pid};
-    exec_record_entry(&v->r, sandbox, e);
+    exec_record_entry(x, &v->r, sandbox, e);
 }
 
 void exec_view_record(exec_view *v, const sbx_exec_record *r)

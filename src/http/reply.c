@@ -295,6 +295,18 @@ static bool hold_back(sbx_reply *r, int status, const sbx_header *headers, size_
     return true;
 }
 
+void sbx_reply_end_kept(sbx_reply *r, sbx_buf *told)
+{
+    sbx_answer *a = sbx_alloc(sizeof(*a));
+
+    a->status = 200;
+    a->stream = true;
+    a->body = *told;
+    *told = (sbx_buf){.max = told->max};
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    r->intercept(r->intercept_arg, r, a);
+}
+
 void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more)
 {
     sbx_header headers[2];
@@ -304,7 +316,9 @@ void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more)
         headers[count++] = (sbx_header){"location", a->location};
     if (more)
         headers[count++] = *more;
-    if (a->problem.code != SBX_OK)
+    if (a->stream)
+        sbx_reply_end(r);
+    else if (a->problem.code != SBX_OK)
         answer_problem(r, &a->problem, NULL);
     else
         reply_answer(r, a->status,

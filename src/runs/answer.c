@@ -120,10 +120,31 @@ static void open_event(making *m, run *x, const char *type)
     sbx_jw_str(&m->w, "type", type);
 }
 
+void answer_forget_copy(run *x)
+{
+    sbx_buf_done(&x->copy);
+    atomic_fetch_sub(&x->r->bytes, x->copied);
+    x->copied = 0;
+}
+
+/* What repetitions will get. Together with what waits to be run it is bounded. */
+static void copy_event(run *x, const sbx_buf *text)
+{
+    if (sbx_buf_failed(&x->copy))
+        return;
+    sbx_buf_add(&x->copy, text->data, text->len);
+    size_t more = x->copy.cap - x->copied;
+    x->copied = x->copy.cap;
+    if (atomic_fetch_add(&x->r->bytes, more) + more > SBX_MAX_RUN_BYTES)
+        x->copy.failed = true;
+}
+
 static void close_event(making *m, run *x)
 {
     sbx_jw_obj_end(&m->w);
     sbx_buf_adds(&m->text, "\n\n");
+    if (x->kept)
+        copy_event(x, &m->text);
     sbx_feed_queue_add(&x->queue, m->text.data, m->text.len);
     sbx_buf_done(&m->text);
 }
@@ -232,6 +253,18 @@ void answer_end(run *x)
         answer_document(x);
 }
 
+/* With a key the end comes when the copy is written down. */
+static void end_reply(run *x)
+{
+    if (!x->kept) {
+        sbx_reply_end(x->reply);
+    } else if (!x->handed) {
+        x->handed = true;
+        sbx_reply_end_kept(x->reply, &x->copy);
+        answer_forget_copy(x);
+    }
+}
+
 int64_t answer_flush(run *x)
 {
     int64_t grant = x->to_grant;
@@ -239,7 +272,7 @@ int64_t answer_flush(run *x)
     if (x->begun && !sbx_feed_queue_push(&x->queue))
         return 0;
     if (x->ended)
-        sbx_reply_end(x->reply);
+        end_reply(x);
     x->to_grant = 0;
     return grant;
 }

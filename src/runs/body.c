@@ -204,6 +204,7 @@ static void take_record(run *x)
     sbx_copy(r->kind, sizeof(r->kind), "run");
     sbx_copy(r->runtime, sizeof(r->runtime), x->how->runtime);
     r->command = sbx_exec_command_json(&x->spec.argv);
+    r->packages = sbx_strdup("[]");
     r->started_ms = sbx_wall_ms();
     r->exit_code = -1;
 }
@@ -237,10 +238,6 @@ static int prepare(run *x, run_body *b, const sbx_request *q, sbx_err *err)
     if (take_files(x, b, err))
         return -1;
     x->streams = b->streaming || q->accept == SBX_ACCEPT_SSE;
-    if (x->streams && x->kept)
-        return sbx_fail_field(err, "streaming",
-                              "streaming: a stream is not kept for repetitions; leave it out, or "
-                              "send no Idempotency-Key");
     take_spec(x, b);
     if (*x->context)
         cell_spec(x);

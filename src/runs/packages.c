@@ -39,6 +39,7 @@ static void take_set(run *x, got *g)
     x->own.mount = g->set.mount;
     add_env(x, &g->set.env);
     x->installed = sbx_steal(g->set.installed);
+    free(x->record.packages);
     x->record.packages = sbx_strdup(x->installed);
 }
 
@@ -205,6 +206,7 @@ static void place_exit(void *arg, const sbx_command_exit *e)
     take_line(i);
     if (!e->exit_code && !e->signal && !x->left) {
         x->installed = list_json(&x->packages);
+        free(x->record.packages);
         x->record.packages = sbx_strdup(x->installed);
         installer_free(i);
         run_start_code(x);

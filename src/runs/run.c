@@ -21,6 +21,7 @@ run *run_new(sbx_runs *r, const char *owner, const char *sandbox, sbx_reply *rep
     sbx_copy(x->id, sizeof(x->id), sbx_id_new().s);
     sbx_reply_about(reply, x->sandbox, x->id);
     sbx_buf_init(&x->batch, 2 * SBX_MAX_BODY_RUN);
+    sbx_buf_init(&x->copy, SBX_MAX_KEPT_ANSWER);
     return x;
 }
 
@@ -37,6 +38,7 @@ void run_free(run *x)
     sbx_command_spec_done(&x->spec);
     sbx_exec_record_done(&x->record);
     sbx_feed_queue_done(&x->queue);
+    answer_forget_copy(x);
     sbx_buf_done(&x->output[0]);
     sbx_buf_done(&x->output[1]);
     sbx_create_unref(x->create);
@@ -398,6 +400,7 @@ static void client_closed_on_stream(void *arg)
     run *x = arg;
 
     if (x->kept) { /* it goes on for the repetition of its request */
+        run_flush(x);
         run_unref(x);
         return;
     }

@@ -28,3 +28,30 @@ const runner *runner_find(const char *runtime)
             return &runners[i];
     return NULL;
 }
+
+static const char *runtime_of_file(const char *file)
+{
+    size_t len = file ? strlen(file) : 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(runners); i++) {
+        size_t n = strlen(runners[i].extension);
+
+        if (len > n && strcmp(file + len - n, runners[i].extension) == 0)
+            return runners[i].runtime;
+    }
+    return "";
+}
+
+/* Nothing else that is said to an interpreter, or to the keeper of a context, ends like a file. */
+const char *sbx_run_runtime_of(const char *command)
+{
+    SBX_CLEANUP(sbx_json_free) sbx_json *argv = NULL;
+    const char *found = "";
+    sbx_err err;
+
+    if (sbx_json_parse(command, strlen(command), &argv, &err))
+        return "";
+    for (const sbx_json *arg = sbx_json_first(argv); arg && !*found; arg = sbx_json_next(arg))
+        found = runtime_of_file(sbx_json_str(arg));
+    return found;
+}

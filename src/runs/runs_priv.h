@@ -93,8 +93,11 @@ typedef struct run {
     bool truncated;
     uint64_t chunk; /* the last one that came */
     sbx_feed_queue queue;
+    sbx_buf copy;      /* kept, and a stream: what it told */
+    size_t copied;     /* of r->bytes, for it */
     uint64_t events;   /* that were made */
     bool begun, ended; /* the stream */
+    bool handed;       /* its copy, with its end, to whoever keeps it */
     int64_t to_grant;
 } run;
 
@@ -154,6 +157,8 @@ void answer_started(run *x);
 void answer_output(run *x, bool is_stderr, const char *data, size_t len);
 /** All is known: x->failure, x->exit. */
 void answer_end(run *x);
+/** The copy of a stream's events, which is not needed any more. */
+void answer_forget_copy(run *x);
 /** Hand on what the client takes. @return bytes that the agent may be granted now. */
 int64_t answer_flush(run *x);
 /** What is not the code's doing: a code for programs, words; NULL: nothing. */

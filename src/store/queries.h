@@ -416,7 +416,8 @@
       " AND ($4::timestamptz IS NULL OR (g.created_at, g.id) < ($4, $5::text))"                    \
       " ORDER BY g.created_at DESC, g.id DESC LIMIT $6::bigint")                                   \
     /* $1 an array. Of a command that is told twice the end counts, and what ended it most of all:
-     * "lost" is written before it is known. One that still runs does so in a sandbox that does. */ \
+     * "lost" is written before it is known. One that still runs does so in a sandbox that does. Of a
+     * run its request knows more than its agent, and alone tells of packages, if only of none. */ \
     X(EXEC_INSERT, 1, SYSTEM,                                                                      \
       "INSERT INTO public.sandbox_executions AS x (id, sandbox, owner, kind, command, started_at," \
       " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error, cpu_limit,"       \
@@ -433,7 +434,7 @@
       " JOIN public.sandboxes s ON s.id = r.sandbox"                                               \
       " WHERE r.duration_ms IS NOT NULL"                                                           \
       " OR s.state NOT IN ('stopped', 'failed', 'deleting', 'deleted')"                            \
-      " ORDER BY r.id, r.duration_ms IS NULL, r.runtime IS NULL"                                   \
+      " ORDER BY r.id, r.duration_ms IS NULL, r.packages IS NULL"                                   \
       " ON CONFLICT (id) DO UPDATE SET duration_ms = excluded.duration_ms,"                        \
       " exit_code = excluded.exit_code, signal = excluded.signal,"                                 \
       " timed_out = excluded.timed_out, oom_killed = excluded.oom_killed,"                         \
@@ -443,7 +444,7 @@
       " packages = coalesce(excluded.packages, x.packages)"                                        \
       " WHERE excluded.duration_ms IS NOT NULL"                                                    \
       " AND (x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "'"                               \
-      " OR (x.runtime IS NULL AND excluded.runtime IS NOT NULL))")                                 \
+      " OR (x.packages IS NULL AND excluded.packages IS NOT NULL))")                                 \
     /* At most $1, of others than $2, who knows what he follows. The reaper ends what has no        \
      * lifetime left. */                                                                            \
     X(RUN_ORPHANS, 2, SYSTEM,                                                                      \
@@ -461,7 +462,7 @@
       " greatest(extract(epoch FROM now() - created_at) * 1000, 0)::bigint, false, false, false,"  \
       " 'interrupted', template FROM u WHERE run IS NOT NULL"                                      \
       " ON CONFLICT (id) DO UPDATE SET duration_ms = excluded.duration_ms,"                        \
-      " error = excluded.error, runtime = excluded.runtime"                                        \
+      " error = excluded.error, runtime = coalesce(x.runtime, excluded.runtime)"                                        \
       " WHERE x.duration_ms IS NULL OR x.error = '" SBX_EXEC_LOST "')"                             \
       " SELECT count(*) FROM u")                                                                   \
     X(BATCH_HOLD, 2, SYSTEM,                                                                       \

@@ -1,7 +1,7 @@
 /* The table `sandbox_executions`. Executions arrive in batches as one JSON document: one statement,
  * one round trip, and applying it twice is the same as once. Of a run there may be two: what its
- * agent tells, and what its request knows, which adds runtime, packages and error. A record whose
- * sandbox is gone for good is left out. */
+ * agent tells, and what its request knows, which adds packages (`[]`: none) and error. A record
+ * whose sandbox is gone for good is left out. */
 #include "sbx/store/records.h"
 
 #include "internal.h"

@@ -38,7 +38,8 @@ Test(store_runs, what_the_agent_and_the_request_tell_is_one_record_in_either_ord
         sbx_exec_record r[2] = {record_of(id.s, box.s), record_of(id.s, box.s)};
         sbx_exec_record *full = &r[order == 1];
 
-        sbx_copy(full->runtime, sizeof full->runtime, "python");
+        for (int i = 0; i < 2; i++)
+            sbx_copy(r[i].runtime, sizeof r[i].runtime, "python");
         sbx_copy(full->error, sizeof full->error, "timeout");
         full->packages = "[\"a==1\"]";
         if (order == 2) { /* in one batch */
@@ -49,6 +50,27 @@ Test(store_runs, what_the_agent_and_the_request_tell_is_one_record_in_either_ord
         }
         expect_whole(box.s, id.s);
     }
+}
+
+Test(store_runs, the_runtime_of_one_that_goes_on_is_recorded_and_stays)
+{
+    sbx_id box = make_sandbox("running"), id = sbx_id_new();
+    sbx_exec_record r = record_of(id.s, box.s), o = {0};
+
+    r.running = true;
+    sbx_copy(r.runtime, sizeof r.runtime, "typescript");
+    OK(sbx_store_exec_insert(store, &r, 1, &err));
+    OK(sbx_store_exec_get(store, owner.s, box.s, id.s, &o, &err));
+    cr_expect(o.running);
+    cr_expect_str_eq(o.runtime, "typescript");
+    sbx_exec_record_done(&o);
+    r.running = false;
+    r.runtime[0] = '\0';
+    OK(sbx_store_exec_insert(store, &r, 1, &err));
+    OK(sbx_store_exec_get(store, owner.s, box.s, id.s, &o, &err));
+    cr_expect_not(o.running);
+    cr_expect_str_eq(o.runtime, "typescript");
+    sbx_exec_record_done(&o);
 }
 
 /* The sandbox is there for one run. */
@@ -100,6 +122,7 @@ Test(store_runs, one_that_was_recorded_stays_as_it_is_and_one_that_runs_is_ended
 
     sbx_copy(r[0].runtime, sizeof r[0].runtime, "node");
     r[1].running = true;
+    sbx_copy(r[1].runtime, sizeof r[1].runtime, "typescript"); /* of which `node` is the template */
     OK(sbx_store_exec_insert(store, r, 2, &err));
     of_run(box[0].s, id.s, dead.s);
     of_run(box[1].s, running.s, dead.s);
@@ -113,5 +136,6 @@ Test(store_runs, one_that_was_recorded_stays_as_it_is_and_one_that_runs_is_ended
     cr_expect_not(o.running);
     cr_expect_str_eq(o.error, "interrupted");
     cr_expect_eq(o.started_ms, 1760000000123, "as the agent told it");
+    cr_expect_str_eq(o.runtime, "typescript");
     sbx_exec_record_done(&o);
 }

@@ -299,17 +299,57 @@ class RunTest(SystemCase):
         self.assertEqual(self.count(box, client), "xx")
         self.assertEqual(run(key, code, box, client).body, got.body)
 
-    def test_streams_take_no_key_and_large_answers_are_not_kept(self):
-        key = new_key()
-        self.assert_problem(run(key, "print(1)", headers={"Accept": "text/event-stream"}), 400,
-                            "invalid_request", "Idempotency-Key")
-        self.assert_problem(run(new_key(), "print(1)", streaming=True), 400, "invalid_request",
-                            "streaming")
-        self.assertEqual(run(key, "print(1)").json["stdout"], "1\n")
-        key, code = new_key(), "print('x' * 9000000)"
-        self.assertEqual(run(key, code, maxOutputBytes=10000000).status, 200)
-        again = run(key, code, maxOutputBytes=10000000)
-        self.assertEqual((again.status, again.json["code"]), (410, "gone"))
+    def stream(self, key, code, box=None, **more):
+        path = f"/sandboxes/{box}/run" if box else "/run"
+        return api.stream("POST", path, {"runtime": "python", "code": code, **more},
+                          {"Idempotency-Key": key}, timeout=120)
+
+    def test_the_repetition_of_a_streamed_run_gets_the_same_events(self):
+        box, key = api.create(template="python")["id"], new_key()
+        code = COUNT + ("import os, time\nprint(os.urandom(8).hex())\n"
+                        "while not os.path.exists('go'): time.sleep(0.02)\nraise SystemExit(3)")
+        with self.stream(key, code, box) as first:
+            self.assertIsNone(first.headers["Idempotency-Replayed"])
+            events = first.events()
+            told = [next(events), next(events)]
+            self.assertEqual([e["type"] for _, e in told], ["start", "stdout"])
+            api.exec(box, "touch go")
+            told += list(events)
+        self.assertEqual((told[-1][1]["type"], told[-1][1]["exitCode"]), ("exit", 3))
+        for accept in ("text/event-stream", "application/json"):
+            again = run(key, code, box, headers={"Accept": accept})
+            self.assertEqual((again.status, again.headers["Content-Type"],
+                              again.headers["Idempotency-Replayed"]),
+                             (200, "text/event-stream", "true"))
+            parts = [part.split("\n") for part in again.body.decode().strip().split("\n\n")]
+            self.assertEqual([(a[4:], json.loads(b[6:])) for a, b in parts], told)
+        self.assertEqual(self.count(box), "x")
+
+    def test_a_streamed_run_with_a_key_outlives_its_client(self):
+        box, key = api.create(template="python")["id"], new_key()
+        code = COUNT + ("import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\n"
+                        "print('y' * 3000000)")
+        first = self.stream(key, code, box)
+        self.assertEqual(first.next()[1]["type"], "start")
+        first.close()
+        api.exec(box, "touch go")
+        with self.stream(key, code, box) as again:
+            told = [e for _, e in again.events()]
+        self.assertEqual(again.headers["Idempotency-Replayed"], "true")
+        self.assertEqual(sum(len(e["data"]) for e in told if e["type"] == "stdout"), 3000001)
+        self.assertEqual((told[-1]["type"], told[-1]["exitCode"]), ("exit", 0))
+        self.assertEqual(self.count(box), "x")
+
+    def test_large_answers_are_not_kept_and_say_so(self):
+        code = "print('x' * 9000000)"
+        for streaming in (False, True):
+            key = new_key()
+            more = {"maxOutputBytes": 10000000, "streaming": streaming}
+            first = run(key, code, **more)
+            self.assertEqual(first.status, 200)
+            self.assertGreater(len(first.body), 9000000)
+            again = run(key, code, **more)
+            self.assertEqual((again.status, again.json["code"]), (410, "gone"))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def runs(client=None):
 def record(sandbox, exec_id, client=None):
     def look():
         got = (client or api).get(f"/sandboxes/{sandbox}/execs/{exec_id}")
-        return got.json if got.status == 200 and "runtime" in got.json else None
+        told = got.json if got.status == 200 else {}
+        return told if "packages" in told or told.get("error") not in (None, "lost") else None
     return wait_for(look, what="the record of a run")
 
 
@@ -307,6 +308,28 @@ class InSandboxTest(SystemCase):
         told = record(self.box, got["execId"])
         self.assertEqual((told["kind"], told["runtime"], told["exitCode"]), ("run", "python", 0))
         self.assertEqual(told["command"], ["python3", "-u", name])
+
+    def test_code_that_a_crash_left_is_removed_by_a_later_run(self):
+        name = f".run-{run('1', sandbox=self.box)['execId']}.py"
+        api.exec(self.box, f"touch {name}; touch -d '3 hours ago' {name.replace('.py', '.ts')}")
+        got = run("import os\nprint(*(f for f in os.listdir('.') if '.run-' in f))", sandbox=self.box)
+        self.assertEqual(set(got["stdout"].split()), {name, f".run-{got['execId']}.py"})
+        api.exec(self.box, f"rm {name}")
+
+    def test_the_runtime_of_a_run_is_known_while_it_goes_on(self):
+        for runtime, template, code in (("python", "python", "import time\ntime.sleep(600)"),
+                                        ("typescript", "node", "setTimeout(() => {}, 600000)")):
+            box = self.box if template == "python" else api.create(template=template)["id"]
+            stream = run_stream(code, runtime, sandbox=box)
+            start = next(stream.events())[1]
+            told = api.get(f"/sandboxes/{box}/execs/{start['execId']}").json
+            self.assertEqual((told["state"], told["runtime"]), ("running", runtime))
+            stored = wait_for(lambda s=start: service.psql(
+                "SELECT runtime FROM sandbox_executions WHERE duration_ms IS NULL"
+                f" AND id = '{s['execId']}'"), what="the row")
+            self.assertEqual(stored.strip(), runtime)
+            api.delete(f"/sandboxes/{box}/execs/{start['execId']}")
+            self.assertEqual(list(stream.events())[-1][1]["signal"], "KILL")
 
     def test_its_lines_are_in_the_log_with_source_run(self):
         got = run("print('logged')", sandbox=self.box)

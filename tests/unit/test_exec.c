@@ -231,6 +231,12 @@ static sbx_execs *execs;
 static sbx_reply reply;
 static agent box;
 
+static const char *runtime_of(const char *command)
+{
+    (void)command;
+    return "python";
+}
+
 static void make(void)
 {
     sbx_lanes_config config = {.threads = {1, 1, 1}, .queue = 16};
@@ -241,8 +247,11 @@ static void make(void)
     lanes = sbx_lanes_new(&config);
     set = sbx_channels_new(stream);
     metrics = sbx_metrics_new();
-    execs = sbx_execs_new(
-        &(sbx_execs_config){.stream = stream, .lanes = lanes, .channels = set, .metrics = metrics});
+    execs = sbx_execs_new(&(sbx_execs_config){.stream = stream,
+                                              .lanes = lanes,
+                                              .channels = set,
+                                              .metrics = metrics,
+                                              .runtime_of = runtime_of});
     pthread_mutex_init(&reply.mu, NULL);
     sbx_buf_init(&reply.text, 64 * MIB);
     reply.refs = 1;

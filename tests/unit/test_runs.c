@@ -143,3 +143,25 @@ Test(runs, what_is_not_the_codes_doing_has_a_code)
     cr_expect_str_eq(answer_error(&x, &message), "gone");
     cr_expect_str_eq(message, "deleted");
 }
+
+Test(runs, the_runtime_of_a_run_is_read_from_its_command)
+{
+    static const struct {
+        const char *command, *runtime;
+    } cases[] = {
+        {"[\"python3\",\"-u\",\"main.py\"]", "python"},
+        {"[\"node\",\"--disable-warning=X\",\".run-abcdefghij0123456789.js\"]", "node"},
+        {"[\"node\",\"--experimental-transform-types\",\"main.ts\"]", "typescript"},
+        {"[\"/opt/sbx-agent\",\"cell\",\"abc\",\"run\",\".run-abc.ts\",\"300000\"]", "typescript"},
+        {"[]", ""},
+        {"[\".py\"]", ""},
+        {"[\"python3\",7,null,[\"main.py\"],{\"a\":\"b.js\"}]", ""},
+        {"\"main.py\"", ""},
+        {"[\"main.py\"", ""},
+        {"", ""},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        cr_expect_str_eq(sbx_run_runtime_of(cases[i].command), cases[i].runtime, "%s",
+                         cases[i].command);
+}

@@ -43,7 +43,7 @@ typedef struct sbx_api_route {
     const char *example;        /* a body that works, as JSON; NULL: {} does */
     unsigned rate;              /* SBX_RATED(class); 0: by the method, see sbx_api_rate() */
     const char *sse, *ws;       /* schemas of the messages: "LogEntry,gap:Gap" (event:schema) */
-    /* These honour Idempotency-Key; a request with one gets no stream. */
+    /* These honour Idempotency-Key; a request with one gets a stream only with `rerun`. */
     sbx_api_made made; /* answers for what was made */
     bool admin;        /* for administrators alone */
     unsigned audit;    /* SBX_AUDIT_* */

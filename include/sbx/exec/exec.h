@@ -26,8 +26,9 @@ typedef struct sbx_execs_config {
     sbx_channels *channels;
     sbx_ledger *ledger;
     sbx_metrics *metrics;
-    sbx_sandboxes *sandboxes; /* resumes what is paused */
-    int64_t terminal_idle_ms; /* without a viewer; then HUP, then KILL */
+    sbx_sandboxes *sandboxes;                       /* resumes what is paused */
+    const char *(*runtime_of)(const char *command); /* as sbx_run_runtime_of(); any thread */
+    int64_t terminal_idle_ms;                       /* without a viewer; then HUP, then KILL */
 } sbx_execs_config;
 
 sbx_execs *sbx_execs_new(const sbx_execs_config *c);

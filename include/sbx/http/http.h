@@ -260,16 +260,21 @@ bool sbx_reply_rated(const sbx_reply *r); /* was there one? */
 typedef struct sbx_answer {
     int status;
     char *location;  /* owned; or NULL. Other headers are not kept */
-    sbx_buf body;    /* JSON */
+    sbx_buf body;    /* JSON; or a copy of a stream's events, failed if there were too many */
     sbx_err problem; /* code SBX_OK if it is none */
+    bool stream;     /* what it told was sent as it came; only the end is held back */
 } sbx_answer;
 
 /** Have fn(arg, reply, answer) called, once, by whoever finishes the reply, in place of sending.
  * It owns the answer and a reference of the reply, and sends it with sbx_answer_send(), then or
- * later. Not for replies that may become streams. On the worker, before the handler runs. */
+ * later. A stream is begun all the same, and finished by sbx_reply_end_kept(). On the worker,
+ * before the handler runs. */
 void sbx_reply_intercept(sbx_reply *r, void (*fn)(void *arg, sbx_reply *r, sbx_answer *a),
                          void *arg);
 void *sbx_reply_interceptor(sbx_reply *r); /* `arg` while nothing was answered, or NULL */
+/** End a stream whose answer is held back, once, also if its client left. Takes the copy of what
+ * it told; failed: more than was kept. Any thread. */
+void sbx_reply_end_kept(sbx_reply *r, sbx_buf *told);
 /** Send it after all, with one more header or NULL. Frees the answer, drops the reference. */
 void sbx_answer_send(sbx_reply *r, sbx_answer *a, const sbx_header *more);
 

@@ -35,8 +35,14 @@ void sbx_runs_free(sbx_runs *r); /* after STREAM and the lanes have ended */
 /* Also for the API document. The second are those of a run in a sandbox that is there. */
 extern const sbx_json_field sbx_run_fields[], sbx_sandbox_run_fields[];
 
+/** What runs the code of a command that is a run, by the ending of the code's file.
+ * @param command  the argument vector as JSON, as its agent tells it: from inside a sandbox.
+ * @return a name of the table of runtimes; "": none is found. Any thread. */
+const char *sbx_run_runtime_of(const char *command);
+
 /** Check the request, run the code, answer. Takes a reference of the reply; a client that leaves
- * ends the run, unless it sent an Idempotency-Key: then the answer is kept, and is no stream.
+ * ends the run, unless it sent an Idempotency-Key: then the answer, or what
+ * the stream tells, is kept.
  * @param sandbox  NULL: one of its own, which is deleted behind the answer.
  * @param limited  the owner's runs are limited: ask before one in a sandbox that is there.
  * @return 0, or -1 with INVALID (names the field), TOO_LARGE, CAPACITY, or why the sandbox could

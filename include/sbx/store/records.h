@@ -21,14 +21,14 @@ typedef struct sbx_exec_record {
     int64_t cpu_ms, peak_kb;
     int64_t chunks;   /* numbered pieces of output that it had */
     char error[64];   /* code of what prevented it, or "" */
-    char runtime[65]; /* of a run that is known to be one; else "" */
-    char *packages;   /* JSON array text, or NULL: none; owned */
+    char runtime[65]; /* of a run; else "" */
+    char *packages;   /* of a run, told by its request: JSON array text; else NULL; owned */
 } sbx_exec_record;
 void sbx_exec_record_done(sbx_exec_record *r);
 
 /** One statement for all. Records of ends that are known already, and those whose sandbox is gone
  * for good, are left out; an end takes the place of `running`,
- * and one with a runtime adds what it knows of a run. May be repeated. */
+ * and one with packages adds what it knows of a run. May be repeated. */
 int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count,
                           sbx_err *err) SBX_MUST_CHECK;
 
