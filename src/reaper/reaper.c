@@ -9,8 +9,8 @@
 
 #define REAP_MS      1000
 #define OVERDUE_MS   2000
-#define ADOPT_MS     3000
-#define HEARTBEAT_MS 2000
+#define ADOPT_MS     1000
+#define HEARTBEAT_MS 1000
 #define PING_MS      1000
 #define FLUSH_MS     500
 #define PURGE_MS     (10 * 60 * 1000)
@@ -112,13 +112,24 @@ static void adopt(void *arg)
 static void heartbeat(void *arg)
 {
     sbx_reaper *r = arg;
+    sbx_worker_news news = {0};
     sbx_err err;
 
-    if (sbx_store_heartbeat(r->c.store, r->c.worker, &err) == 0)
+    if (sbx_store_heartbeat(r->c.store, r->c.worker, &news, &err)) {
+        complain("heartbeat", &err);
+        if (err.code == SBX_E_CONFLICT)
+            r->c.replaced(r->c.arg);
         return;
-    complain("heartbeat", &err);
-    if (err.code == SBX_E_CONFLICT)
-        r->c.replaced(r->c.arg);
+    }
+    if (news.late)
+        sbx_log(SBX_WARN, "this worker's heartbeat was late; others may have taken its place",
+                NULL);
+    if (!news.dead)
+        return;
+    sbx_log(SBX_WARN, "a worker is dead: taking over what it had", "workers", news.dead, NULL);
+    free(news.dead);
+    sbx_keeper_kick(r->keeper, "overdue");
+    sbx_keeper_kick(r->keeper, "adopt");
 }
 
 /* So that the breaker opens and closes also while nobody calls the engine, or all who do hang. */

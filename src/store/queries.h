@@ -26,27 +26,33 @@
     "oom_killed, truncated, error, cpu_limit, background, terminal, cpu_ms, peak_kb, chunks, "     \
     "runtime, packages::text"
 
-/* Of a row `s`: the worker that holds it shows no sign of life. NULL (nobody) counts as dead. */
-#define HOLDER_IS_DEAD                                                                             \
-    "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.worker"                             \
-    " AND w.heartbeat_at > now() - interval '10 seconds')"
+/* A worker is alive while it has a row; WORKER_BEAT alone decides who is dead. NULL, which is nobody,
+ * counts as dead. */
+#define IS_DEAD(worker) "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = " worker ")"
+
+/* The number of the lock that a worker holds while it lives. */
+#define WORKER_LOCK(id) "hashtextextended(" id ", 1935833091)"
+
+/* More than so many seconds from now, either way: clocks are set, too. */
+#define OFF(time, s)                                                                               \
+    time " NOT BETWEEN now() - interval '" s " seconds' AND now() + interval '" s " seconds'"
+
+/* Of a row `s`: the worker that holds it. */
+#define HOLDER_IS_DEAD IS_DEAD("s.worker")
 
 #define STILL_READABLE "(state <> 'deleted' OR state_changed_at > now() - interval '1 day')"
 
 /* Of a row `i` of idempotency_keys: whoever was at it is dead, or has had time enough since. The
  * holder of a sandbox that is `creating` may be who undoes it. */
-#define CLAIMER_IS_DEAD                                                                            \
-    "NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = i.worker"                             \
-    " AND w.heartbeat_at > now() - interval '10 seconds')"
+#define CLAIMER_IS_DEAD IS_DEAD("i.worker")
 #define IDEMPOTENT_LEFT(since) "(" CLAIMER_IS_DEAD " OR " since " <= now() - interval '30 seconds')"
 
 /* Of a row `i` on which a claim falls: nobody is at it any more, and its request may be run again
  * under its id; or this claim has taken it, and the answer to that was lost. */
 #define IDEMPOTENT_RERUN                                                                           \
     "(i.rerun AND i.status IS NULL AND i.fingerprint = excluded.fingerprint"                       \
-    " AND i.created_at > now() - interval '1 day' AND (i.taken = excluded.resource OR"             \
-    " NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = i.worker"                            \
-    " AND w.heartbeat_at > now() - interval '10 seconds')))"
+    " AND i.created_at > now() - interval '1 day'"                                                 \
+    " AND (i.taken = excluded.resource OR " CLAIMER_IS_DEAD "))"
 
 /* Of a row `i`: nothing came of it, and nothing will. That its sandbox failed is not enough while
  * its worker may still be writing down the answer. */
@@ -380,8 +386,7 @@
       "WITH old AS (SELECT id AS old_id FROM public.sandboxes WHERE state IN ('deleted', 'failed')"\
       " AND state_changed_at <= now() - interval '1 day'"                                          \
       " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
-      " s AS (DELETE FROM public.sandboxes USING old WHERE id = old_id RETURNING id),"             \
-      " w AS (DELETE FROM public.workers WHERE heartbeat_at < now() - interval '1 day')"           \
+      " s AS (DELETE FROM public.sandboxes USING old WHERE id = old_id RETURNING id)"              \
       " SELECT count(*) FROM s")                                                                   \
                                                                                                    \
     /* $1 id, $3 name, $4 metadata, $5 members, $6 most groups */                                  \
@@ -450,9 +455,7 @@
     X(RUN_ORPHANS, 2, SYSTEM,                                                                      \
       "WITH due AS (SELECT id AS due_id FROM public.sandboxes s WHERE run_worker <> $2::text"      \
       " AND state NOT IN ('deleting', 'deleted')"                                                  \
-      " AND NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = s.run_worker"                  \
-      " AND w.heartbeat_at > now() - interval '10 seconds')"                                       \
-      " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
+      " AND " IS_DEAD("s.run_worker") " LIMIT $1::bigint FOR UPDATE SKIP LOCKED),"                                                 \
       " u AS (UPDATE public.sandboxes s SET run_worker = NULL, on_timeout = 'delete',"             \
       " expires_at = CASE WHEN state IN ('running', 'paused', 'pausing', 'resuming') THEN now()"   \
       " ELSE expires_at END FROM due WHERE id = due_id RETURNING s.*),"                            \
@@ -654,8 +657,7 @@
     /* $1 worker. What waits is counted for all workers, and its share told: how many are alive,    \
      * and how many of those come before this one. */                                              \
     X(POOL_LIST, 1, SYSTEM,                                                                        \
-      "WITH w AS (SELECT id FROM public.workers"                                                   \
-      " WHERE heartbeat_at > now() - interval '10 seconds'),"                                      \
+      "WITH w AS (SELECT id FROM public.workers),"                                                 \
       " s AS (SELECT substr(pool, 18) AS of_key, count(*) FILTER (WHERE state = 'running') AS ready,"  \
       " count(*) FILTER (WHERE state = 'creating') AS filling FROM public.sandboxes"               \
       " WHERE pool IS NOT NULL AND state NOT IN ('deleted', 'failed') GROUP BY 1)"                 \
@@ -769,11 +771,27 @@
     X(PRESENCE_END_STALE, 2, SYSTEM,                                                               \
       "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"                              \
       " WHERE application_name = $1 AND pid <> $2::int AND datname = current_database()")          \
-    /* Who holds the exclusive lock is the only one alive. */                                      \
-    X(WORKER_UPSERT, 2, SYSTEM,                                                                    \
-      "WITH gone AS (DELETE FROM public.workers WHERE $2::bool AND id <> $1)"                      \
-      " INSERT INTO public.workers (id, alone) VALUES ($1, $2::bool)"                              \
-      " ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()")                                      \
+    /* That of one worker, shared, so that two whose hashes agree do not keep each other out. It   \
+     * is waited for: others have it for the time of one statement. */                             \
+    X(PRESENCE_OWN, 1, SYSTEM, "SELECT pg_advisory_lock_shared(" WORKER_LOCK("$1") ")")            \
+    /* $1 worker, $2 it is alone: it holds the exclusive lock, so nobody else is alive. A sign of  \
+     * life, and a look at the others: whose sign is late and whose lock is free is dead; so is    \
+     * whose sign is that late that the lock, which a process that stands still keeps, tells       \
+     * nothing. Nobody judges who was not here all the time himself: after an outage of the        \
+     * database all are late, and one of them is the first to be back. */                          \
+    X(WORKER_BEAT, 2, SYSTEM,                                                                      \
+      "WITH alone AS (DELETE FROM public.workers WHERE $2::bool AND id <> $1),"                    \
+      " me AS (INSERT INTO public.workers AS w (id, alone, steady_since)"                          \
+      " VALUES ($1, $2::bool, now()) ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(),"         \
+      " steady_since = CASE WHEN " OFF("w.heartbeat_at", "2") " THEN now() ELSE w.steady_since END" \
+      " RETURNING steady_since),"                                                                  \
+      " late AS (SELECT o.id, " OFF("o.heartbeat_at", "5") " OR (o.steady_since IS NOT NULL"       \
+      " AND pg_try_advisory_xact_lock(" WORKER_LOCK("o.id") ")) AS dead FROM public.workers o, me" \
+      " WHERE o.id <> $1 AND " OFF("o.heartbeat_at", "2.5")                                        \
+      " AND me.steady_since <= now() - interval '3 seconds' FOR UPDATE OF o SKIP LOCKED),"         \
+      " gone AS (DELETE FROM public.workers w USING late WHERE w.id = late.id AND late.dead"       \
+      " RETURNING w.id)"                                                                           \
+      " SELECT steady_since = now(), (SELECT string_agg(id, ' ') FROM gone) FROM me")              \
     X(WORKER_DELETE, 1, SYSTEM, "DELETE FROM public.workers WHERE id = $1")                        \
     X(MIGRATE_LOCK, 1, SYSTEM, "SELECT pg_try_advisory_lock($1::bigint)")                          \
     X(MIGRATE_RECORD, 3, SYSTEM,                                                                   \

@@ -32,8 +32,7 @@
       " AND NOT EXISTS (SELECT 1 FROM public.sandbox_executions x WHERE x.id = r.id)"              \
       " AND (NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = r.sandbox"                  \
       " AND s.state NOT IN ('deleting', 'deleted', 'failed', 'stopped'))"                          \
-      " OR NOT EXISTS (SELECT 1 FROM public.workers w WHERE w.id = r.worker"                       \
-      " AND w.heartbeat_at > now() - interval '10 seconds'))")                                     \
+      " OR " IS_DEAD("r.worker") ")")                                                              \
     X(QUOTAS_GET, 1, OWNER,                                                                        \
       "SELECT t.name, t.executions, t.compute_s, t.longest_s, t.concurrent, u.spending_limit,"     \
       " u.hard_stop, r.runs, r.open, n.running_ms, n.paused_ms,"                                   \

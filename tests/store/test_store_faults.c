@@ -291,13 +291,14 @@ Test(store_faults, a_deadlock_is_tried_again)
 Test(store_faults, behind_a_pooler_nothing_is_prepared)
 {
     sbx_store *pooled = NULL, *was = store;
+    sbx_worker_news news = {0};
     sbx_id w, id;
 
     OK(sbx_store_new(proxy_url, db_url, secrets, &pooled, &err));
     store = pooled;
     id = make_sandbox("running");
     OK(sbx_store_join(pooled, true, &w, &err));
-    OK(sbx_store_heartbeat(pooled, w.s, &err));
+    OK(sbx_store_heartbeat(pooled, w.s, &news, &err));
     cr_expect(sbx_id_valid(id.s));
     /* A proxy that cuts prepared statements finds none. */
     atomic_store(&p.mode, PROXY_CUT_QUERY);
@@ -328,108 +329,6 @@ Test(store_faults, a_plan_that_a_migration_made_stale_is_made_again)
     OK(sbx_store_cluster(store, &id, &err));
     sql("ALTER TABLE meta ALTER COLUMN value TYPE varchar(64)");
     OK(sbx_store_cluster(store, &id, &err));
-}
-
-/* --- workers --- */
-
-static sbx_store *another_store(void)
-{
-    sbx_store *s = NULL;
-
-    OK(sbx_store_new(db_url, NULL, secrets, &s, &err));
-    return s;
-}
-
-Test(store_faults, a_worker_alone_keeps_others_out_until_it_is_gone)
-{
-    sbx_store *a = another_store(), *b = another_store();
-    sbx_id wa, wb;
-
-    OK(sbx_store_join(a, true, &wa, &err));
-    FAILS(sbx_store_join(b, true, &wb, &err), CONFLICT);
-    cr_expect(strstr(err.msg, "REDIS_URL"), "%s", err.msg);
-    FAILS(sbx_store_join(b, false, &wb, &err), CONFLICT);
-    /* As SIGKILL does: no goodbye to anybody. */
-    sbx_store_free(a);
-    OK(sbx_store_join(b, true, &wb, &err));
-    cr_expect_str_neq(wa.s, wb.s);
-    sbx_store_free(b);
-}
-
-Test(store_faults, workers_with_a_bus_share_and_keep_a_lonely_one_out)
-{
-    sbx_store *a = another_store(), *b = another_store(), *c = another_store();
-    sbx_id wa, wb, wc;
-
-    OK(sbx_store_join(a, false, &wa, &err));
-    OK(sbx_store_join(b, false, &wb, &err));
-    FAILS(sbx_store_join(c, true, &wc, &err), CONFLICT);
-    sbx_store_leave(a, wa.s);
-    sbx_store_leave(b, wb.s);
-    cr_expect_eq(sql("SELECT count(*) FROM workers"), 0);
-    OK(sbx_store_join(c, true, &wc, &err));
-    FAILS(sbx_store_heartbeat(a, wa.s, &err), CONFLICT);
-    sbx_store_free(a);
-    sbx_store_free(b);
-    sbx_store_free(c);
-}
-
-Test(store_faults, a_heartbeat_takes_its_lock_again_after_a_broken_connection)
-{
-    sbx_store *b = another_store();
-    sbx_id w, other;
-
-    OK(sbx_store_join(store, true, &w, &err));
-    /* The way breaks, but the server has not noticed: its session holds the lock still. */
-    atomic_store(&p.mode, PROXY_FREEZE);
-    sbx_job_scope(sbx_now_ms() + 200, NULL);
-    FAILS(sbx_store_heartbeat(store, w.s, &err), TIMEOUT);
-    sbx_job_scope(0, NULL);
-    cr_expect_eq(sql("SELECT count(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database "
-                     "WHERE datname = current_database()) AND locktype = 'advisory'"),
-                 1);
-    FAILS(sbx_store_join(b, true, &other, &err), CONFLICT);
-    atomic_store(&p.mode, PROXY_PASS);
-    EVENTUALLY(sbx_store_heartbeat(store, w.s, &err) == 0);
-    FAILS(sbx_store_join(b, true, &other, &err), CONFLICT);
-    cr_expect_eq(sql("SELECT count(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database "
-                     "WHERE datname = current_database()) AND locktype = 'advisory'"),
-                 1);
-
-    cr_assert_eq(sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname "
-                     "= current_database() AND application_name LIKE 'sandboxd worker%%'"),
-                 1);
-    OK(sbx_store_join(b, true, &other, &err));
-    FAILS(sbx_store_heartbeat(store, w.s, &err), CONFLICT);
-    sbx_store_free(b);
-}
-
-Test(store_faults, a_channel_is_taken_only_from_a_worker_without_heartbeat)
-{
-    sbx_id id = make_sandbox("running"), wa, wb;
-    sbx_store *b = another_store();
-    uint64_t epoch = 0;
-    sbx_sandbox_list l = {0};
-
-    OK(sbx_store_join(store, false, &wa, &err));
-    OK(sbx_store_join(b, false, &wb, &err));
-    OK(sbx_store_sandbox_take(store, id.s, wa.s, &epoch, &err));
-    cr_expect_eq(epoch, 1u);
-    OK(sbx_store_sandbox_take(store, id.s, wa.s, &epoch, &err));
-    cr_expect_eq(epoch, 2u);
-    FAILS(sbx_store_sandbox_take(b, id.s, wb.s, &epoch, &err), CONFLICT);
-    OK(sbx_store_sandbox_adoptable(b, wb.s, &l, &err));
-    cr_expect_eq(l.count, 0u);
-    sql("UPDATE workers SET heartbeat_at = now() - interval '11 s' WHERE id = '%s'", wa.s);
-    OK(sbx_store_sandbox_adoptable(b, wb.s, &l, &err));
-    cr_expect_eq(l.count, 1u);
-    sbx_sandbox_list_done(&l);
-    OK(sbx_store_sandbox_take(b, id.s, wb.s, &epoch, &err));
-    cr_expect_eq(epoch, 3u);
-    OK(sbx_store_heartbeat(store, wa.s, &err));
-    FAILS(sbx_store_sandbox_take(store, id.s, wa.s, &epoch, &err), CONFLICT);
-    FAILS(sbx_store_sandbox_take(store, owner.s, wa.s, &epoch, &err), CONFLICT);
-    sbx_store_free(b);
 }
 
 Test(store_faults, overdue_and_ownerless_rows_are_claimed_once)

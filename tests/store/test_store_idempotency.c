@@ -52,9 +52,14 @@ static void sandbox_of_claim(const char *id, const char *state, bool started)
         id, owner.s, worker.s, state, started ? "now()" : "NULL");
 }
 
+static void worker_lives(void)
+{
+    sql("INSERT INTO workers (id, alone) VALUES ('%s', false) ON CONFLICT DO NOTHING", worker.s);
+}
+
 static void kill_worker(void)
 {
-    sql("UPDATE workers SET heartbeat_at = now() - interval '11 seconds'");
+    sql("DELETE FROM workers");
 }
 
 Test(store_idempotency, the_first_answer_comes_back_as_it_was)
@@ -146,7 +151,7 @@ Test(store_idempotency, the_sandbox_tells_what_became_of_a_claim)
         sbx_claim first = try_of(&a, 1), second = try_of(&b, 1);
 
         sql("DELETE FROM idempotency_keys");
-        sql("UPDATE workers SET heartbeat_at = now()");
+        worker_lives();
         cr_assert_eq(claim(&first), SBX_CLAIM_MINE);
         sandbox_of_claim(a.s, cases[i].state, cases[i].started);
         if (cases[i].dead)
@@ -239,7 +244,7 @@ Test(store_idempotency, a_rerun_goes_on_with_the_id_of_the_first)
     cr_expect_eq(claim_id(&other, id), SBX_CLAIM_OTHER);
     cr_expect_eq(claim_id(&second, id), SBX_CLAIM_MINE);
     cr_expect_str_eq(id, a.s);
-    sql("UPDATE workers SET heartbeat_at = now()");
+    worker_lives();
     cr_expect_eq(claim_id(&third, id), SBX_CLAIM_WAIT, "the second one is at it");
     second.resource = a.s;
     OK(sbx_store_idempotency_done(store, &second, 201, NULL, &body, &err));

@@ -72,12 +72,21 @@ int sbx_store_cluster(sbx_store *s, sbx_id *out, sbx_err *err) SBX_MUST_CHECK;
  * advisory lock, direct url): id of this worker. `alone` asks for exclusive presence (no Redis):
  * CONFLICT if another live worker is there; with `alone` false CONFLICT if one that asked for
  * exclusive presence is there. Writes a row in `workers`; sbx_store_heartbeat() renews it and
- * re-takes the lock on a new connection if the old one died (CONFLICT: somebody else has it now,
- * this process must end; STORE_UNAVAILABLE: try again). Call it every 3 s; a worker whose
- * heartbeat is older than 10 s counts as dead. join() waits up to 3 s for a killed predecessor's
- * lock. sbx_store_leave() gives it all up at once. Any WORKER; the three exclude each other. */
+ * re-takes the locks on a new connection if the old one died (CONFLICT: somebody else has it now,
+ * this process must end; STORE_UNAVAILABLE: try again). Call it every second: a worker that died
+ * without a word is known to be dead 2.5 to 3.5 s after its last heartbeat, one that stands still
+ * 5 to 6 s after it. join() waits up to 3 s for a killed predecessor's lock. sbx_store_leave()
+ * gives it all up at once. Each statement has 3 s. Any WORKER; the three exclude each other. */
 int sbx_store_join(sbx_store *s, bool alone, sbx_id *ret_worker, sbx_err *err) SBX_MUST_CHECK;
-int sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_err *err) SBX_MUST_CHECK;
+
+typedef struct sbx_worker_news {
+    bool late; /* nothing was heard of this worker for 2 s: others may have taken what it had */
+    char
+        *dead; /* ids, with spaces between, of workers that are dead as of now; NULL: none; owned */
+} sbx_worker_news;
+
+int sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_worker_news *ret,
+                        sbx_err *err) SBX_MUST_CHECK;
 void sbx_store_leave(sbx_store *s, const char *worker);
 
 #endif
