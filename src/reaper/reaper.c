@@ -9,7 +9,7 @@
 
 #define REAP_MS      1000
 #define OVERDUE_MS   2000
-#define ADOPT_MS     1000
+#define ADOPT_MS     2000
 #define HEARTBEAT_MS 1000
 #define PING_MS      1000
 #define FLUSH_MS     500

@@ -2,6 +2,7 @@
 still: for viewers elsewhere, for those that come back, and in pages."""
 import os
 import signal
+import socket
 import threading
 import time
 import unittest
@@ -46,7 +47,8 @@ class Viewer:
         wait_for(lambda: self.last() >= end, timeout, what)
 
     def close(self):
-        self.socket.sock.shutdown(2)
+        if self.thread.is_alive():
+            self.socket.sock.shutdown(socket.SHUT_RDWR)
         self.thread.join(20)
         self.socket.close()
 
