@@ -14,13 +14,13 @@
 #include <unistd.h>
 
 static sbx_http *volatile serving; /* for the signal handler only */
-static int64_t drain_ms;
+static int64_t drain_wait_ms, drain_ms;
 
 static void on_signal(int sig)
 {
     (void)sig;
     if (serving)
-        sbx_http_drain(serving, drain_ms);
+        sbx_http_drain(serving, drain_wait_ms, drain_ms);
 }
 
 /* --- what connects the parts --- */
@@ -102,7 +102,7 @@ static void on_keep_network(void *arg)
 static void on_replaced(void *arg)
 {
     sbx_log(SBX_ERROR, "another worker holds this one's place in the database: ending", NULL);
-    sbx_http_drain(((sbx_app *)arg)->http, drain_ms);
+    sbx_http_drain(((sbx_app *)arg)->http, 0, drain_ms);
 }
 
 static void on_draining(void *arg)
@@ -479,6 +479,7 @@ static int serve_until_signal(sbx_app *app, sbx_err *err)
         sbx_reaper_start(app->reaper, err) ||
         sbx_lanes_submit(app->lanes, SBX_LANE_SLOW, &warm, err))
         return -1;
+    drain_wait_ms = app->options.drain_wait_s * 1000;
     drain_ms = app->options.drain_s * 1000;
     serving = app->http;
     sigaction(SIGTERM, &act, NULL);

@@ -220,7 +220,8 @@ server_pid() {
 
 server_start() {
     if have_systemd; then
-        unit_install sandboxd.service "$UNIT" && systemctl enable --quiet "$UNIT" &&
+        unit_install sandboxd@.service "$UNIT@" && unit_install sandboxd.service "$UNIT" &&
+            systemctl enable --quiet "$UNIT" &&
             systemctl restart "$UNIT" || return 1
     else
         if [ "$(stat -c %s "$LOG/sandboxd.log" 2>/dev/null || printf 0)" -gt 20000000 ]; then
@@ -244,14 +245,22 @@ server_start() {
 }
 
 server_stop() {
-    local drain
+    local drain wait
     rm -f "$SERVER_STAMP"
     if have_systemd && [ -e "$UNIT_DIR/$UNIT.service" ]; then
         systemctl disable --quiet --now "$UNIT"
         return
     fi
     drain=$(config_get SBX_DRAIN_SECONDS)
-    pidfile_stop "$SERVER_PID" $((${drain:-30} + 15))
+    wait=$(config_get SBX_DRAIN_WAIT)
+    pidfile_stop "$SERVER_PID" $((${drain:-30} + ${wait:-0} + 15))
+}
+
+# Those that an operator has started beside the server, by ports.
+workers_stop() {
+    have_systemd && [ -e "$UNIT_DIR/$UNIT@.service" ] || return 0
+    systemctl stop "$UNIT@*.service"
+    systemctl disable --quiet "$UNIT@.service"
 }
 
 server_url() { # [LISTEN]

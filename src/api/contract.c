@@ -20,7 +20,8 @@ static const api_field ready[] = {
     {"bus", T_REF, 0, "Dependency", "Redis, or the in-process bus."},
     {"engine", T_REF, 0, "Dependency", "Docker Engine."},
     {"network", T_REF, 0, "Guard", "The firewall of open sandboxes; it does not decide readiness."},
-    {"status", T_ENUM, 0, "ready,unavailable", "`ready`: all parts are, and no end is near."},
+    {"status", T_ENUM, 0, "ready,draining,unavailable",
+     "`ready`: all parts are. `draining`: the server is about to end, and still serves."},
     {0},
 };
 

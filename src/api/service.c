@@ -117,9 +117,9 @@ HANDLER(api_ready)
         sbx_jw_obj_end(&w);
     }
     add_guard(app, &w);
-    if (sbx_http_draining(app->http))
-        ready = false;
-    sbx_jw_str(&w, "status", ready ? "ready" : "unavailable");
+    bool draining = sbx_http_draining(app->http);
+    sbx_jw_str(&w, "status", draining ? "draining" : ready ? "ready" : "unavailable");
+    ready = ready && !draining;
     sbx_jw_obj_end(&w);
     sbx_reply_send(r->reply, ready ? 200 : 503, "application/json", &again, ready ? 0 : 1, &b);
     sbx_buf_done(&b);

@@ -303,6 +303,7 @@ void conn_input(conn *c, const char *data, size_t len)
 void conn_queue_out(conn *c, sbx_buf *head, sbx_buf *body)
 {
     if (c->status != 101) {
+        c->keep_alive = c->keep_alive && !c->http->draining_on_loop;
         sbx_buf_adds(head, c->http->date);
         if (!c->keep_alive)
             sbx_buf_adds(head, "connection: close\r\n");
@@ -403,7 +404,7 @@ void conn_leave(conn *c)
 static void transaction_over(conn *c)
 {
     conn_leave(c);
-    if (!c->keep_alive || c->http->draining_on_loop) {
+    if (!c->keep_alive) {
         begin_linger(c);
         return;
     }
@@ -434,7 +435,7 @@ static bool begin_stream(conn *c, sbx_buf *head)
         set_muted(c, false);
         ws_begin(c);
     }
-    if (c->http->draining_on_loop)
+    if (c->http->leaving)
         conn_end_for_drain(c);
     return true;
 }
@@ -556,9 +557,9 @@ void conn_refuse(conn *c)
 void conn_end_for_drain(conn *c)
 {
     switch (c->state) {
-    case C_HEAD:
-        if (!c->in.len)
-            conn_doom(c);
+    case C_HEAD: /* a request may be on its way: what stays idle goes soon */
+        if (!c->in.len && c->timer == T_HEAD)
+            conn_set_timer(c, T_IDLE);
         break;
     case C_STREAM:
         if (c->sse && c->method == SBX_GET) {

@@ -35,6 +35,7 @@ struct lws_context;
 #define PROGRESS_BYTES    (16 * KIB)  /* what must move within a time-out for it to start anew */
 #define MAX_BODIES_BYTES  (512 * MIB) /* request bodies in memory, of all connections */
 #define SPARE_CONNECTIONS 32          /* beyond the maximum, to say 503 on */
+#define HOLD_MS           250         /* for handshakes under way when a listener is to be closed */
 
 typedef enum conn_state {
     C_HEAD,     /* between requests, or in the middle of a head */
@@ -239,10 +240,12 @@ struct sbx_http {
     atomic_size_t count;
     atomic_size_t bodies;
     atomic_int drains;
-    _Atomic int64_t drain_wish_ms;
+    _Atomic int64_t drain_wait_ms, drain_wish_ms;
     int64_t bearers_ms; /* when they were last looked at */
-    bool draining_on_loop;
-    int64_t drain_until_ms;
+    /* A drain: every answer is the last of its connection; no connection is begun any more, but
+     * those under way are taken; the listener is closed, and what can be is ended. */
+    bool draining_on_loop, holding, leaving;
+    int64_t leave_at_ms, drain_until_ms;
 };
 
 /* conn.c */

@@ -348,7 +348,7 @@ static void begin_transaction(conn *c, const sbx_head *h)
     c->origin = cors_match(&c->http->cors, h->origin);
     c->vary = c->http->cors.count && !c->http->cors.any ? VARY_ORIGIN : 0;
     c->preflight = h->preflight_method != NULL;
-    c->keep_alive = h->keep_alive && !c->http->draining_on_loop;
+    c->keep_alive = h->keep_alive;
     if (h->request_id && sbx_request_id_sane(h->request_id))
         sbx_copy(c->request_id, sizeof(c->request_id), h->request_id);
     else

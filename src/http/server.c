@@ -19,6 +19,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <libwebsockets.h>
+#include <linux/filter.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -33,6 +34,9 @@
 #define RESERVED_FDS   128   /* of the process, besides client connections */
 #define MAX_FDS        65536 /* the library allocates two words for each possible descriptor */
 #define DEFAULT_ACCEPT 12000
+#define TCP_FLAGS_AT   13 /* in the header of TCP, with two of its bits */
+#define TCP_SYN        0x02
+#define TCP_ACK        0x10
 
 void server_wake(void *http)
 {
@@ -128,13 +132,9 @@ static void pause_accept(sbx_http *h)
     h->accept_paused = true; /* the next tick tries again */
 }
 
-static void on_accept(struct ev_loop *loop, ev_io *w, int events)
+/* @return whether there may be more. */
+static bool accept_some(sbx_http *h)
 {
-    sbx_http *h = w->data;
-
-    (void)loop;
-    (void)events;
-    h->now_ms = sbx_now_ms();
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         struct sockaddr_storage sa = {0};
         socklen_t len = sizeof(sa);
@@ -148,11 +148,22 @@ static void on_accept(struct ev_loop *loop, ev_io *w, int events)
                 sbx_log(SBX_WARN, "cannot accept connections", "errno", SBX_NUM(errno), NULL);
             h->starved = true;
             pause_accept(h);
-            return;
+            return false;
         } else if (errno != EINTR && errno != ECONNABORTED) {
-            return;
+            return false;
         }
     }
+    return true;
+}
+
+static void on_accept(struct ev_loop *loop, ev_io *w, int events)
+{
+    sbx_http *h = w->data;
+
+    (void)loop;
+    (void)events;
+    h->now_ms = sbx_now_ms();
+    accept_some(h);
 }
 
 /* --- time --- */
@@ -184,8 +195,39 @@ static void expire(sbx_http *h)
 
 static void begin_drain(sbx_http *h)
 {
+    int64_t wait_ms = atomic_load(&h->drain_wait_ms);
+
     h->draining_on_loop = true;
-    h->drain_until_ms = h->now_ms + atomic_load(&h->drain_wish_ms);
+    h->leave_at_ms = h->now_ms + wait_ms;
+    h->drain_until_ms = h->leave_at_ms + atomic_load(&h->drain_wish_ms);
+    h->timeouts_ms[T_IDLE] = SBX_MIN(h->timeouts_ms[T_IDLE], wait_ms);
+}
+
+/* A listener that closes resets the connections that it has made and nobody has accepted, with the
+ * requests that were sent on them. So the kernel first begins no more of them (it drops the packet
+ * that asks, which is sent again after a second, and refused then), and those under way are taken.
+ * @return false if that cannot be. */
+static bool hold_listener(sbx_http *h)
+{
+    static struct sock_filter no_syn[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_AT),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, TCP_SYN | TCP_ACK),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, TCP_SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    struct sock_fprog program = {ARRAY_LEN(no_syn), no_syn};
+
+    h->holding = true;
+    h->leave_at_ms = h->now_ms + HOLD_MS;
+    return !setsockopt(h->listen_fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+}
+
+static void leave(sbx_http *h)
+{
+    h->leaving = true;
+    while (accept_some(h))
+        ;
     ev_io_stop(h->loop, &h->accept_watcher);
     close(h->listen_fd);
     h->listen_fd = -1;
@@ -194,6 +236,14 @@ static void begin_drain(sbx_http *h)
     for (size_t i = 0; i < h->slot_count; i++)
         if (h->slots[i])
             conn_end_for_drain(h->slots[i]);
+    expire(h);
+}
+
+static bool may_leave(sbx_http *h)
+{
+    if (h->now_ms < h->leave_at_ms)
+        return false;
+    return h->holding || !atomic_load(&h->drain_wait_ms) || !hold_listener(h);
 }
 
 static void check_drain(sbx_http *h)
@@ -204,17 +254,20 @@ static void check_drain(sbx_http *h)
         return;
     if (!h->draining_on_loop)
         begin_drain(h);
-    if (wishes > 1 || h->now_ms >= h->drain_until_ms)
+    bool over = wishes > 1 || h->now_ms >= h->drain_until_ms;
+    if (!h->leaving && (over || may_leave(h)))
+        leave(h);
+    if (over)
         for (size_t i = 0; i < h->slot_count; i++)
             if (h->slots[i])
                 conn_doom(h->slots[i]);
-    if (!atomic_load(&h->count))
+    if (h->leaving && !atomic_load(&h->count))
         ev_break(h->loop, EVBREAK_ALL);
 }
 
 void server_left(sbx_http *h)
 {
-    if (h->draining_on_loop && !atomic_load(&h->count))
+    if (h->leaving && !atomic_load(&h->count))
         ev_break(h->loop, EVBREAK_ALL);
 }
 
@@ -228,7 +281,7 @@ static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
     expire(h);
     bearers_tick(h);
     sbx_lanes_shed(h->config.lanes);
-    if (h->accept_paused && !h->draining_on_loop) {
+    if (h->accept_paused && !h->leaving) {
         h->accept_paused = false;
         ev_io_start(loop, &h->accept_watcher);
     }
@@ -453,10 +506,12 @@ void sbx_http_run(sbx_http *h)
     sbx_thread_set_role(SBX_T_NONE, "sbx-main");
 }
 
-void sbx_http_drain(sbx_http *h, int64_t ms)
+void sbx_http_drain(sbx_http *h, int64_t wait_ms, int64_t ms)
 {
-    if (!atomic_load(&h->drains))
+    if (!atomic_load(&h->drains)) {
+        atomic_store(&h->drain_wait_ms, wait_ms);
         atomic_store(&h->drain_wish_ms, ms);
+    }
     atomic_fetch_add(&h->drains, 1);
     server_wake(h);
 }

@@ -19,7 +19,7 @@ static struct probe {
     sbx_http *http;
     sbx_lanes *lanes;
     sbx_stream *stream;
-    int64_t drain_ms;
+    int64_t drain_wait_ms, drain_ms;
     bool quiet;
     atomic_long closed, ready, cancelled, parked, observed, last_status;
 } probe;
@@ -625,7 +625,7 @@ static const sbx_route routes[] = {
 static void on_signal(int sig)
 {
     (void)sig;
-    sbx_http_drain(probe.http, probe.drain_ms);
+    sbx_http_drain(probe.http, probe.drain_wait_ms, probe.drain_ms);
 }
 
 static int64_t flag(int argc, char **argv, const char *name, int64_t otherwise)
@@ -672,6 +672,7 @@ int main(int argc, char **argv)
     sbx_err err;
 
     probe.quiet = flag(argc, argv, "quiet", 0);
+    probe.drain_wait_ms = flag(argc, argv, "drain_wait", 0);
     probe.drain_ms = flag(argc, argv, "drain", 5000);
     if (flag(argc, argv, "debug", 0))
         sbx_log_set_level(SBX_DEBUG);

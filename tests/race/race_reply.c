@@ -189,7 +189,7 @@ int main(void)
     atomic_store(&stop, true);
     for (int i = 0; i < CLIENTS; i++)
         pthread_join(clients[i], NULL);
-    sbx_http_drain(http, 2000);
+    sbx_http_drain(http, 0, 2000);
     pthread_join(loop_thread, NULL);
     sbx_lanes_free(lanes);
     sbx_http_free(http);

@@ -2,6 +2,7 @@
 import hashlib
 import http.client
 import json
+import re
 import ssl
 import subprocess
 import unittest
@@ -67,6 +68,19 @@ class ConfigTest(SystemCase):
             plain = Client(own, api.key).get("/sandboxes?limit=1")
             self.assertEqual((plain.status, plain.headers["Location"]),
                              (308, "https://127.0.0.1/sandboxes?limit=1"))
+
+    def test_the_unit_for_several_workers_is_that_for_one_and_fits_the_file(self):
+        folder = sandboxd.REPO / "deploy/systemd"
+        one, many = ((folder / f"{name}.service").read_text().splitlines()
+                     for name in ("sandboxd", "sandboxd@"))
+        self.assertEqual(set(one) - set(many), {one[1]})
+        settings = next(line for line in many if line.startswith("Environment="))
+        env = dict(pair.split("=", 1) for pair in settings.split("=", 1)[1].split())
+        kept = re.search(r"\n *keepalive 64;\n *keepalive_timeout (\d+)s;",
+                         nginx.CONFIG.read_text(encoding="utf-8")).group(1)
+        self.assertGreater(int(env["SBX_DRAIN_WAIT"]), int(kept) + 1)
+        env["SBX_LISTEN"] = env["SBX_LISTEN"].replace("%i", str(nginx.free_port()))
+        service.start(env=env).stop()
 
     def test_metrics_and_versions_are_not_told(self):
         for path in ("/metrics", "/%6detrics", "//metrics", "/x/../metrics?a=1"):

@@ -113,8 +113,10 @@
       "seconds an idle connection stays open")                                                     \
     X(cors_origins, STR, "cors-origins", "SBX_CORS_ORIGINS", "", 0, 0, 0,                          \
       "origins whose pages may call the API from a browser, separated by commas; * for any")       \
+    X(drain_wait_s, INT, "drain-wait", "SBX_DRAIN_WAIT", "0", 0, 3600, 0,                          \
+      "seconds after SIGTERM in which new requests are still taken, while /ready says 503")        \
     X(drain_s, INT, "drain-seconds", "SBX_DRAIN_SECONDS", "20", 0, 3600, 0,                        \
-      "seconds for running requests after SIGTERM")                                                \
+      "seconds for running requests after that")                                                   \
     X(engine_timeout_s, INT, "engine-timeout", "SBX_ENGINE_TIMEOUT", "60", 1, 3600, 0,             \
       "seconds for one engine call")                                                               \
     X(pull_timeout_s, INT, "pull-timeout", "SBX_PULL_TIMEOUT", "600", 1, 7200, 0,                  \

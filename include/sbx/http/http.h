@@ -125,7 +125,8 @@ typedef struct sbx_http_config {
      */
     void (*observe)(void *app, const sbx_route *route, sbx_method method, int status,
                     int64_t duration_us, size_t bytes_out, const char *request_id);
-    /* Called once, on LOOP, when a drain begins: what waits long should end. May be NULL. */
+    /* Called once, on LOOP, when a drain takes no more connections: what waits long should end. May
+     * be NULL. */
     void (*draining)(void *app);
     int64_t header_timeout_s, body_timeout_s, keepalive_s, max_connections; /* 0: the default */
     const char *trusted_proxies;                                            /* see http/proxies.h */
@@ -145,11 +146,13 @@ int sbx_http_new(const sbx_http_config *c, sbx_http **ret, sbx_err *err) SBX_MUS
 int sbx_http_port(const sbx_http *h);
 /** Serve; the calling thread becomes LOOP. Returns after sbx_http_drain() has finished. */
 void sbx_http_run(sbx_http *h);
-/** Graceful end, from any thread or a signal handler: stop accepting, close idle connections, tell
- * new requests on open ones `Connection: close`, let running ones finish up to `ms`. Streams that a
- * client can take up again are ended at once: WebSockets (1001) and event streams of GETs; other
- * streams count as running. Then sbx_http_run() returns. A second call ends at once. */
-void sbx_http_drain(sbx_http *h, int64_t ms);
+/** Graceful end, from any thread or a signal handler. For `wait_ms` all goes on, but that every
+ * answer is the last of its connection (`Connection: close`), and idle ones are closed that nobody
+ * has used for so long: whoever closes his earlier never meets one that is just closed. Then no
+ * connection is taken any more, and running requests may finish up to `ms`. Streams that a client
+ * can take up again are ended: WebSockets (1001) and event streams of GETs; other streams count as
+ * running. Then sbx_http_run() returns. A second call ends at once. */
+void sbx_http_drain(sbx_http *h, int64_t wait_ms, int64_t ms);
 /** End the requests of a bearer, or of all bearers of a holder, that are in work, from any thread:
  * one that nobody has answered is answered 401, an event stream ends behind an event `error`, a
  * WebSocket behind such a message with the code SBX_CLOSE_UNAUTHORIZED, any other stream is cut.
