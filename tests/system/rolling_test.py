@@ -1,155 +1,17 @@
 """Both workers behind nginx are restarted, one after the other, again and again, under load: no
 request fails, no line is lost or told twice, no command's result is lost."""
-import http.client
-import itertools
 import signal
-import threading
-import time
 import unittest
 
 import nginx
 import sandboxd
+from load import Load, Viewer
 from sandboxd import Client, SystemCase, wait_for
 
 TIMEOUT_S = 900
 ROUNDS = 3
 DRAIN_WAIT_S = 4  # longer than the keep-alive of deploy/nginx.conf
 LINES = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done"
-
-
-class Load:
-    """Clients, each a thread that does one thing again and again, without a second try."""
-
-    def __init__(self, api):
-        self.api, self.over = api, threading.Event()
-        self.done, self.faults, self.threads = {}, [], []
-
-    def go_on(self, name, work):
-        self.done[name] = 0
-
-        def run():
-            for n in itertools.count():
-                if self.over.is_set():
-                    return
-                try:
-                    work(n)
-                    self.done[name] += 1
-                except (AssertionError, OSError, http.client.HTTPException, ValueError,
-                        StopIteration) as fault:
-                    self.faults.append(f"{time.strftime('%X')} {name} {n}: {fault!r}"[:600])
-                    self.over.wait(0.1)
-        thread = threading.Thread(target=run, name=name)
-        thread.start()
-        self.threads.append(thread)
-
-    def stop(self):
-        self.over.set()
-        for thread in self.threads:
-            thread.join(60)
-
-    # what clients do
-
-    def lives(self, _):
-        box = self.api.create()["id"]
-        assert self.api.exec(box, "echo alive")["stdout"] == "alive\n"
-        got = self.api.delete(f"/sandboxes/{box}")
-        assert got.status == 204, got
-
-    def waits(self, box):
-        def work(n):
-            got = self.api.exec(box, f"sleep 0.3; echo {n}; exit 3")
-            assert (got["stdout"], got["exitCode"]) == (f"{n}\n", 3), got
-        return work
-
-    def streams(self, box):
-        def work(n):
-            with self.api.exec_stream(box, f"for i in 1 2 3 4 5 6 7 8; do echo {n} $i; sleep 0.2;"
-                                           " done; exit 5") as stream:
-                assert stream.status == 200, stream.status
-                events = [event for _, event in stream.events()]
-            text = "".join(e["data"] for e in events if e["type"] == "stdout")
-            assert text == "".join(f"{n} {i}\n" for i in range(1, 9)), text
-            assert (events[-1]["type"], events[-1]["exitCode"]) == ("exit", 5), events[-1]
-        return work
-
-    def reads(self, box):
-        def work(_):
-            assert self.api.sandbox(box)["id"] == box
-            assert self.api.get("/sandboxes?limit=5").status == 200
-            self.over.wait(0.02)
-        return work
-
-    def carries(self, box):
-        def work(n):
-            content = f"{n:08}".encode() * 65536
-            path = f"/sandboxes/{box}/files?path=/tmp/carried"
-            got = self.api.call("PUT", path, content, {"Content-Type": "application/octet-stream"})
-            assert got.status in (200, 201), got
-            got = self.api.get(path)
-            assert (got.status, got.body == content) == (200, True), got.status
-        return work
-
-    def changes(self, box):
-        def work(n):
-            got = self.api.patch(f"/sandboxes/{box}", {"metadata": {"n": str(n)}})
-            assert got.status == 200, got
-            self.over.wait(0.1)
-        return work
-
-
-class Viewer:
-    """Follows a log as clients are told to: behind what it has whenever it is cut."""
-
-    def __init__(self, api, box, way):
-        self.api, self.path, self.way = api, f"/sandboxes/{box}/logs", way
-        self.entries, self.ends, self.others = [], [], []
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self.follow, name=way)
-        self.thread.start()
-
-    def last(self):
-        return self.entries[-1]["seq"] if self.entries else 0
-
-    def take(self, told):
-        if told.get("type") == "logs":
-            self.entries += told["entries"]
-        elif "seq" in told:
-            self.entries.append(told)
-        elif told.get("type") != "state":
-            self.others.append(told)
-
-    def over_websocket(self):
-        with self.api.websocket(f"{self.path}?since={self.last()}") as socket:
-            if socket.status != 101:
-                raise AssertionError(f"upgrade: {socket.status}")
-            for frame in socket.frames():
-                self.take(frame)
-                if self.over.is_set():
-                    return
-            self.ends.append(socket.close_code)
-
-    def over_events(self):
-        with self.api.stream("GET", self.path + ("" if self.entries else "?since=0"), headers={
-                "Last-Event-ID": str(self.last())} if self.entries else {}) as stream:
-            if stream.status != 200:
-                raise AssertionError(f"stream: {stream.status}")
-            for _, event in stream.events():
-                self.take(event)
-                if self.over.is_set():
-                    return
-            self.ends.append("end")
-
-    def follow(self):
-        while not self.over.is_set():
-            try:
-                (self.over_websocket if self.way == "websocket" else self.over_events)()
-            except (OSError, AssertionError, http.client.HTTPException, ValueError) as fault:
-                self.ends.append(repr(fault))
-                self.over.wait(0.1)
-
-    def stop(self):
-        self.over.set()
-        self.thread.join(60)
 
 
 class RollingTest(SystemCase):
