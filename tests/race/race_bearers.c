@@ -190,7 +190,7 @@ int main(void)
         pthread_join(clients[i], NULL); /* hangs if a right ended and its request did not */
     for (int i = 0; i < REVOKERS; i++)
         pthread_join(revokers[i], NULL);
-    sbx_http_drain(http, 2000);
+    sbx_http_drain(http, 0, 2000);
     pthread_join(loop_thread, NULL);
     sbx_lanes_free(lanes);
     sbx_http_free(http);
