@@ -48,13 +48,22 @@ static bool other_limits(const sbx_spec *spec, const pool_slot *slot)
            spec->limits.pids != SBX_DEFAULT_PIDS;
 }
 
+/* It is the owner's now, and must not be. */
+static void give_up(sbx_sandboxes *s, const char *owner, const char *id)
+{
+    sbx_err err;
+
+    if (sbx_sandbox_delete(s, owner, id, &err))
+        sbx_log_err(SBX_WARN, "a create that was given up stays until its end", &err, "sandbox", id,
+                    NULL);
+}
+
 /* @return 1 if it was taken, and `row` is the sandbox; 0 if not; -1. */
 static int take(sbx_sandboxes *s, const char *owner, const sbx_claim *key, const sbx_spec *spec,
                 const pool_slot *slot, sbx_sandbox_row *row, sbx_err *err)
 {
     bool later = spec->held || spec->has_readiness || other_limits(spec, slot);
     int deadline_s = later ? sandbox_create_deadline_s(s, spec) : 0;
-    sbx_err ignored;
 
     if (sandbox_fill_row(s, owner, slot->id, spec, row, err))
         return -1;
@@ -65,16 +74,22 @@ static int take(sbx_sandboxes *s, const char *owner, const sbx_claim *key, const
 
     if (rc >= 0)
         return rc;
-    if (err->code == SBX_E_CAPACITY) { /* it is ours, and must not be */
-        if (sbx_sandbox_delete(s, owner, slot->id, &ignored))
-            sbx_log_err(SBX_WARN, "a create that was given up stays until its end", &ignored,
-                        "sandbox", slot->id, NULL);
+    if (err->code == SBX_E_CAPACITY) {
+        give_up(s, owner, slot->id);
     } else if (err->code == SBX_E_QUOTA) {
         sandbox_count_refusal(s, err);
     } else if (!key) { /* a request with a key finds out by its repetition */
         sandbox_pool_doubt(s->pools, row);
     }
     return -1;
+}
+
+/* It died while it was claimed, and the create ends with that: what has more to do looks itself,
+ * and a key stands for this sandbox by now. */
+static bool has_died(const sbx_sandboxes *s, const sbx_claim *key, const sbx_sandbox_row *row)
+{
+    return !key && strcmp(row->state, sbx_state_wire(SBX_S_RUNNING)) == 0 &&
+           !sbx_channels_owns(s->c.channels, row->id);
 }
 
 static void hand_out(sbx_create *c)
@@ -109,6 +124,10 @@ int sbx_create_claim(sbx_sandboxes *s, const char *owner, const sbx_claim *key, 
         atomic_init(&c->refs, 1);
         c->from_us = sbx_now_us();
         rc = take(s, owner, key, spec, &slot, &c->row, err);
+        if (rc > 0 && has_died(s, key, &c->row)) {
+            give_up(s, owner, slot.id);
+            rc = 0;
+        }
         if (rc < 0 && err->code == SBX_E_QUOTA)
             sandbox_pool_put_back(s->pools, &slot);
         else

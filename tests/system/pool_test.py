@@ -7,6 +7,7 @@ import pathlib
 import re
 import secrets
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -275,6 +276,36 @@ SPEC = {"template": "box", "name": "same", "metadata": {"a": "1"}, "env": {"GREE
         "readiness": {"file": "/etc/passwd", "intervalMs": 100, "retries": 20},
         "health": {"command": "true", "intervalSeconds": 3600}}
 PLAIN = {"template": "box"}
+
+
+class DeathTest(PoolCase):
+    def at_lock(self, p, count):
+        wait_for(lambda: p.service.psql(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'") >= str(count), what=f"{count} at the lock")
+
+    def test_one_that_dies_while_it_is_claimed_is_never_the_answer(self):
+        p = self.make("box=1")
+        p.wait_ready(1)
+        slot, = p.waiting()
+        with subprocess.Popen(["psql", "-XAtq", "-d", p.service.url], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker, \
+                concurrent.futures.ThreadPoolExecutor(1) as pool:
+            locker.stdin.write(f"BEGIN; SELECT id FROM sandboxes WHERE {WAITS} FOR UPDATE;\n")
+            locker.stdin.flush()
+            self.assertEqual(locker.stdout.readline().strip(), slot)
+            got = pool.submit(p.api.post, "/sandboxes", {"template": "box"})
+            self.at_lock(p, 1)  # the claim
+            p.service.remove_container(slot)
+            self.at_lock(p, 2)  # whoever heard of the end
+            locker.stdin.write("COMMIT;\n")
+            locker.stdin.close()
+            got = got.result()
+        self.assertEqual(got.status, 201, got)
+        self.assertNotEqual(got.json["id"], slot)
+        self.assertEqual(p.api.exec(got.json["id"], "echo up")["stdout"], "up\n")
+        self.assertEqual([s["id"] for s in p.api.every()], [got.json["id"]])
+        self.assertEqual(p.api.delete(f"/sandboxes/{got.json['id']}").status, 204)
 
 
 class SameTest(PoolCase):
