@@ -29,6 +29,7 @@ static void run_row(void *arg)
     sbx_err err;
 
     if (j->fn(j->r->c.sandboxes, &j->row, &err)) {
+        sbx_sandbox_leave(j->r->c.sandboxes, j->row.id, &err);
         if (err.code != SBX_E_CONFLICT)
             sbx_log_err(SBX_WARN, "cleanup will be tried again", &err, "what", j->what, "sandbox",
                         j->row.id, NULL);
@@ -79,6 +80,8 @@ static void settle_overdue(void *arg)
     sbx_sandbox_list list = {0};
     sbx_err err;
 
+    if (sbx_sandboxes_release(r->c.sandboxes, &err))
+        complain("left", &err);
     if (sbx_store_sandbox_overdue(r->c.store, r->c.worker, CLAIM_MAX, &list, &err))
         complain("interrupted", &err);
     else
@@ -132,14 +135,23 @@ static void heartbeat(void *arg)
     sbx_keeper_kick(r->keeper, "adopt");
 }
 
-/* So that the breaker opens and closes also while nobody calls the engine, or all who do hang. */
+/* So that the breaker opens and closes also while nobody calls the engine, or all who do hang. What
+ * happened to containers while it was away is found at once, also where its events were not cut. */
 static void ping(void *arg)
 {
     sbx_reaper *r = arg;
+    int64_t now = sbx_now_ms(), due = atomic_load(&r->sweep_due_ms);
     sbx_err ignored;
 
-    sbx_job_scope(sbx_now_ms() + SBX_BREAKER_SLOW_MS + 100, NULL);
-    (void)!r->c.engine->ops->ping(r->c.engine, NULL, &ignored);
+    sbx_job_scope(now + SBX_BREAKER_SLOW_MS + 100, NULL);
+    bool missed = r->c.engine->ops->ping(r->c.engine, NULL, &ignored) != 0;
+    if (!missed && r->engine_missed)
+        sbx_keeper_kick(r->keeper, "adopt");
+    if (!missed && (r->engine_missed || (due && due <= now))) {
+        atomic_store(&r->sweep_due_ms, 0);
+        sbx_keeper_kick(r->keeper, "sweep");
+    }
+    r->engine_missed = missed;
 }
 
 /* A use that another worker let in, or one that looked just before, is waiting in a sandbox that
@@ -234,9 +246,12 @@ static void run_look(void *arg)
     look *l = arg;
     sbx_err err;
 
-    if (sbx_sandbox_check(l->r->c.sandboxes, l->id, &err) && err.code != SBX_E_CONFLICT)
-        sbx_log_err(SBX_WARN, "a sandbox lost its channel and will be looked at again", &err,
-                    "sandbox", l->id, NULL);
+    if (sbx_sandbox_check(l->r->c.sandboxes, l->id, &err)) {
+        sbx_sandbox_leave(l->r->c.sandboxes, l->id, &err);
+        if (err.code != SBX_E_CONFLICT)
+            sbx_log_err(SBX_WARN, "a sandbox lost its channel and will be looked at again", &err,
+                        "sandbox", l->id, NULL);
+    }
     free(l);
 }
 

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* A container without a row, and since when this process knows of it. */
+/* A container without a row that may have one, and since when this process knows of it. */
 typedef struct orphan {
     char id[65];
     int64_t since_ms; /* monotonic */
@@ -23,6 +23,8 @@ struct sbx_reaper {
     pthread_t listener;
     bool listening;
     atomic_bool stopping;
+    bool engine_missed;           /* the ping's */
+    _Atomic int64_t sweep_due_ms; /* before its turn; 0: not */
 };
 
 void reaper_sweep(void *arg);

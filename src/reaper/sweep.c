@@ -3,15 +3,19 @@
  * The rows are read first, so a container that is missing from the engine's later list was really
  * gone; a container without a row may be younger than the rows that were read, so it is removed
  * only when it is older than the grace, or was seen for so long, should the clocks disagree; and
- * after a second look at the database. A sweep that
- * would remove more than 10 containers and over 20 % of the fleet removes none: more likely the
- * database is an old backup than so many sandboxes lost their rows. */
+ * after a second look at the database. One whose grace is not over yet is looked at when it is,
+ * rather than in the next turn.
+ *
+ * A sweep that would remove more than 10 containers and over 20 % of the fleet removes none: more
+ * likely the database is an old backup than so many sandboxes lost their rows. */
 #include "reaper_priv.h"
 
 #include "sbx/core/clock.h"
 #include "sbx/core/log.h"
 
-#define MAX_ORPHANS 10
+#define MAX_ORPHANS  10
+#define LEFT_OVER_MS 2000 /* whoever failed the row removes its container himself */
+#define TRY_AGAIN_MS 2000
 
 typedef struct sweep {
     sbx_reaper *r;
@@ -75,27 +79,42 @@ static void note_orphans(const sweep *s)
     r->orphan_count = n;
 }
 
-/* By the wall clocks of two machines, or by what this process saw itself. */
-static bool over_grace(const sweep *s, const sbx_container_info *c, int64_t since_wall_ms)
+/* How long it has to stay still; by the wall clocks of two machines, or by what this process saw
+ * itself. Not positive: no longer. */
+static int64_t left_ms(const sweep *s, const sbx_container_info *c, int64_t since_wall_ms,
+                       int64_t grace_ms)
 {
-    int64_t grace_ms = s->r->c.orphan_grace_s * 1000, now_ms = sbx_now_ms();
+    int64_t now_ms = sbx_now_ms();
+    int64_t passed_ms =
+        SBX_MAX(sbx_wall_ms() - since_wall_ms, now_ms - seen_since(s->r, c->id, now_ms));
 
-    return sbx_wall_ms() - since_wall_ms > grace_ms ||
-           now_ms - seen_since(s->r, c->id, now_ms) > grace_ms;
+    return grace_ms - passed_ms;
 }
 
-static bool is_orphan(const sweep *s, const sbx_container_info *c)
+typedef enum kind { OF_A_ROW, LEFT_OVER, ORPHAN } kind;
+
+/* LEFT_OVER: its row says `failed`, but removing it failed then: no doubt here, whatever their
+ * number. @param ret_left_ms  of its grace */
+static kind kind_of(const sweep *s, const sbx_container_info *c, int64_t *ret_left_ms)
 {
-    return !row_of(&s->rows, c->sandbox_id) && !row_of(&s->failed, c->sandbox_id) &&
-           over_grace(s, c, c->created_at_ms);
+    const sbx_sandbox_row *failed = row_of(&s->failed, c->sandbox_id);
+    int64_t grace_ms = s->r->c.orphan_grace_s * 1000;
+
+    *ret_left_ms = 0;
+    if (row_of(&s->rows, c->sandbox_id))
+        return OF_A_ROW;
+    *ret_left_ms = failed ? left_ms(s, c, failed->state_changed_ms, SBX_MIN(LEFT_OVER_MS, grace_ms))
+                          : left_ms(s, c, c->created_at_ms, grace_ms);
+    return failed ? LEFT_OVER : ORPHAN;
 }
 
-/* Its row says `failed`, but removing it failed then: no doubt here, whatever their number. */
-static bool is_left_over(const sweep *s, const sbx_container_info *c)
+/* A sweep before its turn, in so many milliseconds. */
+static void look_again(sbx_reaper *r, int64_t in_ms)
 {
-    const sbx_sandbox_row *row = row_of(&s->failed, c->sandbox_id);
+    int64_t due = sbx_now_ms() + SBX_MAX(in_ms, 1), was = atomic_load(&r->sweep_due_ms);
 
-    return row && over_grace(s, c, row->state_changed_ms);
+    if (!was || due < was)
+        atomic_store(&r->sweep_due_ms, due);
 }
 
 static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
@@ -111,31 +130,43 @@ static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
     if (r->c.engine->ops->remove(r->c.engine, c->id, &err)) {
         sbx_log_err(SBX_WARN, "a container without a row could not be removed", &err, "sandbox",
                     c->sandbox_id, NULL);
+        look_again(r, TRY_AGAIN_MS);
         return;
     }
     sbx_metrics_add(r->c.metrics, SBX_M_REAPED, "orphan", 1);
     sbx_log(SBX_INFO, "container without a row removed", "sandbox", c->sandbox_id, NULL);
 }
 
+static void refuse(const sweep *s, size_t orphans)
+{
+    sbx_metrics_add(s->r->c.metrics, SBX_M_REAPED, "refused", 1);
+    sbx_log(SBX_ERROR,
+            "sweep refused: too many containers have no row; if the database was restored "
+            "from an old backup, compare it with the engine before you remove them by hand",
+            "orphans", SBX_NUM(orphans), "containers", SBX_NUM(s->count), NULL);
+}
+
 static void remove_orphans(const sweep *s)
 {
     size_t orphans = 0;
+    int64_t left;
 
     for (size_t i = 0; i < s->count; i++) {
-        orphans += is_orphan(s, &s->containers[i]);
-        if (is_left_over(s, &s->containers[i]))
+        kind k = kind_of(s, &s->containers[i], &left);
+
+        if (k != OF_A_ROW && left > 0)
+            look_again(s->r, left);
+        else if (k == LEFT_OVER)
             remove_orphan(s->r, &s->containers[i]);
+        else
+            orphans += k == ORPHAN;
     }
     if (orphans > MAX_ORPHANS && orphans * 5 > s->count) {
-        sbx_metrics_add(s->r->c.metrics, SBX_M_REAPED, "refused", 1);
-        sbx_log(SBX_ERROR,
-                "sweep refused: too many containers have no row; if the database was restored "
-                "from an old backup, compare it with the engine before you remove them by hand",
-                "orphans", SBX_NUM(orphans), "containers", SBX_NUM(s->count), NULL);
+        refuse(s, orphans);
         return;
     }
     for (size_t i = 0; i < s->count; i++)
-        if (is_orphan(s, &s->containers[i]))
+        if (kind_of(s, &s->containers[i], &left) == ORPHAN && left <= 0)
             remove_orphan(s->r, &s->containers[i]);
 }
 
@@ -164,8 +195,12 @@ static void check_rows(const sweep *s)
         const sbx_sandbox_row *row = &s->rows.items[i];
         sbx_err err;
 
-        if (disagrees(row, container_of(s, row->id)) &&
-            sbx_sandbox_disagrees(s->r->c.sandboxes, row->id, &err) && err.code != SBX_E_CONFLICT)
+        if (!disagrees(row, container_of(s, row->id)) ||
+            sbx_sandbox_disagrees(s->r->c.sandboxes, row->id, &err) == 0)
+            continue;
+        sbx_sandbox_leave(s->r->c.sandboxes, row->id, &err);
+        look_again(s->r, TRY_AGAIN_MS);
+        if (err.code != SBX_E_CONFLICT)
             sbx_log_err(SBX_WARN, "a row and its container could not be brought together", &err,
                         "sandbox", row->id, NULL);
     }
@@ -212,6 +247,7 @@ void reaper_sweep(void *arg)
 
     if (look(&s, &err)) {
         sbx_log_err(SBX_WARN, "sweep could not look", &err, NULL);
+        look_again(s.r, TRY_AGAIN_MS);
     } else {
         check_rows(&s);
         note_orphans(&s);

@@ -68,8 +68,11 @@ int sbx_sandbox_delete(sbx_sandboxes *s, const char *owner, const char *id, sbx_
         if (rc)
             return -1;
         rc = begin_delete(s, &row, err);
-        if (!rc && strcmp(row.state, "deleted") != 0)
+        if (!rc && strcmp(row.state, "deleted") != 0) {
             rc = sbx_sandbox_finish_delete(s, &row, err);
+            if (rc)
+                sbx_sandbox_leave(s, row.id, err);
+        }
         sbx_sandbox_row_done(&row);
         if (!rc || err->code != SBX_E_CONFLICT || attempt == 3)
             return rc;

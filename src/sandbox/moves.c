@@ -479,6 +479,8 @@ int sbx_sandbox_move(sbx_sandboxes *s, const char *owner, const char *id, sbx_mo
     if (sbx_store_sandbox_get(s->c.store, owner, id, &row, err))
         return -1;
     int rc = step(s, &row, m, err);
+    if (rc < 0 && m->begun)
+        sbx_sandbox_leave(s, id, err);
     if (rc == 0)
         *ret = row;
     else

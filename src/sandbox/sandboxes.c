@@ -87,6 +87,7 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
 
     s->c = *c;
     s->troubles = sandbox_troubles_new();
+    s->unfinished = sandbox_unfinished_new();
     if (sbx_templates_parse(c->templates, s->templates, &s->template_count, err) ||
         read_programs(s, err)) {
         sbx_sandboxes_free(s);
@@ -116,6 +117,7 @@ void sbx_sandboxes_free(sbx_sandboxes *s)
     sandbox_pools_free(s->pools);
     sbx_images_free(s->images);
     sandbox_troubles_free(s->troubles);
+    sandbox_unfinished_free(s->unfinished);
     for (size_t i = 0; i < ARRAY_LEN(s->programs); i++)
         free((void *)s->programs[i].data);
     free(s);

@@ -11,6 +11,7 @@
 typedef struct sbx_pools sbx_pools;
 typedef struct sbx_fetches sbx_fetches;
 typedef struct sandbox_troubles sandbox_troubles;
+typedef struct sandbox_unfinished sandbox_unfinished;
 
 struct sbx_sandboxes { /* immutable after new */
     sbx_sandboxes_config c;
@@ -18,6 +19,7 @@ struct sbx_sandboxes { /* immutable after new */
     sbx_pools *pools;
     sbx_fetches *fetches;
     sandbox_troubles *troubles;
+    sandbox_unfinished *unfinished;
     sbx_template templates[SBX_MAX_TEMPLATES];
     size_t template_count;
     sbx_volume_file programs[2]; /* the agent's, and that for files; their data is owned */
@@ -96,6 +98,10 @@ void sandbox_note_trouble(sbx_sandboxes *s, const char *id, sandbox_trouble what
                           const sbx_err *why);
 /* It succeeded; `undone`: the pause was not needed any more. */
 void sandbox_note_move(sbx_sandboxes *s, const char *id, sandbox_trouble what, bool undone);
+
+/* Moves that wait for the cleanup: unfinished.c, with sbx_sandbox_leave(). */
+sandbox_unfinished *sandbox_unfinished_new(void);
+void sandbox_unfinished_free(sandbox_unfinished *u);
 
 /* Change the env of a row, without its limits. */
 int sandbox_patch_env(sbx_sandboxes *s, sbx_sandbox_row *row, const sbx_pairs *env,

@@ -83,6 +83,7 @@ static void start_failed(sbx_sandboxes *s, sbx_sandbox_row *row, bool fresh, con
     }
     if (err.code == SBX_E_CONFLICT)
         sandbox_too_late(s, row);
+    sbx_sandbox_leave(s, row->id, &err);
 }
 
 /* --- the waits --- */

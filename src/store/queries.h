@@ -361,6 +361,10 @@
       " limits_due_at = CASE WHEN limits_due_at <= now() THEN now() + interval '60 seconds'"       \
       " ELSE limits_due_at END FROM due WHERE id = due_id RETURNING s.*)"                          \
       " SELECT " SANDBOX_COLS ", 0::bigint FROM u")                                                \
+    /* Nobody is at them, so their time is up; whoever has claimed one since is left alone. */       \
+    X(SANDBOX_RELEASE, 2, SYSTEM,                                                                  \
+      "UPDATE public.sandboxes SET deadline_at = now() WHERE id = ANY ($1::text[])"                \
+      " AND worker = $2 AND state IN " TRANSITIONAL " AND state <> 'creating'")                    \
     X(SANDBOX_ADOPTABLE, 2, SYSTEM,                                                                \
       "SELECT " SANDBOX_COLS " FROM public.sandboxes s WHERE state = 'running'"                    \
       " AND (s.worker = $1::text OR " HOLDER_IS_DEAD ") ORDER BY created_at LIMIT $2::bigint")     \

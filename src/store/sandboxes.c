@@ -614,6 +614,19 @@ int sbx_store_sandbox_overdue(sbx_store *s, const char *worker, int max, sbx_san
     return store_read_list(r, ret, err);
 }
 
+int sbx_store_sandbox_release(sbx_store *s, const char *worker, const char *const *ids,
+                              size_t count, sbx_err *err)
+{
+    SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;
+    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf b = SBX_BUF_INIT(MAX_IDS_BYTES);
+    store_params p = {0};
+
+    if (ids_param(&p, &b, ids, count, err) != 0)
+        return -1;
+    store_p_str(&p, worker);
+    return store_exec(s, Q_SANDBOX_RELEASE, &p, STORE_AGAIN, &r, err);
+}
+
 int sbx_store_sandbox_disk(sbx_store *s, const char *id, const char *limit, sbx_err *err)
 {
     SBX_CLEANUP_VAL(store_result_done) PGresult *r = NULL;

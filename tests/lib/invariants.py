@@ -33,7 +33,9 @@ SELECT coalesce(json_agg(json_build_object('id', s.id, 'state', s.state, 'pool',
     (SELECT 1 FROM workers w WHERE w.id = s.run_worker AND {ALIVE}),
   'lost', (SELECT count(*) FROM sandbox_executions x
     WHERE x.sandbox = s.id AND x.duration_ms IS NULL))), '[]') FROM sandboxes s"""
-ALIVE = "w.heartbeat_at > now() - interval '10 seconds'"
+# Its session ends with it, long before its heartbeat is old; who stands still keeps the session.
+ALIVE = """w.heartbeat_at > now() - interval '10 seconds' AND EXISTS (SELECT 1 FROM
+  pg_stat_activity p WHERE p.application_name = 'sandboxd worker ' || w.id)"""
 DEAD = f"NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = r.worker AND {ALIVE})"
 
 # Each row is a violation by itself: a sentence made by the database.
@@ -80,14 +82,17 @@ class Invariants:
         return told
 
     def settle(self, within, given=(), execs=(), usable=True):
-        """Checks until nothing is wrong, for `within` seconds at most. @return the seconds that it
-        took, and what is still wrong."""
-        began = time.monotonic()
+        """Checks until nothing is wrong, for `within` seconds at most, and prints what was wrong
+        last. @return the seconds that it took, and what is still wrong."""
+        began, last = time.monotonic(), []
         while True:
             told = self.check(given, execs) or (self.usable() if usable else [])
             passed = time.monotonic() - began
             if not told or passed > within:
+                print(f"invariants: {passed:.1f} s; the last of it:", *last[:4], sep="\n    ",
+                      flush=True)
                 return passed, told
+            last = told
             time.sleep(0.1)
 
     def sql(self, statement):

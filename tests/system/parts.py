@@ -65,6 +65,12 @@ class PrivatePostgres(Process):
         wait_for(lambda: subprocess.run([self.bin / "pg_isready", "-q", "-h", self.folder],
                                         check=False).returncode == 0, 30, "PostgreSQL")
 
+    def pids(self):
+        """Of the server and of all that it forked."""
+        told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
+                              capture_output=True, text=True, check=False).stdout.split()
+        return [self.process.pid, *map(int, told)]
+
     def remove(self):
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -170,6 +170,13 @@ int sbx_sandboxes_reap(sbx_sandboxes *s, int max, sbx_sandbox_list *ret,
 /** Start the main process of a running sandbox whose agent has started none. */
 int sbx_sandbox_main(sbx_sandboxes *s, const char *id, sbx_err *err) SBX_MUST_CHECK;
 
+/** This process began or claimed a move of the sandbox and gives it up, because of `why`: the
+ * cleanup is to go on soon, rather than when the row's deadline has passed. Nothing if `why` says
+ * that the row is not ours any more. Any thread. */
+void sbx_sandbox_leave(sbx_sandboxes *s, const char *id, const sbx_err *why);
+/** Write that down for all that were left since: then they are overdue. WORKER. */
+int sbx_sandboxes_release(sbx_sandboxes *s, sbx_err *err) SBX_MUST_CHECK;
+
 /** Finish or undo a transitional state that is overdue or ownerless. */
 int sbx_sandbox_settle(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err) SBX_MUST_CHECK;
 

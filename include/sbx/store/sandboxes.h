@@ -203,6 +203,11 @@ int sbx_store_sandbox_reap(sbx_store *s, const sbx_reap *which, sbx_sandbox_list
 int sbx_store_sandbox_overdue(sbx_store *s, const char *worker, int max, sbx_sandbox_list *ret,
                               sbx_err *err) SBX_MUST_CHECK;
 
+/** The worker gives up the moves of these: sbx_store_sandbox_overdue() finds them, but for creates,
+ * which it undoes itself. */
+int sbx_store_sandbox_release(sbx_store *s, const char *worker, const char *const *ids,
+                              size_t count, sbx_err *err) SBX_MUST_CHECK;
+
 /** Rows of state running whose channel nobody alive holds or `worker` holds; each is
  * then to be taken with sbx_store_sandbox_take(). */
 int sbx_store_sandbox_adoptable(sbx_store *s, const char *worker, sbx_sandbox_list *ret,
