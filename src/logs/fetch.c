@@ -123,25 +123,50 @@ static void fetch_run(void *arg)
 
 /* --- STREAM --- */
 
+/* The lines among which a viewer's begin. Those of one source may be anywhere. */
+static size_t tail_of(const viewer *v)
+{
+    return v->source == SBX_LOGS_ALL ? (size_t)v->tail : SBX_LOG_HISTORY_LINES;
+}
+
 /* Where the newest `tail` lines of the viewer's source begin. */
 static void settle_start(viewer *v, const fetch *f)
 {
     size_t left = (size_t)v->tail, i = f->index_count;
+    uint64_t pos;
 
     while (i > 0 && left > 0) {
         i--;
         left -= v->source == SBX_LOGS_ALL || f->index[i].source == v->source;
     }
-    v->pos = i < f->index_count ? f->index[i].seq - 1 : SBX_MAX(f->last, f->page.upto);
+    pos = i < f->index_count ? f->index[i].seq - 1 : SBX_MAX(f->last, f->page.upto);
+    v->pos = v->floored ? SBX_MIN(pos, v->pos) : pos;
     v->anchored = v->pos > 0 || f->index_count > 0;
     v->starting = false;
-    v->epoch = 0;
 }
 
-/* The lines among which a viewer's begin. Those of one source may be anywhere. */
-static size_t tail_of(const viewer *v)
+/* A read that began before the viewer came will do: it begins a little further back. False if it
+ * took too few lines for this one. */
+static bool settle_tail(viewer *v, const fetch *f)
 {
-    return v->source == SBX_LOGS_ALL ? (size_t)v->tail : SBX_LOG_HISTORY_LINES;
+    if (tail_of(v) <= f->want) {
+        settle_start(v, f);
+        return true;
+    }
+    if (!v->floored)
+        v->pos = f->last;
+    v->floored = true;
+    return false;
+}
+
+/* What was known before the history could not be read is no measure any more. */
+static void forget_floors(room *r)
+{
+    viewer *v;
+
+    DL_FOREACH (r->viewers, v) {
+        v->floored = false;
+    }
 }
 
 static void settle(room *r, const fetch *f)
@@ -149,14 +174,9 @@ static void settle(room *r, const fetch *f)
     viewer *v;
 
     DL_FOREACH (r->viewers, v) {
-        if (v->epoch == 0 || v->epoch > f->epoch || v->starting != f->tail)
+        if (v->starting != f->tail || (f->tail && !settle_tail(v, f)))
             continue;
-        if (f->tail) {
-            if (tail_of(v) <= f->want)
-                settle_start(v, f);
-            continue;
-        }
-        if (v->pos < f->since)
+        if (v->epoch == 0 || v->epoch > f->epoch || (!f->tail && v->pos < f->since))
             continue;
         v->epoch = 0;
         /* A number from the future starts at the end. With no history at all it may be right. */
@@ -251,6 +271,7 @@ static void fetch_done(void *arg)
         r->fetching = false;
         if (f->rc < 0) {
             r->read_ms = sbx_now_ms() + RETRY_MS;
+            forget_floors(r);
         } else if (r->viewers) {
             r->latest = SBX_MAX(r->latest, f->last);
             if (r->ending)

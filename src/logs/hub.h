@@ -39,7 +39,8 @@ typedef struct viewer {
     uint32_t tick;  /* in which the last frame of entries was sent */
     int16_t tail;
     uint8_t source;
-    bool starting; /* the position follows from `tail` when the history is known */
+    bool starting; /* the position follows from `tail` when the history is known.. */
+    bool floored;  /* .. but is `pos` at the latest: what came since is for it */
     bool anchored; /* the position is a real one: holes after it are gaps */
 } viewer;
 

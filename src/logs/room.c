@@ -160,16 +160,17 @@ static void room_signal(room *r, const sbx_bus_item *item)
         room_end(r, last);
 }
 
-/* The first entry of a log whose history is empty: viewers that waited for it begin with it. */
+/* The first entry that is seen: viewers that waited for it begin with it, or further back. */
 static void anchor(room *r, uint64_t pos)
 {
     viewer *v;
 
     DL_FOREACH (r->viewers, v) {
-        if (v->starting || v->anchored)
+        if (v->floored || v->anchored)
             continue;
         v->pos = pos;
-        v->anchored = true;
+        v->floored = v->starting;
+        v->anchored = !v->starting;
     }
 }
 

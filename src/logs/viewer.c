@@ -34,6 +34,7 @@ void viewer_free(viewer *v)
         free(sbx_steal(r->state));
         sbx_timer_free(sbx_steal(r->tick_timer));
         r->latest = 0;
+        r->sent_ms = r->read_ms = 0; /* the paces are those of an audience */
         r->ending = false;
     }
     free(v);
@@ -248,6 +249,10 @@ static void join(void *arg)
     show_count(l);
     v->epoch = ++r->epoch;
     v->state = r->state_version;
+    if (v->starting) {
+        v->pos = SBX_MAX(r->latest, r->appended);
+        v->floored = v->pos > 0;
+    }
     /* What waits for its batch is older than this viewer: let the history have it. */
     producer_flush_in_pace(r);
     sbx_reply_watch(v->feed.reply, &events);

@@ -35,6 +35,23 @@ Test(logs_viewers, a_tail_of_none_gets_only_what_comes)
     finish(h, &r, 1);
 }
 
+Test(logs_viewers, one_that_comes_behind_another_misses_no_line)
+{
+    hub *h = hub_new(0);
+    sbx_reply *r[2];
+
+    append(h, 1, 5);
+    r[0] = view(h, query(0), true);
+    cr_assert(WAIT_FOR(stats(h).fetches == 1));
+    /* Its own read is not before the pace of the reads allows it. */
+    r[1] = view(h, query(0), true);
+    cr_assert(WAIT_FOR(stats(h).viewers == 2));
+    append(h, 6, 6);
+    EXPECT_TRACE(r[0], "6-6");
+    EXPECT_TRACE(r[1], "6-6");
+    finish(h, r, 2);
+}
+
 Test(logs_viewers, frames_have_the_documented_form)
 {
     hub *h = hub_new(0);
