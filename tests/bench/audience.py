@@ -1,10 +1,11 @@
 """Many viewers of logs in one process of their own, who read and check what they get.
 
-Reads one line of JSON: {"url", "request", "count", "source", "last"}. Opens `count` WebSockets from
-the address `source`, prints "ready", and reads until its standard input ends. A line of the log may
-be "NUMBER SECONDS", as printer() makes them: the time at which it was written. When every viewer
-has had the line whose number is `last`, it prints "finished". In the end it prints what it saw, as
-JSON: see Audience.told().
+Reads one line of JSON: {"url", "request", "count", "source", "last", "stuck"}. Opens `count`
+WebSockets from the address `source`, prints "ready", and reads until its standard input ends; if
+they are `stuck`, only from a line on its standard input on. A line of the log may be "NUMBER", or
+"NUMBER SECONDS" as printer() makes them: the time at which it was written. When every viewer has had
+the line whose number is `last`, it prints "finished". In the end it prints what it saw, as JSON: see
+Audience.told().
 
 The same frame goes to many viewers, so it is decoded once: what a viewer costs here is a read and a
 look into a dictionary, and a thousand of them can share a processor with what is measured.
@@ -36,6 +37,7 @@ class Frame:
     def __init__(self, payload):
         told = json.loads(payload)
         self.kind, self.arrivals, self.stamps = told["type"], [], []
+        self.offsets = set()
         self.first, self.last, self.holes, self.number, self.count = 0, 0, 0, 0, 0
         if self.kind == "gap":
             self.first, self.last = told["from"], told["to"]
@@ -47,8 +49,11 @@ class Frame:
         self.holes = self.last - self.first + 1 - len(entries)
         for entry in entries:
             words = entry["data"].split(" ")
-            if len(words) == 2 and words[0].isdigit():
-                self.number = int(words[0])
+            if not words[0].isdigit() or len(words) > 2:
+                continue
+            self.number = int(words[0])
+            self.offsets.add(entry["seq"] - self.number)
+            if len(words) == 2:
                 self.stamps.append(float(words[1]))
 
 
@@ -92,7 +97,8 @@ class Audience:
         url = urllib.parse.urlsplit(order["url"])
         self.address, self.source = (url.hostname, url.port), order.get("source")
         self.request, self.last = order["request"].encode(), order.get("last")
-        self.poll, self.viewers, self.seen = select.epoll(), {}, {}
+        self.stuck = order.get("stuck", False)
+        self.poll, self.viewers, self.seen, self.offsets = select.epoll(), {}, {}, set()
         self.finished = self.lost = self.repeated = self.closed = self.unsettled = 0
         self.gaps = self.missing = self.inexact = self.lines = 0
         for _ in range(order["count"]):
@@ -103,7 +109,13 @@ class Audience:
             self.turn()
 
     def add(self):
-        sock = socket.create_connection(self.address, 60, (self.source, 0) if self.source else None)
+        sock = socket.socket()
+        sock.settimeout(60)
+        if self.stuck:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        if self.source:
+            sock.bind((self.source, 0))
+        sock.connect(self.address)
         sock.sendall(self.request)
         self.viewers[sock.fileno()] = Viewer(sock)
         self.poll.register(sock, select.EPOLLIN)
@@ -118,6 +130,7 @@ class Audience:
         frame = self.seen.get(payload)
         if not frame:
             frame = self.seen[payload] = Frame(payload)
+            self.offsets |= frame.offsets
         if frame.kind not in ("logs", "gap"):
             return
         if viewer.position is not None:
@@ -177,17 +190,19 @@ class Audience:
 
     def told(self):
         """`lines`: received by all together; `lost`: not received and not announced; `missing`:
-        announced by `gaps` messages, of which `inexact` did not begin behind what was had."""
+        announced by `gaps` messages, of which `inexact` did not begin behind what was had;
+        `offsets`: differences of the numbers of entries and those in their lines."""
         return {"lines": self.lines, "lost": self.lost, "repeated": self.repeated,
                 "gaps": self.gaps, "missing": self.missing, "inexact": self.inexact,
                 "closed": self.closed, "finished": self.finished, "frames": len(self.seen),
-                "delays": sorted(self.delays().items())}
+                "offsets": sorted(self.offsets), "delays": sorted(self.delays().items())}
 
 
 def main():
     audience = Audience(json.loads(sys.stdin.readline()))
     print("ready", flush=True)
-    audience.stay()
+    if not audience.stuck or sys.stdin.readline():
+        audience.stay()
     print(json.dumps(audience.told()), flush=True)
 
 

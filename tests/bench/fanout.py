@@ -29,9 +29,10 @@ AUDIENCE = pathlib.Path(__file__).with_name("audience.py")
 class Audience:
     """Viewers of one sandbox's log on one worker, for as long as the block runs; then `told`."""
 
-    def __init__(self, lab, worker, sandbox, count, last=None):
+    def __init__(self, lab, worker, sandbox, count, last=None, stuck=False):
         self.order = {"url": lab.workers[worker].url, "request": viewer(lab, sandbox),
-                      "count": count, "source": f"127.0.0.{2 + worker}", "last": last}
+                      "count": count, "source": f"127.0.0.{2 + worker}", "last": last,
+                      "stuck": stuck}
         self.told = None
 
     def __enter__(self):
@@ -41,6 +42,11 @@ class Audience:
         self.process.stdin.flush()
         self.expect("ready")
         return self
+
+    def read(self):
+        """The end of being stuck."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def expect(self, word):
         if self.process.stdout.readline() != word + "\n":

@@ -1,7 +1,7 @@
-"""Proxies on unix sockets that count what goes through: engine calls and SQL statements.
+"""Proxies on unix sockets that count what goes through: engine calls, SQL statements, Redis commands.
 
 Counts do not depend on the machine's load, so they can be promised exactly and tested anywhere.
-Both pass bytes on as they come and read along only in the direction towards the server. They know
+They pass bytes on as they come and read along only in the direction towards the server. They know
 no more of the protocols than to find where a message begins.
 """
 
@@ -161,3 +161,33 @@ class DatabaseTap(Tap):
                 self.note(body.split(b"\0", 2)[1].decode() or unnamed)
             elif kind == b"Q":
                 self.note(body.rstrip(b"\0").decode())
+
+
+class RedisTap(Tap):
+    """Notes "COMMAND first-argument" of each command."""
+
+    def __init__(self, url):
+        self._server = url
+        super().__init__("redis.sock")
+        self.url = f"unix://{self.path}"
+
+    def upstream(self):
+        return connect(self._server)
+
+    def reader(self):
+        data = b""
+        while True:
+            words = []
+            left = 1  # the line that says how many words there are, then two parts for each
+            while left:
+                while (end := data.find(b"\r\n")) < 0:
+                    data += yield
+                size, kind, data = int(data[1:end]), data[:1], data[end + 2:]
+                if kind == b"*":
+                    left = size
+                    continue
+                while len(data) < size + 2:
+                    data += yield
+                words.append(data[:size])
+                data, left = data[size + 2:], left - 1
+            self.note(b" ".join(words[:2]).decode(errors="replace"))
