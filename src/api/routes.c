@@ -462,7 +462,7 @@ const sbx_api_route sbx_api_routes[] = {
      .example = "{\"concurrentSandboxes\":10}"},
     {"GET", "/usage", "quota:read", SBX_LANE_FAST, 0, 0, QUICK_MS, api_usage, "usage",
      "What the caller has used, and what it cost", .tag = "Usage",
-     .query = "owner,from,to,by,limit,cursor", .success = "200", .response = "UsageList",
+     .query = "owner,from,to,by,sandboxId,limit,cursor", .success = "200", .response = "UsageList",
      .doc = "This month, or the days `from` to `to` (UTC, both included), by the second; kept for "
             "400 days, also of sandboxes that are deleted. A sandbox is metered while it runs or "
             "is paused. By `runtime` and `package` there are the runs alone: how many, and how "

@@ -83,6 +83,9 @@ static int usage_filter(const sbx_request *r, sbx_usage_filter *f, sbx_err *err)
 
     f->by = by ? by : "day";
     f->after = sbx_request_query(r, "cursor");
+    f->sandbox = sbx_request_query(r, "sandboxId");
+    if (f->sandbox && !sbx_id_valid(f->sandbox))
+        return sbx_fail_field(err, "sandboxId", "sandboxId: must be the id of a sandbox");
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (strcmp(kinds[i], f->by) == 0)
             return day_of(r, "from", &f->from, err) || day_of(r, "to", &f->to, err) ||

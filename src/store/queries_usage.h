@@ -42,12 +42,9 @@
       " LATERAL public.usage_now(o.owner) n,"                                                      \
       " LATERAL (SELECT count(*) FILTER (WHERE done) AS runs, count(*) FILTER (WHERE NOT done)"    \
       " AS open FROM public.usage_runs r WHERE r.owner = o.owner AND day >= public.usage_month())" \
-      " r, LATERAL (SELECT count(*) FILTER (WHERE state NOT IN ('creating', 'starting')) AS there,"\
-      " count(*) FILTER (WHERE state IN ('creating', 'starting')) AS coming"                       \
-      " FROM public.sandboxes s WHERE s.owner = o.owner AND pool IS NULL AND state IN ('creating',"\
-      " 'running', 'pausing', 'paused', 'resuming', 'stopping', 'starting')) s")                   \
-    /* $2 first day, $3 last day, $4 by what, $5 behind which key, $6 limit */                     \
-    X(USAGE_LIST, 6, OWNER,                                                                        \
+      " r, LATERAL public.sandboxes_held(o.owner) s")                                              \
+    /* $2 first day, $3 last day, $4 by what, $5 behind which key, $6 limit, $7 sandbox */         \
+    X(USAGE_LIST, 7, OWNER,                                                                        \
       "WITH m AS (SELECT day, sandbox, template, 0 AS runs, running_ms, paused_ms, cost"           \
       " FROM public.usage_all($1::text) UNION ALL"                                                 \
       " SELECT day, sandbox, template, 1, 0, 0, 0 FROM public.usage_runs"                          \
@@ -55,18 +52,20 @@
       " k AS (SELECT CASE $4::text WHEN 'day' THEN day::text WHEN 'month' THEN"                    \
       " to_char(day, 'YYYY-MM') WHEN 'sandbox' THEN sandbox ELSE coalesce(template, 'image') END"  \
       " COLLATE \"C\" AS key, * FROM m WHERE day BETWEEN coalesce($2::date, public.usage_month())" \
-      " AND coalesce($3::date, (now() AT TIME ZONE 'UTC')::date))"                                 \
+      " AND coalesce($3::date, (now() AT TIME ZONE 'UTC')::date)"                                  \
+      " AND ($7::text IS NULL OR sandbox = $7))"                                                   \
       " SELECT key, sum(runs)::bigint, sum(running_ms)::bigint, sum(paused_ms)::bigint,"           \
       " floor(sum(cost::numeric) / 3600000)::bigint FROM k"                                        \
       " WHERE $5::text IS NULL OR key > $5 GROUP BY key ORDER BY key LIMIT $6::bigint")            \
-    X(USAGE_OF_RUNS, 6, OWNER,                                                                     \
+    X(USAGE_OF_RUNS, 7, OWNER,                                                                     \
       "WITH k AS (SELECT CASE $4::text WHEN 'runtime' THEN coalesce(runtime, template, 'image')"   \
       " ELSE left(substring(p.spec FROM '^@?[^@=<>~! ;\\[]+'), 255) END COLLATE \"C\" AS key,"     \
       " duration_ms FROM public.usage_runs r LEFT JOIN LATERAL"                                    \
       " (SELECT CASE json_typeof(e) WHEN 'string' THEN e #>> '{}' ELSE e ->> 'name' END AS spec"   \
       " FROM json_array_elements(CASE WHEN $4::text = 'package' THEN r.packages END) e) p ON true" \
       " WHERE r.owner = $1 AND r.done AND day BETWEEN coalesce($2::date, public.usage_month())"    \
-      " AND coalesce($3::date, (now() AT TIME ZONE 'UTC')::date))"                                 \
+      " AND coalesce($3::date, (now() AT TIME ZONE 'UTC')::date)"                                  \
+      " AND ($7::text IS NULL OR r.sandbox = $7))"                                                 \
       " SELECT key, count(*), sum(duration_ms)::bigint, 0::bigint, 0::bigint FROM k"               \
       " WHERE key IS NOT NULL AND ($5::text IS NULL OR key > $5)"                                  \
       " GROUP BY key ORDER BY key LIMIT $6::bigint")                                               \

@@ -131,6 +131,7 @@ int sbx_store_usage_list(sbx_store *s, const sbx_usage_filter *f, sbx_usage_item
     store_p_str(&p, f->by);
     store_p_str(&p, f->after);
     store_p_int(&p, f->limit);
+    store_p_str(&p, f->sandbox);
     if (store_exec(s, of_runs ? Q_USAGE_OF_RUNS : Q_USAGE_LIST, &p, STORE_AGAIN, &r, err) != 0)
         return -1;
     for (int i = 0; i < PQntuples(r); i++) {

@@ -4,6 +4,8 @@ Python packages come from an index in a network namespace, Node.js packages from
 npm of this machine is configured for.
 """
 import concurrent.futures
+import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -306,6 +308,53 @@ class Sealed(PackagesCase):
         self.assert_nothing_half_made()
 
 
+class Counted(PackagesCase):
+    """What is installed for a user counts as his, where it is installed as well."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.admin = Client(api.server, service.key("counter", "--role", "admin"))
+
+    def user(self, name, **limits):
+        got = self.admin.patch("/tiers/pro", {
+            "executions": None, "computeSeconds": None, "longestRunSeconds": None,
+            "concurrentSandboxes": None, **limits})
+        self.assertEqual(got.status, 200)
+        return Client(api.server, service.key(name, tier="pro"))
+
+    def test_an_installer_holds_a_place_and_counts_compute_time(self):
+        client = self.user("counted", concurrentSandboxes=1)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            got = pool.submit(run, client, packages=["sbxslow"])
+            wait_for(lambda: client.get("/quotas").json["concurrentSandboxes"]["used"] == 1, 60,
+                     "an installer")
+            self.assertEqual(client.every(), [])
+            told = self.assert_problem(client.post("/sandboxes", {"template": "box"}), 429,
+                                       "quota_exceeded")
+            self.assertEqual((told["limit"], told["value"]), ("concurrentSandboxes", 1))
+            self.assertEqual(got.result()["exitCode"], 0)
+        owner = service.psql("SELECT id FROM users WHERE name = 'counted'")
+        wait_for(lambda: service.psql(
+            f"SELECT count(*) FROM usage WHERE owner = '{owner}' AND cost > 0") == "3", 20,
+            "what the installer, who looked at it and the run have used")
+        box = client.create()["id"]
+        told = self.assert_problem(client.post("/run", {
+            "runtime": "python", "code": "1", "packages": ["sbxten4"]}, timeout=100), 429,
+            "quota_exceeded")
+        self.assertEqual(told["limit"], "concurrentSandboxes")
+        self.assertEqual(client.delete(f"/sandboxes/{box}").status, 204)
+        self.assert_nothing_half_made()
+
+    def test_without_compute_time_nothing_is_installed(self):
+        client = self.user("spent", computeSeconds=0)
+        before = len(mirror.asked("sbxten5"))
+        told = self.assert_problem(client.post("/run", {
+            "runtime": "python", "code": "1", "packages": ["sbxten5"]}, timeout=100), 429,
+            "quota_exceeded")
+        self.assertEqual(told["limit"], "computeSeconds")
+        self.assertEqual(len(mirror.asked("sbxten5")), before)
+
+
 class Hidden(PackagesCase):
     def test_nobody_sees_or_reaches_the_sandbox_in_which_packages_are_installed(self):
         client = Client(api.server, service.key("curious"))
@@ -448,6 +497,7 @@ class Mirrors(PackagesCase):
                       ["sbxpure==1.0"])
             self.assertIn("1.0", got["stdout"])
             self.assertNotIn(PASSWORD, got["stdout"])
+            self.assert_known_by_a_keyed_hash(other, url)
             nosy = run(client, packages=["sbxnosy"])
             self.assertEqual(nosy["error"]["code"], "package_failed")
             self.assertNotIn(PASSWORD, json.dumps(nosy))
@@ -457,6 +507,23 @@ class Mirrors(PackagesCase):
             self.assertEqual(place["error"]["code"], "package_failed")
             self.assertNotIn(PASSWORD, json.dumps(place))
             self.assertNotIn(PASSWORD, other.servers[0].log_text())
+
+    def assert_known_by_a_keyed_hash(self, other, url):
+        """Whoever reads the database cannot try passwords of the mirror without the master key."""
+        master = bytes.fromhex((other.folder / "secret").read_text().strip())
+        key = hmac.digest(master, b"fingerprint", "sha256")
+        certificates = other.env.get("SBX_PACKAGES_CA")
+        config = "\n".join(["1", url, other.env.get("SBX_NPM_REGISTRY", ""),
+                            pathlib.Path(certificates).read_text() if certificates else ""]).encode()
+        image = engine.call("GET", "/images/sandboxd/python:1/json")["Id"]
+        owner = other.psql("SELECT owner FROM package_sets")
+
+        def request(digest):
+            head = f"{owner}\npython\n{image}\n".encode()
+            return hashlib.sha256(head + digest + b"\nsbxpure==1.0").hexdigest()
+        stored = other.psql("SELECT encode(request, 'hex') FROM package_requests")
+        self.assertEqual(stored, request(hmac.digest(key, config, "sha256")))
+        self.assertNotEqual(stored, request(hashlib.sha256(config).digest()))
 
     def test_options_that_make_no_sense_are_named(self):
         with service_of({}, start=False) as other:

@@ -204,6 +204,17 @@ class RunTest(QuotaCase):
         self.tier()
         self.assertEqual(api.post("/sandboxes", {}).json["id"], waits)
 
+    def test_a_run_ends_with_its_sandbox_whose_lifetime_the_tier_limits(self):
+        api = self.user(longestRunSeconds=6)
+        box = api.create(template="python", timeoutSeconds=6)["id"]
+        began = time.monotonic()
+        got = api.post(f"/sandboxes/{box}/run", {"runtime": "python", "timeout": 600_000,
+                                                 "code": "import time; time.sleep(600)"},
+                       timeout=120)
+        self.assertLess(time.monotonic() - began, 100)
+        self.assertNotEqual(got.json.get("exitCode"), 0, got)
+        wait_for(lambda: api.state(box) == "deleted", 20, "the end of the sandbox")
+
     def test_a_run_that_did_not_begin_is_given_back(self):
         api = self.user(executions=1)
         box = api.create()["id"]  # without an interpreter
@@ -281,6 +292,24 @@ class MeterTest(QuotaCase):
         page = api.get("/usage?by=sandbox&limit=2").json
         rest = api.get(f"/usage?by=sandbox&limit=2&cursor={page['nextCursor']}").json
         self.assertEqual((len(page["items"]), len(rest["items"]), rest["nextCursor"]), (2, 1, None))
+
+    def test_the_cost_of_one_sandbox_is_told_also_when_it_is_deleted(self):
+        api, other = self.user(), self.user()
+        boxes = [api.create()["id"] for _ in range(2)]
+
+        def cost(box, client=api):
+            got = client.get(f"/usage?sandboxId={box}&by=month")
+            self.assertEqual(got.status, 200, got)
+            return sum(item["costMicros"] for item in got.json["items"])
+        wait_for(lambda: all(cost(box) > 100 for box in boxes), 20, "a cost of each")
+        for box in boxes:
+            self.assertEqual(api.delete(f"/sandboxes/{box}").status, 204)
+        each = {item["key"]: item["costMicros"]
+                for item in api.get("/usage?by=sandbox").json["items"]}
+        self.assertEqual({box: cost(box) for box in boxes}, each)
+        self.assertEqual(cost(boxes[0], other), 0)
+        self.assertEqual(api.get(f"/usage?sandboxId={boxes[0]}&by=runtime").json["items"], [])
+        self.assert_problem(api.get("/usage?sandboxId=x"), 400, "invalid_request", "sandboxId")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ typedef struct sbx_usage_filter {
     const char *owner;
     const char *from, *to; /* days, "2026-01-31", both included; NULL: this month */
     const char *by;        /* day, month, sandbox, template, runtime, package */
+    const char *sandbox;   /* only what is of it; NULL: all */
     const char *after;     /* the last key of the page before, or NULL */
     int limit;             /* 1..SBX_MAX_LIST_ITEMS + 1 */
 } sbx_usage_filter;
