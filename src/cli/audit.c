@@ -5,7 +5,6 @@
 #include "sbx/core/log.h"
 #include <stdio.h>
 
-#define PAGE      200
 #define MAX_LIMIT 10000
 
 static const cli_column columns[] = {
@@ -60,55 +59,28 @@ static int query_time(cli *c, cli_call *k, const char *name)
     return CLI_OK;
 }
 
-/* One page. @return the exit status; *cursor is emptied at the end. */
-static int list_page(cli *c, cli_table *t, int64_t *left, sbx_buf *cursor)
+static int filters(cli *c, cli_call *k)
 {
     static const char *const same[] = {"user", "key", "action", "object", "result"};
-    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
     int status;
 
-    cli_call_init(&k, "GET", "/audit");
-    cli_query_int(&k, "limit", SBX_MIN(*left, PAGE));
-    cli_query(&k, "cursor", cursor->len ? cursor->data : NULL);
     for (size_t i = 0; i < ARRAY_LEN(same); i++)
-        cli_query(&k, same[i], cli_opt(c, same[i]));
-    if ((status = query_time(c, &k, "since")) || (status = query_time(c, &k, "until")))
-        return status;
-    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
-        return CLI_FAILED;
-    if (c->json && (status = cli_print_answer(&k)))
-        return status;
-    for (const sbx_json *e = sbx_json_first(sbx_json_get(root, "items")); e; e = sbx_json_next(e)) {
-        --*left;
-        if (c->quiet && !c->json && (status = cli_print_line(cli_text_of(e, "id"))))
-            return status;
-        if (!c->quiet && !c->json)
-            add_row(t, e);
-    }
-    sbx_buf_reset(cursor);
-    sbx_buf_adds(cursor, cli_text_of(root, "nextCursor"));
-    return CLI_OK;
+        cli_query(k, same[i], cli_opt(c, same[i]));
+    return (status = query_time(c, k, "since")) ? status : query_time(c, k, "until");
 }
 
 int cli_audit(cli *c)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf cursor = SBX_BUF_INIT(8 * KIB);
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(CLI_MAX_ANSWER);
-    cli_table t = {.columns = columns, .column_count = ARRAY_LEN(columns)};
     const char *limit = cli_opt(c, "limit");
-    int64_t left = 50;
-    int status;
+    cli_list list = {.path = "/audit",
+                     .columns = columns,
+                     .column_count = ARRAY_LEN(columns),
+                     .add_row = add_row,
+                     .query = filters,
+                     .name = "id",
+                     .most = 50};
 
-    if (limit && !sbx_parse_i64(limit, 1, MAX_LIMIT, &left))
+    if (limit && !sbx_parse_i64(limit, 1, MAX_LIMIT, &list.most))
         return cli_usage(c, "--limit %s: not a whole number from 1 to %d", limit, MAX_LIMIT);
-    do
-        status = list_page(c, &t, &left, &cursor);
-    while (!status && cursor.len && left > 0);
-    if (!status && t.count)
-        cli_table_print(c, &t, &out);
-    cli_table_done(&t);
-    if (!status && out.len && !cli_write(1, out.data, out.len))
-        status = CLI_FAILED;
-    return status;
+    return cli_list_print(c, &list);
 }

@@ -182,6 +182,7 @@ static const cli_option stats_options[] = {
 static const cli_option usage_options[] = {
     {"from", 0, "DAY", .doc = "the first day, as 2026-01-31 (default: of this month)"},
     {"to", 0, "DAY", .doc = "the last day (default: today)"},
+    {"sandbox", 0, "ID", .doc = "only of this sandbox, which may be deleted"},
     {"by", 0, "WHAT", .doc = "day, month, sandbox, template, runtime or package (default day)"},
     END,
 };

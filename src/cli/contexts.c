@@ -30,30 +30,15 @@ static void add_row(cli_table *t, const sbx_json *one)
 
 static int contexts_ls(cli *c, const char *sandbox)
 {
-    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(MIB);
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
-    cli_table t = {.columns = columns, .column_count = ARRAY_LEN(columns)};
-    int status = CLI_OK;
+    SBX_CLEANUP(sbx_free_str) char *path = sbx_asprintf("/sandboxes/%s/contexts", sandbox);
+    cli_list list = {.path = path,
+                     .columns = columns,
+                     .column_count = ARRAY_LEN(columns),
+                     .add_row = add_row,
+                     .name = "id",
+                     .whole = true};
 
-    cli_call_init(&k, "GET", "/sandboxes/%s/contexts", sandbox);
-    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
-        return CLI_FAILED;
-    if (c->json)
-        return cli_print_answer(&k);
-    for (const sbx_json *one = sbx_json_first(sbx_json_get(root, "items")); one && !status;
-         one = sbx_json_next(one)) {
-        if (c->quiet)
-            status = cli_print_line(cli_text_of(one, "id"));
-        else
-            add_row(&t, one);
-    }
-    if (!c->quiet && t.count)
-        cli_table_print(c, &t, &out);
-    cli_table_done(&t);
-    if (!status && out.len && !cli_write(1, out.data, out.len))
-        status = CLI_FAILED;
-    return status;
+    return cli_list_print(c, &list);
 }
 
 static int contexts_new(cli *c, const char *sandbox)

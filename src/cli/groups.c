@@ -64,50 +64,16 @@ static void add_row(cli_table *t, const sbx_json *g)
     cli_cell_add(t, age, CLI_PLAIN);
 }
 
-/* One page into the table, or printed. @return the exit status; *cursor is emptied at the end. */
-static int list_page(cli *c, cli_table *t, sbx_buf *cursor)
-{
-    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
-    int status;
-
-    cli_call_init(&k, "GET", "/groups");
-    cli_query_int(&k, "limit", 200);
-    cli_query(&k, "cursor", cursor->len ? cursor->data : NULL);
-    if ((status = cli_query_metadata(c, &k)))
-        return status;
-    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
-        return CLI_FAILED;
-    if (c->json && (status = cli_print_answer(&k)))
-        return status;
-    for (const sbx_json *g = sbx_json_first(sbx_json_get(root, "items")); g && !c->json;
-         g = sbx_json_next(g)) {
-        if (!c->quiet)
-            add_row(t, g);
-        else if ((status = cli_print_line(cli_text_of(g, "id"))))
-            return status;
-    }
-    sbx_buf_reset(cursor);
-    sbx_buf_adds(cursor, cli_text_of(root, "nextCursor"));
-    return CLI_OK;
-}
-
 static int group_ls(cli *c)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf cursor = SBX_BUF_INIT(8 * KIB);
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(CLI_MAX_ANSWER);
-    cli_table t = {.columns = columns, .column_count = ARRAY_LEN(columns)};
-    int status;
+    static const cli_list list = {.path = "/groups",
+                                  .columns = columns,
+                                  .column_count = ARRAY_LEN(columns),
+                                  .add_row = add_row,
+                                  .query = cli_query_metadata,
+                                  .name = "id"};
 
-    do
-        status = list_page(c, &t, &cursor);
-    while (!status && cursor.len);
-    if (!status && !c->json && !c->quiet)
-        cli_table_print(c, &t, &out);
-    cli_table_done(&t);
-    if (!status && out.len && !cli_write(1, out.data, out.len))
-        status = CLI_FAILED;
-    return status;
+    return cli_list_print(c, &list);
 }
 
 /* --- get, rm --- */

@@ -127,51 +127,23 @@ static void add_row(cli_table *t, const sbx_json *key)
     cli_cell_add(t, left, CLI_PLAIN);
 }
 
-/* One page into the table, or printed. @return the exit status; *cursor is emptied at the end. */
-static int list_page(cli *c, cli_table *t, sbx_buf *cursor)
+static int whose(cli *c, cli_call *k)
 {
-    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
-    int status;
-
-    cli_call_init(&k, "GET", "/keys");
-    cli_query_int(&k, "limit", 200);
-    cli_query(&k, "owner", cli_opt(c, "user"));
-    cli_query(&k, "cursor", cursor->len ? cursor->data : NULL);
-    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
-        return CLI_FAILED;
-    if (c->json && (status = cli_print_answer(&k)))
-        return status;
-    for (const sbx_json *key = sbx_json_first(sbx_json_get(root, "items")); key && !c->json;
-         key = sbx_json_next(key)) {
-        if (!c->quiet)
-            add_row(t, key);
-        else if ((status = cli_print_line(cli_text_of(key, "id"))))
-            return status;
-    }
-    sbx_buf_reset(cursor);
-    sbx_buf_adds(cursor, cli_text_of(root, "nextCursor"));
+    cli_query(k, "owner", cli_opt(c, "user"));
     return CLI_OK;
 }
 
 static int keys_ls(cli *c)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf cursor = SBX_BUF_INIT(8 * KIB);
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf out = SBX_BUF_INIT(CLI_MAX_ANSWER);
-    cli_table t = {.columns = columns, .column_count = ARRAY_LEN(columns)};
-    int status;
+    static const cli_list list = {.path = "/keys",
+                                  .columns = columns,
+                                  .column_count = ARRAY_LEN(columns),
+                                  .add_row = add_row,
+                                  .query = whose,
+                                  .name = "id"};
 
-    if (c->arg_count > 1)
-        return cli_usage(c, "keys ls: it takes no argument");
-    do
-        status = list_page(c, &t, &cursor);
-    while (!status && cursor.len);
-    if (!status && !c->json && !c->quiet)
-        cli_table_print(c, &t, &out);
-    cli_table_done(&t);
-    if (!status && out.len && !cli_write(1, out.data, out.len))
-        status = CLI_FAILED;
-    return status;
+    return c->arg_count > 1 ? cli_usage(c, "keys ls: it takes no argument")
+                            : cli_list_print(c, &list);
 }
 
 /* --- rm --- */

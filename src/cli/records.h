@@ -28,6 +28,20 @@ int cli_query_metadata(cli *c, cli_call *k);
 /** Tell of a problem within an answer, of one of many. @return CLI_FAILED */
 int cli_tell_problem(const cli *c, const char *which, const sbx_json *problem);
 
+/* A list of the API. */
+typedef struct cli_list {
+    const char *path;
+    const cli_column *columns;
+    size_t column_count;
+    void (*add_row)(cli_table *t, const sbx_json *item);
+    int (*query)(cli *c, cli_call *k); /* adds filters: the exit status; NULL: there are none */
+    const char *name;                  /* the member that -q prints */
+    int64_t most;                      /* items; 0: all */
+    bool whole;                        /* the API knows no pages of it */
+} cli_list;
+/** Print it: as a table, which has no heading if it is empty, or as -q and --json say. */
+int cli_list_print(cli *c, const cli_list *l);
+
 /** Is it an id of a context? It is told otherwise. */
 bool cli_context_id(const cli *c, const char *context);
 

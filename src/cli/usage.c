@@ -83,46 +83,33 @@ static const cli_column usage_columns[] = {
     {"COST", .right = true},
 };
 
-/* One page into the table, or printed. @return the exit status; *cursor is emptied at the end. */
-static int usage_page(cli *c, cli_table *t, sbx_buf *cursor)
+static void add_usage(cli_table *t, const sbx_json *u)
 {
-    SBX_CLEANUP_VAL(cli_call_done) cli_call k;
-    SBX_CLEANUP(sbx_json_free) sbx_json *root = NULL;
+    cli_cell_add(t, cli_text_of(u, "key"), CLI_PLAIN);
+    add_number(t, sbx_json_get(u, "executions"), false, false);
+    add_number(t, sbx_json_get(u, "computeSeconds"), true, false);
+    add_number(t, sbx_json_get(u, "pausedSeconds"), true, false);
+    add_number(t, sbx_json_get(u, "costMicros"), false, true);
+}
 
-    cli_call_init(&k, "GET", "/usage");
-    cli_query_int(&k, "limit", 200);
-    cli_query(&k, "from", cli_opt(c, "from"));
-    cli_query(&k, "to", cli_opt(c, "to"));
-    cli_query(&k, "by", cli_opt(c, "by"));
-    cli_query(&k, "cursor", cursor->len ? cursor->data : NULL);
-    if (!cli_request(c, &k) || !(root = cli_answer_json(c, &k)))
-        return CLI_FAILED;
-    int status = c->json ? cli_print_answer(&k) : CLI_OK;
+static int days(cli *c, cli_call *k)
+{
+    static const char *const same[] = {"from", "to", "by"};
 
-    for (const sbx_json *u = sbx_json_first(sbx_json_get(root, "items")); u && !c->json;
-         u = sbx_json_next(u)) {
-        cli_cell_add(t, cli_text_of(u, "key"), CLI_PLAIN);
-        add_number(t, sbx_json_get(u, "executions"), false, false);
-        add_number(t, sbx_json_get(u, "computeSeconds"), true, false);
-        add_number(t, sbx_json_get(u, "pausedSeconds"), true, false);
-        add_number(t, sbx_json_get(u, "costMicros"), false, true);
-    }
-    sbx_buf_reset(cursor);
-    sbx_buf_adds(cursor, cli_text_of(root, "nextCursor"));
-    return status;
+    for (size_t i = 0; i < ARRAY_LEN(same); i++)
+        cli_query(k, same[i], cli_opt(c, same[i]));
+    cli_query(k, "sandboxId", cli_opt(c, "sandbox"));
+    return CLI_OK;
 }
 
 int cli_usage_of(cli *c)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf cursor = SBX_BUF_INIT(8 * KIB);
-    cli_table t = {.columns = usage_columns, .column_count = ARRAY_LEN(usage_columns)};
-    int status;
+    static const cli_list list = {.path = "/usage",
+                                  .columns = usage_columns,
+                                  .column_count = ARRAY_LEN(usage_columns),
+                                  .add_row = add_usage,
+                                  .query = days,
+                                  .name = "key"};
 
-    do
-        status = usage_page(c, &t, &cursor);
-    while (!status && cursor.len);
-    if (!status && !c->json)
-        return print_table(c, &t);
-    cli_table_done(&t);
-    return status;
+    return cli_list_print(c, &list);
 }

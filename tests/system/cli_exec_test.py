@@ -11,7 +11,7 @@ import unittest
 import cli_harness
 import parts
 import sandboxd
-from cli_harness import SBX, CliCase, Follower, Terminal, environment, sbx
+from cli_harness import SBX, CliCase, Follower, Terminal, covers, environment, sbx
 from sandboxd import wait_for
 
 api = None
@@ -110,6 +110,7 @@ class ExecTest(CliCase):
         self.assertEqual(process.wait(20), 0)
         process.stdout.close()
 
+    @covers("exec")
     def test_a_command_in_the_background_is_listed_attached_to_and_killed(self):
         made = self.exec("-d", self.box, "echo begun; sleep 3077 & sleep 3077").stdout.strip()
         made = made.decode()
@@ -325,6 +326,7 @@ class ShellTest(CliCase):
         terminal.expect(b"/dev/pts/\\d+\r\n/tmp\r\nit's\r\n")
         self.assertEqual(terminal.end(), 0)
 
+    @covers("shell")
     def test_a_pipe_may_be_its_standard_input(self):
         got = sbx("shell", self.box, send=b"echo from-a-pi''pe\nexit 6\n")
         self.assertEqual(got.returncode, 6)

@@ -9,7 +9,7 @@ import unittest
 import cli_harness
 import parts
 import sandboxd
-from cli_harness import SBX, CliCase, Follower, Terminal, environment, sbx
+from cli_harness import SBX, CliCase, Follower, Terminal, covers, environment, sbx
 from sandboxd import wait_for
 
 api = None
@@ -37,6 +37,7 @@ class FilesTest(CliCase):
     def place(self, name):
         return f"cli-files:{name}"
 
+    @covers("put", "get", "cp")
     def test_bytes_go_in_by_put_and_out_by_get(self):
         data = bytes(range(256)) * 3000
         self.ok("put", self.place("a/b/put.bin"), send=data)
@@ -139,6 +140,7 @@ class FilesTest(CliCase):
         (self.here / "zeros").unlink()
         self.inside("rm zeros")
 
+    @covers("watch")
     def test_changes_are_told_as_they_happen(self):
         self.inside("mkdir -p w/sub")
         follower = Follower("watch", "-r", self.place("w"))

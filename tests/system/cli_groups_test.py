@@ -3,7 +3,7 @@ import json
 import unittest
 
 import cli_harness
-from cli_harness import CliCase
+from cli_harness import CliCase, covers
 
 service = api = folder = None
 
@@ -41,6 +41,7 @@ class ManyTest(CliCase):
 
 
 class GroupTest(CliCase):
+    @covers("group create", "group ls", "group get", "group exec", "group rm")
     def test_from_its_making_to_its_end(self):
         boxes = self.ok("create", "-t", "box", "--count", 2).split()
         made = self.ok("group", "create", "-m", "a=b", "crew", *boxes).strip()

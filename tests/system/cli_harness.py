@@ -1,5 +1,6 @@
 """What the tests of sbx, the command line, share: the program in pipes and in terminals."""
 import fcntl
+import functools
 import os
 import pathlib
 import pty
@@ -13,12 +14,27 @@ import termios
 import threading
 import unittest
 
+import cli_commands
 import sandboxd
 from sandboxd import SystemCase, wait_for
 
 SBX = sandboxd.BIN / "sbx"
 
 api = folder = None
+VERBS = cli_commands.verbs_of(cli_commands.TABLE.read_text())
+ran = set()  # subcommands, of the test that runs
+
+
+def covers(*names):
+    """Of a test: it runs these subcommands with success, or fails."""
+    def mark(test):
+        @functools.wraps(test)
+        def run(self):
+            ran.clear()
+            test(self)
+            self.assertLessEqual(set(names), ran, "the test says that it covers these")
+        return run
+    return mark
 
 
 def begin():
@@ -51,8 +67,11 @@ def environment(**more):
 def sbx(*words, send=None, env=None, timeout=60, cwd=None, **more):
     """Runs it to its end; output is bytes, standard input empty unless `send` says otherwise."""
     given = {"input": send} if send is not None else {"stdin": subprocess.DEVNULL}
-    return subprocess.run([SBX, *map(str, words)], capture_output=True, timeout=timeout, check=False,
-                          env=environment(**(env or {})), cwd=cwd, **given, **more)
+    got = subprocess.run([SBX, *map(str, words)], capture_output=True, timeout=timeout, check=False,
+                         env=environment(**(env or {})), cwd=cwd, **given, **more)
+    if got.returncode not in (2, 125):  # usage, and what sbx itself could not do
+        ran.add(cli_commands.command_of(words, VERBS))
+    return got
 
 
 class Terminal:
@@ -124,6 +143,7 @@ class Follower:
         self.process = subprocess.Popen([SBX, *words], env=environment(**env),
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         self.lines = []
+        ran.add(cli_commands.command_of(words, VERBS))
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
 

@@ -3,7 +3,7 @@ import json
 import unittest
 
 import cli_harness
-from cli_harness import CliCase
+from cli_harness import CliCase, covers
 from sandboxd import Client
 
 service = api = folder = None
@@ -15,6 +15,7 @@ def setUpModule():
 
 
 class KeysTest(CliCase):
+    @covers("keys create", "keys ls", "keys rotate", "keys rm")
     def test_from_its_making_to_its_end(self):
         key = self.ok("keys", "create", "--scope", "keys:*", "--scope", "sandbox:read", "--expires",
                       "30d", "laptop").strip()

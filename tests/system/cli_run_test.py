@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 import cli_harness
-from cli_harness import SBX, CliCase, environment, sbx
+from cli_harness import SBX, CliCase, covers, environment, sbx
 from sandboxd import wait_for
 
 TIMEOUT_S = 300
@@ -46,12 +46,14 @@ class RunTest(CliCase):
         self.assertEqual((got.returncode, got.stdout, got.stderr),
                          (0, b"1 b there given 256\n", b""))
 
+    @covers("run")
     def test_code_from_standard_input_and_by_extension(self):
         self.assertEqual(sbx("run", "-", send=b"print(6*7)").stdout, b"42\n")
         self.assertEqual(sbx("run", self.file("a.cjs", "console.log(require('os').EOL.length)"))
                          .stdout, b"1\n")
         self.assertEqual(sbx("run", "-r", "node", "-e", "console.log(2)").stdout, b"2\n")
 
+    @covers("contexts new", "contexts ls", "contexts restart", "contexts rm")
     def test_contexts_keep_their_state_between_runs(self):
         box = api.create(template="python")["id"]
         context = sbx("contexts", "new", box, "-e", "A=b").stdout.decode().strip()

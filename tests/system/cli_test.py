@@ -12,7 +12,7 @@ import unittest
 import cli_harness
 import parts
 import sandboxd
-from cli_harness import SBX, CliCase, Follower, Terminal, environment, sbx
+from cli_harness import CliCase, Follower, SBX, Terminal, covers, environment, sbx
 from sandboxd import wait_for
 
 service = api = folder = None
@@ -71,11 +71,13 @@ class ConfigTest(CliCase):
 
 
 class HelpTest(CliCase):
+    @covers("help", "man", "version")
     def test_every_command_explains_itself_in_three_ways(self):
         names = re.findall(r"^  ([a-z]+) {2,}\S", self.ok("--help"), re.M)
         self.assertLessEqual({"create", "ls", "get", "rm", "start", "stop", "pause", "resume",
                               "restart", "exec", "logs", "shell", "cp", "put", "watch", "stats",
                               "events"}, set(names))
+        self.assertRegex(self.ok("version"), r"^sbx \d+\.\d+\.\d+\n$")
         manual = self.ok("man")
         for name in names:
             with self.subTest(name):
@@ -110,6 +112,7 @@ class HelpTest(CliCase):
         api.delete(f"/sandboxes/{box}")
 
     @unittest.skipUnless(shutil.which("zsh"), "zsh is not installed")
+    @covers("completion")
     def test_completion_is_read_by_zsh(self):
         got = subprocess.run(["zsh", "-n"], input=sbx("completion", "zsh").stdout,
                              capture_output=True, check=False)
@@ -142,6 +145,7 @@ class StatsTest(CliCase):
         cls.box = api.create(name="cli-stats", limits={"memoryMb": 256, "pids": 30})["id"]
         cls.addClassCleanup(api.delete, f"/sandboxes/{cls.box}")
 
+    @covers("stats")
     def test_one_sample_is_a_table_of_one_row(self):
         lines = self.ok("stats", "cli-stats").splitlines()
         self.assertEqual(len(lines), 2, lines)
@@ -195,6 +199,7 @@ class LifecycleTest(CliCase):
     def create(self, *words):
         return self.ok("create", "-t", "box", *words).strip()
 
+    @covers("create", "get", "ls", "rm", "pause", "resume", "stop", "start", "restart")
     def test_a_sandbox_is_made_shown_listed_moved_and_deleted(self):
         box = self.create("-n", "cli-life", "-s", "nano", "-e", "A=1", "-e", "HOME", "-m", "team=x",
                           "--timeout", "10m", "--idle", "5m", "--on-idle", "stop", "--pids", "50",
@@ -221,6 +226,7 @@ class LifecycleTest(CliCase):
         self.fails(125, "no sandbox", "rm", "a" * 20)
         self.ok("rm", "-f", "a" * 20)
 
+    @covers("logs")
     def test_limits_and_the_main_process_are_passed_on(self):
         box = self.create("--cpus", "0.5", "--memory", "0.5G", "--", "sh", "-c", "echo main-ran")
         self.assertEqual(api.sandbox(box)["limits"]["memoryMb"], 512)
@@ -340,6 +346,7 @@ class StreamTest(CliCase):
         wanted = [b"missed%d" % i for i in range(3)]
         self.assertEqual([line for line in follower.lines if line != b"first"], wanted)
 
+    @covers("events")
     def test_events_are_listed_and_followed(self):
         follower = self.follow("events", "-f", "--json")
         made = []
