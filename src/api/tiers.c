@@ -46,6 +46,38 @@ int api_read_json(const sbx_request *r, sbx_json **ret, sbx_err *err)
     return sbx_json_parse(r->body_len ? r->body : "{}", r->body_len ? r->body_len : 2, ret, err);
 }
 
+static int reply_one(const sbx_request *r, void (*write)(sbx_jw *w, const void *item),
+                     const void *item)
+{
+    sbx_buf b = SBX_BUF_INIT(MIB);
+    sbx_jw w = SBX_JW(&b);
+
+    write(&w, item);
+    sbx_reply_json(r->reply, 200, &b);
+    sbx_buf_done(&b);
+    return 0;
+}
+
+/* @param count  of the items; -1: reading them failed. */
+static int reply_list(const sbx_request *r, void (*write)(sbx_jw *w, const void *item),
+                      const void *items, size_t size, int count)
+{
+    sbx_buf b = SBX_BUF_INIT(MIB);
+    sbx_jw w = SBX_JW(&b);
+
+    if (count < 0)
+        return -1;
+    sbx_jw_obj(&w, NULL);
+    sbx_jw_arr(&w, "items");
+    for (int i = 0; i < count; i++)
+        write(&w, (const char *)items + (size_t)i * size);
+    sbx_jw_arr_end(&w);
+    sbx_jw_obj_end(&w);
+    sbx_reply_json(r->reply, 200, &b);
+    sbx_buf_done(&b);
+    return 0;
+}
+
 /* --- tiers --- */
 
 void api_limit(sbx_jw *w, const char *name, int64_t limit)
@@ -72,8 +104,10 @@ static int read_change(const sbx_request *r, sbx_tier_change *ret, sbx_err *err)
     return 0;
 }
 
-static void tier_json(sbx_jw *w, const sbx_tier *t)
+static void tier_json(sbx_jw *w, const void *item)
 {
+    const sbx_tier *t = item;
+
     sbx_jw_obj(w, NULL);
     sbx_jw_str(w, "name", t->name);
     api_limit(w, "executions", t->executions);
@@ -85,23 +119,11 @@ static void tier_json(sbx_jw *w, const sbx_tier *t)
 
 HANDLER(api_tier_list)
 {
-    sbx_buf b = SBX_BUF_INIT(MIB);
-    sbx_jw w = SBX_JW(&b);
     sbx_tier tiers[MAX_TIERS];
     int count = sbx_store_tier_list(app->store, tiers, MAX_TIERS, err);
 
     (void)who;
-    if (count < 0)
-        return -1;
-    sbx_jw_obj(&w, NULL);
-    sbx_jw_arr(&w, "items");
-    for (int i = 0; i < count; i++)
-        tier_json(&w, &tiers[i]);
-    sbx_jw_arr_end(&w);
-    sbx_jw_obj_end(&w);
-    sbx_reply_json(r->reply, 200, &b);
-    sbx_buf_done(&b);
-    return 0;
+    return reply_list(r, tier_json, tiers, sizeof(*tiers), count);
 }
 
 HANDLER(api_tier_change)
@@ -118,19 +140,15 @@ HANDLER(api_tier_change)
         return sbx_fail(err, SBX_E_NOT_FOUND, "there is no such tier");
     if (sbx_store_tier_change(app->store, &change, &now, err))
         return -1;
-    sbx_buf b = SBX_BUF_INIT(MIB);
-    sbx_jw w = SBX_JW(&b);
-
-    tier_json(&w, &now);
-    sbx_reply_json(r->reply, 200, &b);
-    sbx_buf_done(&b);
-    return 0;
+    return reply_one(r, tier_json, &now);
 }
 
 /* --- prices --- */
 
-static void price_json(sbx_jw *w, const sbx_price *p)
+static void price_json(sbx_jw *w, const void *item)
 {
+    const sbx_price *p = item;
+
     sbx_jw_obj(w, NULL);
     sbx_jw_str(w, "size", p->size);
     sbx_jw_milli(w, "cpus", p->cpu_milli);
@@ -142,23 +160,11 @@ static void price_json(sbx_jw *w, const sbx_price *p)
 
 HANDLER(api_price_list)
 {
-    sbx_buf b = SBX_BUF_INIT(MIB);
-    sbx_jw w = SBX_JW(&b);
     sbx_price prices[MAX_PRICES];
     int count = sbx_store_price_list(app->store, prices, MAX_PRICES, err);
 
     (void)who;
-    if (count < 0)
-        return -1;
-    sbx_jw_obj(&w, NULL);
-    sbx_jw_arr(&w, "items");
-    for (int i = 0; i < count; i++)
-        price_json(&w, &prices[i]);
-    sbx_jw_arr_end(&w);
-    sbx_jw_obj_end(&w);
-    sbx_reply_json(r->reply, 200, &b);
-    sbx_buf_done(&b);
-    return 0;
+    return reply_list(r, price_json, prices, sizeof(*prices), count);
 }
 
 HANDLER(api_price_change)
@@ -175,11 +181,5 @@ HANDLER(api_price_change)
         return sbx_fail(err, SBX_E_NOT_FOUND, "there is no such size");
     if (sbx_store_price_change(app->store, &price, err))
         return -1;
-    sbx_buf b = SBX_BUF_INIT(MIB);
-    sbx_jw w = SBX_JW(&b);
-
-    price_json(&w, &price);
-    sbx_reply_json(r->reply, 200, &b);
-    sbx_buf_done(&b);
-    return 0;
+    return reply_one(r, price_json, &price);
 }

@@ -71,12 +71,11 @@ static void fail(install *i, const sbx_err *err)
 
 /* --- the end, on STREAM --- */
 
-/* The last lines, whole. */
-static const char *last_lines(const install *i)
+const char *sbx_package_last_lines(const sbx_buf *output)
 {
-    const char *text = i->tail.data ? i->tail.data : "";
+    const char *text = output->data ? output->data : "";
     size_t cut =
-        i->tail.len > SBX_INSTALL_OUTPUT_BYTES ? i->tail.len - SBX_INSTALL_OUTPUT_BYTES : 0;
+        output->len > SBX_INSTALL_OUTPUT_BYTES ? output->len - SBX_INSTALL_OUTPUT_BYTES : 0;
     const char *line = cut ? strchr(text + cut, '\n') : NULL;
 
     return line ? line + 1 : text + cut;
@@ -93,7 +92,7 @@ static void tell_all(install *i)
         if (i->failure.code) {
             a.state = SBX_PACKAGES_FAILED;
             a.err = i->failure;
-            a.output = sbx_strdup(last_lines(i));
+            a.output = sbx_strdup(sbx_package_last_lines(&i->tail));
         } else {
             packages_fill_set(w, i->set_id, i->installed, false, &a.set);
         }
@@ -210,7 +209,8 @@ static void give_back(install *i)
     sbx_packages *p = i->p;
     sbx_err later;
 
-    if (sbx_store_packages_fail(p->c.store, i->set_id, p->c.worker, &i->failure, last_lines(i),
+    if (sbx_store_packages_fail(p->c.store, i->set_id, p->c.worker, &i->failure,
+                                sbx_package_last_lines(&i->tail),
                                 remember ? SBX_PACKAGES_FAILED_S : 0, &later))
         sbx_log_err(SBX_WARN, "a request for packages stays until its deadline", &later, "set",
                     i->set_id, NULL);

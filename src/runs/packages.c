@@ -176,15 +176,6 @@ static void place_failed(void *arg, const sbx_err *err)
     run_fail(x, err);
 }
 
-/* The last lines, whole. */
-static char *last_lines(const sbx_buf *tail)
-{
-    size_t cut = tail->len > SBX_INSTALL_OUTPUT_BYTES ? tail->len - SBX_INSTALL_OUTPUT_BYTES : 0;
-    const char *line = cut ? strchr(tail->data + cut, '\n') : NULL;
-
-    return sbx_strdup(line ? line + 1 : tail->data ? tail->data + cut : "");
-}
-
 static char *list_json(const sbx_strs *packages)
 {
     sbx_buf b = SBX_BUF_INIT(SBX_MAX_PACKAGE_LIST);
@@ -216,7 +207,7 @@ static void place_exit(void *arg, const sbx_command_exit *e)
                          &err);
     if (x->left)
         sbx_err_set(&err, SBX_E_CANCELLED, "the client went away");
-    x->complaint = last_lines(&i->tail);
+    x->complaint = sbx_strdup(sbx_package_last_lines(&i->tail));
     installer_free(i);
     run_fail(x, &err);
 }

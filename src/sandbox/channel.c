@@ -613,29 +613,51 @@ size_t sbx_channels_count(sbx_channels *c)
     return n;
 }
 
-typedef struct freezing {
+typedef struct setting {
     sbx_channels *set;
     char sandbox[SBX_ID_LEN + 1];
-    bool frozen;
-} freezing;
+    void (*fn)(channel *ch, int64_t value);
+    int64_t value;
+} setting;
 
-static void freeze_on_stream(void *arg)
+static void set_on_stream(void *arg)
 {
-    freezing *f = arg;
-    channel *ch = channel_find(f->set, f->sandbox);
+    setting *s = arg;
+    channel *ch = channel_find(s->set, s->sandbox);
 
     if (ch)
-        ch->frozen = f->frozen;
-    free(f);
+        s->fn(ch, s->value);
+    free(s);
+}
+
+static void set_later(sbx_channels *c, const char *sandbox, void (*fn)(channel *ch, int64_t value),
+                      int64_t value)
+{
+    setting *s = sbx_alloc(sizeof(*s));
+
+    *s = (setting){.set = c, .fn = fn, .value = value};
+    sbx_copy(s->sandbox, sizeof(s->sandbox), sandbox);
+    sbx_stream_post(c->stream, set_on_stream, s);
+}
+
+static void set_frozen(channel *ch, int64_t frozen)
+{
+    ch->frozen = frozen != 0;
+}
+
+static void set_pids(channel *ch, int64_t pids)
+{
+    ch->pids = pids;
 }
 
 void sbx_channels_freeze(sbx_channels *c, const char *sandbox, bool frozen)
 {
-    freezing *f = sbx_alloc(sizeof(*f));
+    set_later(c, sandbox, set_frozen, frozen);
+}
 
-    *f = (freezing){.set = c, .frozen = frozen};
-    sbx_copy(f->sandbox, sizeof(f->sandbox), sandbox);
-    sbx_stream_post(c->stream, freeze_on_stream, f);
+void sbx_channels_pids(sbx_channels *c, const char *sandbox, int64_t pids)
+{
+    set_later(c, sandbox, set_pids, pids);
 }
 
 /* --- the set --- */

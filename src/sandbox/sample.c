@@ -47,28 +47,3 @@ void sbx_channels_each(sbx_channels *c,
             fn(arg, ch->id, ch->pids, ch->alive || ch->commands);
     }
 }
-
-typedef struct limit {
-    sbx_channels *set;
-    char sandbox[SBX_ID_LEN + 1];
-    int64_t pids;
-} limit;
-
-static void limit_on_stream(void *arg)
-{
-    limit *l = arg;
-    channel *ch = channel_find(l->set, l->sandbox);
-
-    if (ch)
-        ch->pids = l->pids;
-    free(l);
-}
-
-void sbx_channels_pids(sbx_channels *c, const char *sandbox, int64_t pids)
-{
-    limit *l = sbx_alloc(sizeof(*l));
-
-    *l = (limit){.set = c, .pids = pids};
-    sbx_copy(l->sandbox, sizeof(l->sandbox), sandbox);
-    sbx_stream_post(c->stream, limit_on_stream, l);
-}

@@ -102,5 +102,7 @@ void sbx_package_command_done(sbx_package_command *c);
 /** Say why an installer has failed: PACKAGE, and which package. @param output  its last lines. */
 void sbx_packages_explain(const char *runtime, const sbx_strs *specs, const sbx_command_exit *e,
                           const char *output, sbx_err *err);
+/** The last lines of an output, whole, at most SBX_INSTALL_OUTPUT_BYTES. Borrowed. Any thread. */
+const char *sbx_package_last_lines(const sbx_buf *output);
 
 #endif
