@@ -4,6 +4,7 @@
 
 #include "app.h"
 #include "sbx/api/api.h"
+#include "sbx/store/identity.h"
 
 #define HANDLER(name)                                                                              \
     int name(struct sbx_app *app, const sbx_principal *who, const sbx_request *r, sbx_err *err)
@@ -41,6 +42,18 @@ int api_list_limit(const sbx_request *r, int *ret, sbx_err *err) SBX_MUST_CHECK;
 int api_list_cursor(const sbx_request *r, int64_t *ret_us, const char **ret_id, char text[48],
                     sbx_err *err) SBX_MUST_CHECK;
 void api_list_next_cursor(sbx_jw *w, bool more, int64_t us, const char *id);
+/** The page that is asked for, of one item more than will be told: it says whether there is
+ * another.
+ * @param ret  zeroed; borrows `text`. */
+int api_list_page(const sbx_request *r, sbx_page *ret, char text[48], sbx_err *err) SBX_MUST_CHECK;
+/* What was found for a page: an array of structs. */
+typedef struct api_items {
+    const void *items;
+    size_t count, size;       /* how many, and bytes of each */
+    size_t id_at, created_at; /* offsets of the id (text) and of the creation (int64_t, us) */
+    void (*write)(sbx_jw *w, const void *item);
+} api_items;
+void api_list_answer(const sbx_request *r, const sbx_page *page, const api_items *l);
 /** The parameters metadata.KEY as a JSON object in `metadata`; NULL: there are none. */
 const char *api_list_metadata(const sbx_request *r, sbx_buf *metadata);
 int api_sandbox_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata,

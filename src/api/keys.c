@@ -247,32 +247,27 @@ HANDLER(api_key_rotate)
 
 /* --- list, get, revoke --- */
 
+static void write_item(sbx_jw *w, const void *item)
+{
+    api_key_json(w, NULL, item, NULL);
+}
+
 HANDLER(api_key_list)
 {
-    sbx_buf b = SBX_BUF_INIT(SBX_MAX_RESPONSE_BYTES);
     sbx_api_key_list list = {0};
-    sbx_jw w = SBX_JW(&b);
     sbx_page page = {0};
     char cursor[48];
-    int limit;
 
-    if (api_list_limit(r, &limit, err) ||
-        api_list_cursor(r, &page.before_us, &page.before_id, cursor, err))
+    if (api_list_page(r, &page, cursor, err) ||
+        sbx_store_key_list(app->store, who->owner, &page, &list, err))
         return -1;
-    page.limit = limit + 1;
-    if (sbx_store_key_list(app->store, who->owner, &page, &list, err))
-        return -1;
-    size_t n = SBX_MIN(list.count, (size_t)limit);
-    sbx_jw_obj(&w, NULL);
-    sbx_jw_arr(&w, "items");
-    for (size_t i = 0; i < n; i++)
-        api_key_json(&w, NULL, &list.items[i], NULL);
-    sbx_jw_arr_end(&w);
-    api_list_next_cursor(&w, list.count > n, n ? list.items[n - 1].created_us : 0,
-                         n ? list.items[n - 1].id : "");
-    sbx_jw_obj_end(&w);
-    sbx_reply_json(r->reply, 200, &b);
-    sbx_buf_done(&b);
+    api_list_answer(r, &page,
+                    &(api_items){.items = list.items,
+                                 .count = list.count,
+                                 .size = sizeof(*list.items),
+                                 .id_at = offsetof(sbx_api_key, id),
+                                 .created_at = offsetof(sbx_api_key, created_us),
+                                 .write = write_item});
     sbx_api_key_list_done(&list);
     return 0;
 }

@@ -160,61 +160,6 @@ HANDLER(api_sandbox_create)
 
 /* --- list --- */
 
-int api_list_limit(const sbx_request *r, int *ret, sbx_err *err)
-{
-    const char *text = sbx_request_query(r, "limit");
-    int64_t n = 50;
-
-    if (text && !sbx_parse_i64(text, 1, SBX_MAX_LIST_ITEMS, &n))
-        return sbx_fail_field(err, "limit", "limit: must be a whole number from 1 to %d",
-                              SBX_MAX_LIST_ITEMS);
-    *ret = (int)n;
-    return 0;
-}
-
-/* A cursor is the last item's creation time in microseconds, a dash, and its id. */
-int api_list_cursor(const sbx_request *r, int64_t *ret_us, const char **ret_id, char text[48],
-                    sbx_err *err)
-{
-    const char *given = sbx_request_query(r, "cursor");
-
-    if (!given)
-        return 0;
-    char *dash = sbx_copy(text, 48, given) ? strchr(text, '-') : NULL;
-    if (dash)
-        *dash++ = '\0';
-    if (!dash || !sbx_id_valid(dash) || !sbx_parse_i64(text, 1, INT64_MAX, ret_us))
-        return sbx_fail_field(err, "cursor", "cursor: use the nextCursor of the page before");
-    *ret_id = dash;
-    return 0;
-}
-
-void api_list_next_cursor(sbx_jw *w, bool more, int64_t us, const char *id)
-{
-    char cursor[48];
-
-    snprintf(cursor, sizeof(cursor), "%lld-%s", (long long)us, id);
-    sbx_jw_str(w, "nextCursor", more ? cursor : NULL);
-}
-
-const char *api_list_metadata(const sbx_request *r, sbx_buf *metadata)
-{
-    sbx_jw w = SBX_JW(metadata);
-    bool some = false;
-
-    sbx_jw_obj(&w, NULL);
-    for (size_t i = 0; i < r->query_count; i++) {
-        const char *name = r->query[i].name;
-
-        if (strncmp(name, "metadata.", 9) == 0) {
-            sbx_jw_str(&w, name + 9, r->query[i].value);
-            some = true;
-        }
-    }
-    sbx_jw_obj_end(&w);
-    return some ? metadata->data : NULL;
-}
-
 int api_sandbox_filter(const sbx_request *r, sbx_sandbox_filter *f, sbx_buf *metadata, sbx_err *err)
 {
     f->metadata = api_list_metadata(r, metadata);
