@@ -7,21 +7,21 @@ server processes, commands of Redis) besides being clocked.
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from audience import printer
-from lab import Lab, at_once, wait_for
-from measure import Row, clocked, median, rank, wrk
-from scale import viewer
-from wire import Wire, request
+from lab import Lab, at_once, cpu_ms
+from measure import Row, clocked, median, rank, settle, wrk
+from nginx import Nginx
+from scale import Crowd, Sandboxes, viewer
+from wire import request
 
 AUDIENCE = pathlib.Path(__file__).with_name("audience.py")
 
@@ -211,4 +211,118 @@ def chatty(bench):
     ]
 
 
-FANOUT = {"shared-log": shared_log, "chatty": chatty}
+# ---- many quiet viewers -----------------------------------------------------------------------
+
+
+def use(bench, lab, sandbox):
+    """What a read costs under load (requests/s of wrk, milliseconds of the servers' processor time
+    each), failures, and the median of a command in ms."""
+    seconds, wire = bench.count(6, 2), lab.wire()
+    run = request("POST", f"/sandboxes/{sandbox}/exec", {"command": ["true"]}, lab.auth)
+    times = [clocked(lambda: wire.exchange(run)) for _ in range(bench.count(600, 60))]
+    cpu = lab.cpu_ms()
+    rate, _, _, failed = wrk(f"{lab.url}/sandboxes/{sandbox}", lab.auth, 64, seconds)
+    cpu = (lab.cpu_ms() - cpu) / (rate * seconds)
+    failed += sum(status != 200 for _, (status, _) in times)
+    return rate, cpu, failed, median([took for took, _ in times])
+
+
+def crowds(bench):
+    """Ten thousand viewers to whom nothing happens, half of them on each worker."""
+    viewers = bench.count(10000, 1000)
+    with contextlib.closing(Lab(workers=2)) as lab, contextlib.ExitStack() as stack:
+        boxes = stack.enter_context(Sandboxes(bench, 20, lab, lab.image()))
+        use(bench, lab, boxes.ids[0])
+        before, rss = use(bench, lab, boxes.ids[0]), lab.rss_kb()
+        groups = boxes.groups(viewer, viewers // 2, True)
+        with Crowd(lab, groups, 0) as one, Crowd(lab, groups, 1) as other:
+            if lab.descriptors() < viewers:
+                raise RuntimeError(f"only {lab.descriptors()} connections")
+            grown = lab.rss_kb() - rss
+            there = use(bench, lab, boxes.ids[0])
+        after = use(bench, lab, boxes.ids[0])
+    name = f"{viewers} viewers, 2 workers"
+    base = [(a + b) / 2 for a, b in zip(before, after)]
+    return [
+        Row(f"{name}: memory each", grown / viewers, "KB", 8, note=f"{grown / 1024:.0f} MB more"),
+        Row(f"{name}: rate of GET", 100 * there[0] / base[0], "%", 80, at_least=True,
+            note=f"{there[0]:,.0f}/s; without them {base[0]:,.0f}/s"),
+        Row(f"{name}: servers' CPU of a GET", 100 * there[1] / base[1], "%", 125,
+            note=f"{1000 * there[1]:.0f} us; without them {1000 * base[1]:.0f} us"),
+        Row(f"{name}: exec p50", 100 * there[3] / base[3], "%", 125,
+            note=f"{there[3]:.2f} ms; without them {base[3]:.2f} ms"),
+        Row(f"{name}: failures", there[2] + max(one.closed, 0) + max(other.closed, 0), "", 0,
+            note="of GET and exec, or connections lost"),
+    ]
+
+
+# ---- two workers and one ----------------------------------------------------------------------
+
+
+def cost_of_reads(lab, sandbox, seconds):
+    """Microseconds of the servers' processor time of a GET, with all workers under load."""
+    count = len(lab.workers)
+    cpu = lab.cpu_ms()
+    told = at_once(count, lambda i: wrk(f"{lab.workers[i].url}/sandboxes/{sandbox}", lab.auth,
+                                        64 // count, seconds))
+    for failure in (t for t in told if isinstance(t, Exception)):
+        raise failure
+    if sum(t[3] for t in told):
+        raise RuntimeError(f"reads failed: {told}")
+    return 1000 * (lab.cpu_ms() - cpu) / sum(t[0] * seconds for t in told)
+
+
+def through_nginx(lab, sandbox, seconds):
+    """Microseconds of processor time of a GET: the servers', and nginx's."""
+    with Nginx([worker.port for worker in lab.workers]) as nginx:
+        url = f"http://127.0.0.1:{nginx.port}/sandboxes/{sandbox}"
+        wrk(url, lab.auth, 64, 1)
+        servers, proxy = lab.cpu_ms(), sum(map(cpu_ms, nginx.pids()))
+        rate, _, _, failed = wrk(url, lab.auth, 64, seconds)
+        servers, proxy = lab.cpu_ms() - servers, sum(map(cpu_ms, nginx.pids())) - proxy
+    if failed:
+        raise RuntimeError(f"{failed} reads through nginx failed")
+    return [1000 * cost / (rate * seconds) for cost in (servers, proxy)]
+
+
+def cost_of_create(lab, image, turn):
+    """(milliseconds, the servers' processor time in ms) of a create by one worker after the other."""
+    wire, cpu = lab.wire(turn % len(lab.workers)), lab.cpu_ms()
+    took, made = clocked(lambda: lab.create(wire, image))
+    cpu = lab.cpu_ms() - cpu
+    lab.delete(wire, made["id"])
+    settle(lab)
+    return took, cpu
+
+
+def workers(bench):
+    """What two workers cost, of what one costs; in turns."""
+    reads, creates, seconds = [[], []], [[], []], bench.count(4, 1)
+    with contextlib.closing(Lab()) as alone, contextlib.closing(Lab(workers=2)) as both:
+        labs = [(lab, lab.image()) for lab in (alone, both)]
+        boxes = [lab.create(lab.wire(), image)["id"] for lab, image in labs]
+        for lab, box in zip((alone, both), boxes):
+            cost_of_reads(lab, box, 1)
+        for turn in range(bench.count(6, 2)):
+            for i in sorted((0, 1), reverse=turn % 2):
+                reads[i].append(cost_of_reads(labs[i][0], boxes[i], seconds))
+        for turn in range(bench.count(30, 4)):
+            for i in sorted((0, 1), reverse=turn % 2):
+                creates[i].append(cost_of_create(*labs[i], turn))
+        servers, proxy = through_nginx(both, boxes[1], seconds)
+        for (lab, _), box in zip(labs, boxes):
+            lab.delete(lab.wire(), box)
+    took, cpu = ([median([c[k] for c in side]) if k == 0 else
+                  sum(c[k] for c in side) / len(side) for side in creates] for k in (0, 1))
+    read = [median(side) for side in reads]
+    return [
+        Row("two workers, of one: servers' CPU of a GET", read[1] / read[0], "times", 1.15,
+            note=f"{read[1]:.1f} us and {read[0]:.1f} us"),
+        Row("the same behind nginx", (servers + proxy) / read[0], "times",
+            note=f"{servers:.1f} us, and nginx {proxy:.1f} us"),
+        Row("two workers, of one: create p50", took[1] / took[0], "times", 1.05,
+            note=f"{took[1]:.0f} ms and {took[0]:.0f} ms; CPU {cpu[1]:.1f} ms and {cpu[0]:.1f} ms"),
+    ]
+
+
+FANOUT = {"shared-log": shared_log, "chatty": chatty, "crowds": crowds, "workers": workers}

@@ -103,6 +103,12 @@ TCACHE_OFF = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def cpu_ms(pid):
+    """Processor time that a process has used so far, of all its threads."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / TICKS
+
+
 class Worker:
     """One server process of a lab."""
 
@@ -139,9 +145,7 @@ class Worker:
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def cpu_ms(self):
-        """Processor time that it has used so far, of all its threads."""
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) * 1000 / TICKS
+        return cpu_ms(self.process.pid)
 
     def metric(self, name):
         """The sum of a metric over its labels."""

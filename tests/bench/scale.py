@@ -32,8 +32,8 @@ def sleeper(lab, sandbox):
 class Crowd:
     """Clients that wait, for as long as the block runs. `closed`: those that the server ended."""
 
-    def __init__(self, lab, groups):
-        self.order = {"url": lab.url, "groups": groups}
+    def __init__(self, lab, groups, worker=0):
+        self.order = {"url": lab.workers[worker].url, "groups": groups}
         self.closed = 0
 
     def __enter__(self):
@@ -56,8 +56,8 @@ class Crowd:
 class Sandboxes:
     """Some sandboxes, for as long as the block runs."""
 
-    def __init__(self, bench, count):
-        self.lab, self.image, self.count = bench.lab, bench.image, count
+    def __init__(self, bench, count, lab=None, image=None):
+        self.lab, self.image, self.count = lab or bench.lab, image or bench.image, count
 
     def __enter__(self):
         self.wire = self.lab.wire()
