@@ -2,7 +2,9 @@
 #include "commands.h"
 
 #include "sbx/auth/auth.h"
+#include "sbx/core/clock.h"
 #include "sbx/core/log.h"
+#include "sbx/reaper/reaper.h"
 #include "sbx/store/secret.h"
 #include "sbx/store/users.h"
 #include <limits.h>
@@ -24,6 +26,8 @@ int command_help(void)
         "            --user NAME [--role user|admin] [--tier NAME] [--name TEXT] [--scopes \"*\"]\n"
         "            [--rates none|default|creates=N,exec=N,reads=N]: requests a minute\n"
         "  reseal    after a change of the master key: write everything with the new one\n"
+        "  sweep     list containers that no record knows, as after a backup was restored;\n"
+        "            --confirm: remove them; exit status 3 if there are some and they stay\n"
         "  doctor    check what the server needs, and say what to do; --json for programs;\n"
         "            exit status 1 if something fails\n"
         "  version   print the version\n\n"
@@ -149,6 +153,46 @@ int command_reseal(const sbx_options *o, sbx_err *err)
            (long long)done.sealed, (long long)done.lost, (long long)done.unused,
            (long long)done.answers);
     return 0;
+}
+
+static void print_orphan(void *arg, const sbx_container_info *c)
+{
+    char at[SBX_TIME_TEXT];
+
+    ++*(int *)arg;
+    sbx_time_text(c->created_at_ms, at);
+    printf("%s %s made %s\n", c->sandbox_id, c->state, at);
+}
+
+/* 3 as of a dry run: something is pending. */
+int command_sweep(const sbx_options *o, bool confirmed, sbx_err *err)
+{
+    SBX_CLEANUP(sbx_crypt_free) sbx_crypt *crypt = NULL;
+    SBX_CLEANUP(sbx_store_free) sbx_store *store = NULL;
+    sbx_docker_config docker = {.host = o->docker_host,
+                                .tls = *o->docker_tls_verify,
+                                .cert_path = o->docker_cert_path,
+                                .timeout_ms = o->engine_timeout_s * 1000};
+    sbx_engine *engine = NULL;
+    sbx_id cluster;
+    int count = 0;
+
+    if (command_open_store(o, &crypt, &store, err) || sbx_store_cluster(store, &cluster, err) ||
+        sbx_docker_new(&docker, &engine, err))
+        return -1;
+    sbx_reaper_config c = {.store = store,
+                           .engine = engine,
+                           .cluster = cluster.s,
+                           .orphan_grace_s = o->orphan_grace_s};
+    int rc = sbx_reaper_orphans(&c, confirmed, print_orphan, &count, err);
+    engine->ops->free(engine);
+    if (rc)
+        return -1;
+    printf("%d container%s without a record%s\n", count, count == 1 ? "" : "s",
+           !count      ? ""
+           : confirmed ? " removed"
+                       : "; --confirm removes what is listed");
+    return count && !confirmed ? 3 : 0;
 }
 
 int command_key(const sbx_options *o, const key_request *k, sbx_err *err)

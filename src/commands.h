@@ -21,6 +21,8 @@ int command_version(void);
 int command_migrate(const sbx_options *o, bool only_look, sbx_err *err);
 int command_key(const sbx_options *o, const key_request *k, sbx_err *err);
 int command_reseal(const sbx_options *o, sbx_err *err);
+/** Containers without a row. @param confirmed  remove them, else 3 if there are some. */
+int command_sweep(const sbx_options *o, bool confirmed, sbx_err *err);
 /** Master key and database as the options say, checked that they belong together. The caller's,
  * also on failure. */
 int command_open_store(const sbx_options *o, sbx_crypt **ret_crypt, sbx_store **ret_store,

@@ -629,6 +629,7 @@ int main(int argc, char **argv)
     key_request key = {0};
     bool dry_run = strcmp(name, "migrate") == 0 && command_flag(&argc, argv, "--dry-run");
     bool json = strcmp(name, "doctor") == 0 && command_flag(&argc, argv, "--json");
+    bool confirmed = strcmp(name, "sweep") == 0 && command_flag(&argc, argv, "--confirm");
     int rc = strcmp(name, "key") == 0 ? key_request_read(&argc, argv, &key, &err) : 0;
     if (!rc)
         rc = sbx_options_load(&options, argc - used, argv + used, &err) ||
@@ -645,6 +646,8 @@ int main(int argc, char **argv)
             rc = command_key(&options, &key, &err);
         else if (strcmp(name, "reseal") == 0)
             rc = command_reseal(&options, &err);
+        else if (strcmp(name, "sweep") == 0)
+            rc = command_sweep(&options, confirmed, &err);
         else if (strcmp(name, "doctor") == 0)
             rc = command_doctor(&options, json);
         else

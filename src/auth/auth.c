@@ -300,9 +300,8 @@ static bool recall(sbx_auth *a, const unsigned char hash[SBX_HASH_BYTES], bool *
             *ret = set[i].who;
     }
     pthread_mutex_unlock(&a->mu);
-    if (known && *ret_good && ret->key_ends_ms && ret->key_ends_ms <= sbx_wall_ms())
-        *ret_good = false;
-    return known;
+    /* one that seems to be over is looked up: the database's clock decides, not this machine's */
+    return known && !(*ret_good && ret->key_ends_ms && ret->key_ends_ms <= sbx_wall_ms());
 }
 
 /* The smaller, the sooner to be overwritten. */

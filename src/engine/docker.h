@@ -66,8 +66,9 @@ typedef struct docker_req {
     size_t max_bytes;   /* of the answer; default SBX_MAX_ENGINE_JSON_BYTES */
     int64_t timeout_ms; /* default: the client's; -1: none but the job's */
     bool regardless;    /* of the job: for undoing; timeout_ms alone ends it */
-    /* Once it was sent, a cancelled job waits for its answer: the engine makes a container also for
-     * a caller that has gone, and then behind the removal that should have undone it. */
+    /* Once it was sent, also a job that is cancelled or out of time waits for its answer: the
+     * engine makes a container also for a caller that has gone, and then behind the removal that
+     * should have undone it. */
     bool finish;
     /* Take a successful answer piece by piece instead of collecting it. False gives up. */
     bool (*piece)(void *arg, const char *data, size_t len);

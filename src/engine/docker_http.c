@@ -313,7 +313,7 @@ static int drive(sbx_docker *d, docker_handle *h, const docker_req *q, docker_re
         }
         int64_t left = end == INT64_MAX ? INT64_MAX : end - sbx_now_ms();
 
-        if (!regardless)
+        if (!regardless && !finish)
             left = SBX_MIN(left, sbx_job_left_ms(INT64_MAX));
         if (left <= 0)
             return sbx_fail(err, SBX_E_TIMEOUT, "%s: the engine did not answer in time", what);
@@ -381,6 +381,8 @@ static int call_once(sbx_docker *d, const docker_req *q, const char *url, const 
 
     if (q->finish && sbx_job_cancelled())
         return sbx_fail(err, SBX_E_CANCELLED, "%s: cancelled", what);
+    if (q->finish && sbx_job_left_ms(1) <= 0)
+        return sbx_fail(err, SBX_E_TIMEOUT, "%s: no time is left for it", what);
     docker_handle *h = handle_lease(d, err);
 
     if (!h)

@@ -131,8 +131,10 @@ static void heartbeat(void *arg)
         return;
     sbx_log(SBX_WARN, "a worker is dead: taking over what it had", "workers", news.dead, NULL);
     free(news.dead);
-    sbx_keeper_kick(r->keeper, "overdue");
-    sbx_keeper_kick(r->keeper, "adopt");
+    static const char *const ticks[] = {"overdue", "adopt", "packages", "purge"};
+
+    for (size_t i = 0; i < ARRAY_LEN(ticks); i++)
+        sbx_keeper_kick(r->keeper, ticks[i]);
 }
 
 /* So that the breaker opens and closes also while nobody calls the engine, or all who do hang. What

@@ -117,32 +117,42 @@ static void look_again(sbx_reaper *r, int64_t in_ms)
         atomic_store(&r->sweep_due_ms, due);
 }
 
-static void remove_orphan(sbx_reaper *r, const sbx_container_info *c)
+/* After a second look at the database. @return 1: it is gone, 0: it has a row, or -1. */
+static int remove_orphan(sbx_reaper *r, const sbx_container_info *c, sbx_err *err)
 {
     sbx_sandbox_row row = {0};
-    sbx_err err;
-    int rc = sbx_store_sandbox_get(r->c.store, NULL, c->sandbox_id, &row, &err);
+    int rc = sbx_store_sandbox_get(r->c.store, NULL, c->sandbox_id, &row, err);
     bool known = rc == 0 && strcmp(row.state, "deleted") != 0 && strcmp(row.state, "failed") != 0;
 
     sbx_sandbox_row_done(&row);
-    if (known || (rc && err.code != SBX_E_NOT_FOUND))
-        return;
-    if (r->c.engine->ops->remove(r->c.engine, c->id, &err)) {
-        sbx_log_err(SBX_WARN, "a container without a row could not be removed", &err, "sandbox",
-                    c->sandbox_id, NULL);
-        look_again(r, TRY_AGAIN_MS);
-        return;
-    }
-    sbx_metrics_add(r->c.metrics, SBX_M_REAPED, "orphan", 1);
+    if (known)
+        return 0;
+    if ((rc && err->code != SBX_E_NOT_FOUND) || r->c.engine->ops->remove(r->c.engine, c->id, err))
+        return -1;
     sbx_log(SBX_INFO, "container without a row removed", "sandbox", c->sandbox_id, NULL);
+    return 1;
+}
+
+static void sweep_away(sbx_reaper *r, const sbx_container_info *c)
+{
+    sbx_err err;
+    int rc = remove_orphan(r, c, &err);
+
+    if (rc > 0)
+        sbx_metrics_add(r->c.metrics, SBX_M_REAPED, "orphan", 1);
+    if (rc >= 0)
+        return;
+    sbx_log_err(SBX_WARN, "a container without a row could not be removed", &err, "sandbox",
+                c->sandbox_id, NULL);
+    look_again(r, TRY_AGAIN_MS);
 }
 
 static void refuse(const sweep *s, size_t orphans)
 {
     sbx_metrics_add(s->r->c.metrics, SBX_M_REAPED, "refused", 1);
     sbx_log(SBX_ERROR,
-            "sweep refused: too many containers have no row; if the database was restored "
-            "from an old backup, compare it with the engine before you remove them by hand",
+            "sweep refused: too many containers have no row, as if the database had been restored "
+            "from an old backup; `sandboxd sweep` lists them, and removes them with --confirm",
             "orphans", SBX_NUM(orphans), "containers", SBX_NUM(s->count), NULL);
 }
 
@@ -157,7 +167,7 @@ static void remove_orphans(const sweep *s)
         if (k != OF_A_ROW && left > 0)
             look_again(s->r, left);
         else if (k == LEFT_OVER)
-            remove_orphan(s->r, &s->containers[i]);
+            sweep_away(s->r, &s->containers[i]);
         else
             orphans += k == ORPHAN;
     }
@@ -167,7 +177,7 @@ static void remove_orphans(const sweep *s)
     }
     for (size_t i = 0; i < s->count; i++)
         if (kind_of(s, &s->containers[i], &left) == ORPHAN && left <= 0)
-            remove_orphan(s->r, &s->containers[i]);
+            sweep_away(s->r, &s->containers[i]);
 }
 
 static bool disagrees(const sbx_sandbox_row *row, const sbx_container_info *c)
@@ -240,6 +250,13 @@ static int look(sweep *s, sbx_err *err)
     return read_failed(s, err);
 }
 
+static void sweep_done(sweep *s)
+{
+    sbx_sandbox_list_done(&s->rows);
+    sbx_sandbox_list_done(&s->failed);
+    free(s->containers);
+}
+
 void reaper_sweep(void *arg)
 {
     sweep s = {.r = arg};
@@ -253,7 +270,26 @@ void reaper_sweep(void *arg)
         note_orphans(&s);
         remove_orphans(&s);
     }
-    sbx_sandbox_list_done(&s.rows);
-    sbx_sandbox_list_done(&s.failed);
-    free(s.containers);
+    sweep_done(&s);
+}
+
+int sbx_reaper_orphans(const sbx_reaper_config *c, bool confirmed, sbx_reaper_told told, void *arg,
+                       sbx_err *err)
+{
+    sbx_reaper r = {.c = *c};
+    sweep s = {.r = &r};
+    int rc = look(&s, err), removed = 1;
+    int64_t left;
+
+    for (size_t i = 0; !rc && i < s.count; i++) {
+        if (kind_of(&s, &s.containers[i], &left) != ORPHAN || left > 0)
+            continue;
+        if (confirmed)
+            removed = remove_orphan(&r, &s.containers[i], err);
+        if (removed > 0)
+            told(arg, &s.containers[i]);
+        rc = removed < 0 ? -1 : 0;
+    }
+    sweep_done(&s);
+    return rc;
 }

@@ -361,6 +361,8 @@ static int refuse(const sbx_move *m, const sbx_sandbox_row *row, sbx_err *err)
     reason why;
 
     sandbox_reason(row, &why, &json);
+    if (m->begun && why.message && sbx_streq(why.code, "image_missing"))
+        return sbx_fail_field(err, "image", "%s", why.message);
     if (m->begun && why.message)
         return sbx_fail(err, SBX_E_ENGINE, "the sandbox is %s: %s", row->state, why.message);
     return sbx_fail(err, SBX_E_CONFLICT, "the sandbox is %s", row->state);

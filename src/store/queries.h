@@ -267,8 +267,11 @@
       " FROM json_to_recordset($2::json) AS r (id text, state json)"                               \
       " WHERE s.id = r.id AND s.worker = $1 AND s.state = 'running'"                               \
       " AND coalesce(s.health_state->>'status', 'starting') = r.state->>'status'")                 \
+    /* Its agent drops what is older, and a database that was restored must not seem so: hence the  \
+     * time. */                                                                                    \
     X(SANDBOX_TAKE, 2, SYSTEM,                                                                     \
-      "UPDATE public.sandboxes s SET worker = $2::text, epoch = epoch + 1"                         \
+      "UPDATE public.sandboxes s SET worker = $2::text, "                                       \
+      " epoch = greatest(epoch + 1, extract(epoch FROM now())::bigint)"                            \
       " WHERE id = $1 AND state <> 'deleted' AND (s.worker = $2::text OR " HOLDER_IS_DEAD ")"      \
       " RETURNING epoch")                                                                          \
     X(SANDBOX_TOUCH, 1, SYSTEM,                                                                    \

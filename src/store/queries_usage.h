@@ -28,10 +28,11 @@
     /* Reserved, and it did not come to a run: the sandbox is over, or the worker is dead and the  \
      * sandbox knows nothing of it. */                                                             \
     X(RUN_RELEASE, 0, SYSTEM,                                                                      \
-      "DELETE FROM public.usage_runs r WHERE NOT r.done AND r.at <= now() - interval '60 seconds'" \
+      "DELETE FROM public.usage_runs r WHERE NOT r.done"                                           \
       " AND NOT EXISTS (SELECT 1 FROM public.sandbox_executions x WHERE x.id = r.id)"              \
-      " AND (NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = r.sandbox"                  \
-      " AND s.state NOT IN ('deleting', 'deleted', 'failed', 'stopped'))"                          \
+      " AND ((r.at <= now() - interval '60 seconds'"                                               \
+      " AND NOT EXISTS (SELECT 1 FROM public.sandboxes s WHERE s.id = r.sandbox"                   \
+      " AND s.state NOT IN ('deleting', 'deleted', 'failed', 'stopped')))"                         \
       " OR " IS_DEAD("r.worker") ")")                                                              \
     X(QUOTAS_GET, 1, OWNER,                                                                        \
       "SELECT t.name, t.executions, t.compute_s, t.longest_s, t.concurrent, u.spending_limit,"     \

@@ -59,21 +59,50 @@ class PrivatePostgres(Process):
             return command
         return ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups", *command)
 
-    def start(self):
-        self.run(self.user(self.bin / "postgres", "-D", self.folder / "data", "-k", self.folder,
+    def start(self, env=None):
+        self.run(self.user("env", *(f"{name}={value}" for name, value in (env or {}).items()),
+                           self.bin / "postgres", "-D", self.folder / "data", "-k", self.folder,
                            "-h", "", "-c", "fsync=off"))
         wait_for(lambda: subprocess.run([self.bin / "pg_isready", "-q", "-h", self.folder],
                                         check=False).returncode == 0, 30, "PostgreSQL")
 
-    def pids(self):
-        """Of the server and of all that it forked."""
+    def signal(self, how):
+        """To the server and all that it forked, some of which may be ending."""
         told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
                               capture_output=True, text=True, check=False).stdout.split()
-        return [self.process.pid, *map(int, told)]
+        for pid in [self.process.pid, *map(int, told)]:
+            try:
+                os.kill(pid, how)
+            except ProcessLookupError:
+                pass
 
     def remove(self):
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def find_faketime():
+    found = sorted(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        raise AssertionError("libfaketime is not installed: run tests/run")
+    return found[0]
+
+
+class WrongClock:
+    """The wall clock of the programs that get its environment; set(seconds) moves it."""
+
+    def __init__(self):
+        self.file = pathlib.Path(tempfile.mkstemp(prefix="sbxclock-")[1])
+        self.file.chmod(0o644)
+        self.env = {"LD_PRELOAD": str(find_faketime()), "FAKETIME_TIMESTAMP_FILE": str(self.file),
+                    "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+        self.set(0)
+
+    def set(self, seconds):
+        self.file.write_text(f"{seconds:+d}\n")
+
+    def remove(self):
+        self.file.unlink()
 
 
 class PrivateRedis(Process):

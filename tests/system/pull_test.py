@@ -146,6 +146,10 @@ class PullTest(PullCase):
         record = api.sandbox(told["sandboxId"])
         self.assertEqual(record["state"], "failed")
         self.assertIn("nothing:1", record["stateReason"]["message"])
+        again = api.post(f"/sandboxes/{told['sandboxId']}/start", timeout=120)
+        self.assertIn("nothing:1", self.assert_problem(again, 400, "invalid_request",
+                                                       "image")["detail"])
+        self.assertEqual(api.state(told["sandboxId"]), "failed")
 
     def test_a_registry_that_is_down_is_502_with_its_words(self):
         got = api.post("/sandboxes", {"image": "127.0.0.1:1/no/such:image"})

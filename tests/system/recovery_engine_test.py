@@ -1,5 +1,5 @@
-"""The engine dies, is restarted, or stands still, and the whole machine goes down. Everything has
-settled within 10 s, what survived is usable, and what did not says why."""
+"""The engine dies, is restarted, or stands still. Everything has settled within 10 s, what survived
+is usable, and what did not says why."""
 import os
 import signal
 import time

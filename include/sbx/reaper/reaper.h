@@ -39,6 +39,15 @@ void sbx_reaper_look_at(sbx_reaper *r, const char *sandbox);
 /** An adopted sandbox has not started its main process: do so. Any thread. */
 void sbx_reaper_start_main(sbx_reaper *r, const char *sandbox);
 
+/** What a sweep would remove, or refuses to remove since they are so many: containers without a row
+ * that are older than the grace. For an operator who knows why they are there.
+ * @param c  store, engine, cluster and orphan_grace_s are read
+ * @param confirmed  remove them; otherwise nothing is changed
+ * @param told  called with each that would be removed, or was */
+typedef void (*sbx_reaper_told)(void *arg, const sbx_container_info *c);
+int sbx_reaper_orphans(const sbx_reaper_config *c, bool confirmed, sbx_reaper_told told, void *arg,
+                       sbx_err *err) SBX_MUST_CHECK;
+
 void sbx_reaper_stop(sbx_reaper *r); /* ends the listener; before the lanes are freed */
 void sbx_reaper_free(sbx_reaper *r);
 
