@@ -127,9 +127,14 @@ static void heartbeat(void *arg)
     if (news.late)
         sbx_log(SBX_WARN, "this worker's heartbeat was late; others may have taken its place",
                 NULL);
-    if (!news.dead)
+    bool left = news.others < r->others;
+    r->others = news.others;
+    if (news.dead)
+        sbx_log(SBX_WARN, "a worker is dead: taking over what it had", "workers", news.dead, NULL);
+    else if (left)
+        sbx_log(SBX_INFO, "a worker has left: taking over what it had", NULL);
+    else
         return;
-    sbx_log(SBX_WARN, "a worker is dead: taking over what it had", "workers", news.dead, NULL);
     free(news.dead);
     static const char *const ticks[] = {"overdue", "adopt", "packages", "purge"};
 

@@ -20,6 +20,7 @@ struct sbx_reaper {
     size_t orphan_count; /* immutable after start, but for the flags */
     sbx_reaper_config c;
     sbx_keeper *keeper;
+    int64_t others; /* workers at the last heartbeat; only the heartbeat's */
     pthread_t listener;
     bool listening;
     atomic_bool stopping;

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <sys/epoll.h>
 #include <time.h>
+#include <utlist.h>
 
 #define RECV_BYTES   (256 * KIB)
 #define RECV_ROUNDS  4 /* per wake-up, so that one loud sandbox does not starve the others */
@@ -76,13 +77,24 @@ channel *channel_owned(sbx_channels *c, const char *id)
 
 typedef enum told { TELL_NOBODY, TELL_LOST, TELL_BROKEN } told;
 
+static void take_out(channel *ch)
+{
+    sbx_channels *c = ch->set;
+
+    if (ch->retired) {
+        LL_DELETE2(c->retired, ch, next_retired);
+        return;
+    }
+    pthread_mutex_lock(&c->mu);
+    HASH_DEL(c->all, ch);
+    pthread_mutex_unlock(&c->mu);
+}
+
 static void channel_end(channel *ch, sbx_code why, const char *text, told tell)
 {
     sbx_channels *c = ch->set;
 
-    pthread_mutex_lock(&c->mu);
-    HASH_DEL(c->all, ch);
-    pthread_mutex_unlock(&c->mu);
+    take_out(ch);
     bool was_ready = ch->ready;
     ch->ready = false;
     greeting_answer(ch, false, text);
@@ -413,6 +425,20 @@ static void drop_unopened(opening *o)
     free(o);
 }
 
+static bool bridge_is_used(const channel *ch)
+{
+    return ch->commands || ch->questions;
+}
+
+/* This worker has become the holder. An upload, for one, cannot be gone on with on another channel.
+ */
+static void retire(channel *bridge)
+{
+    take_out(bridge);
+    bridge->retired = true;
+    LL_PREPEND2(bridge->set->retired, bridge, next_retired);
+}
+
 static void open_on_stream(void *arg)
 {
     opening *o = arg;
@@ -423,7 +449,9 @@ static void open_on_stream(void *arg)
         drop_unopened(o);
         return;
     }
-    if (old)
+    if (old && old->bridge && bridge_is_used(old))
+        retire(old);
+    else if (old)
         channel_end(old, SBX_E_ENGINE, "the channel was opened anew", TELL_NOBODY);
     pthread_mutex_lock(&c->mu);
     HASH_ADD_STR(c->all, id, ch);
@@ -682,10 +710,15 @@ static void end_idle_bridges(void *arg)
 
     for (channel *ch = c->all, *next; ch; ch = next) {
         next = ch->hh.next;
-        if (ch->bridge && !ch->used && !ch->commands && !ch->questions)
+        if (ch->bridge && !ch->used && !bridge_is_used(ch))
             channel_end(ch, SBX_E_ENGINE, "nobody uses the bridge", TELL_NOBODY);
         else
-            ch->used = ch->commands || ch->questions; /* from their end on it is idle */
+            ch->used = bridge_is_used(ch); /* from their end on it is idle */
+    }
+    for (channel *ch = c->retired, *next; ch; ch = next) {
+        next = ch->next_retired;
+        if (!bridge_is_used(ch))
+            channel_end(ch, SBX_E_ENGINE, "nobody uses the bridge", TELL_NOBODY);
     }
     c->idle = sbx_timer_new(c->stream, c->bridge_idle_ms, end_idle_bridges, c);
 }
@@ -733,6 +766,8 @@ static void shutdown_on_stream(void *arg)
     c->closed = true;
     while (c->all)
         channel_end(c->all, SBX_E_CAPACITY, "the server is stopping", TELL_NOBODY);
+    while (c->retired)
+        channel_end(c->retired, SBX_E_CAPACITY, "the server is stopping", TELL_NOBODY);
     sbx_timer_free(sbx_steal(c->ping));
     sbx_timer_free(sbx_steal(c->idle));
 }

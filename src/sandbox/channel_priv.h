@@ -79,7 +79,9 @@ struct channel {
     sbx_pairs env;
     uint64_t env_version;
     bool adopted, bridge;
-    bool used; /* a bridge: since the last look for idle ones */
+    bool used;    /* a bridge: since the last look for idle ones */
+    bool retired; /* a bridge whose place was taken: only what was begun on it goes on */
+    channel *next_retired;
     drain *drains;
     question *questions;
     alive *alive; /* hash by id */
@@ -101,8 +103,9 @@ struct sbx_channels {
     sbx_stream *stream;
     sbx_channel_events events;
     pthread_mutex_t mu;
-    channel *all;  /* hash by id; changed by STREAM under mu, read by others under mu */
-    char *scratch; /* STREAM: one receive buffer for all channels */
+    channel *all;     /* hash by id; changed by STREAM under mu, read by others under mu */
+    channel *retired; /* STREAM */
+    char *scratch;    /* STREAM: one receive buffer for all channels */
     sbx_timer *ping, *idle;
     int64_t bridge_idle_ms; /* written before the first channel is opened */
     bool closed;            /* STREAM */

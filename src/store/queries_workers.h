@@ -42,7 +42,8 @@
       " AND me.steady_since <= now() - interval '3 seconds' FOR UPDATE OF o SKIP LOCKED),"         \
       " gone AS (DELETE FROM public.workers w USING late WHERE w.id = late.id AND late.dead"       \
       " RETURNING w.id)"                                                                           \
-      " SELECT steady_since = now(), (SELECT string_agg(id, ' ') FROM gone) FROM me")              \
+      " SELECT steady_since = now(), (SELECT string_agg(id, ' ') FROM gone),"                      \
+      " (SELECT count(*) FROM public.workers WHERE id <> $1) FROM me")                             \
     X(WORKER_DELETE, 1, SYSTEM, "DELETE FROM public.workers WHERE id = $1")
 /* clang-format on */
 

@@ -92,7 +92,11 @@ Test(store_workers, workers_with_a_bus_share_and_keep_a_lonely_one_out)
     OK(sbx_store_join(a, false, &wa, &err));
     OK(sbx_store_join(b, false, &wb, &err));
     FAILS(sbx_store_join(c, true, &wc, &err), CONFLICT);
+    OK(beat(b, &wb));
+    cr_expect_eq(news.others, 1);
     sbx_store_leave(a, wa.s);
+    OK(beat(b, &wb));
+    cr_expect_eq(news.others, 0, "one has left");
     sbx_store_leave(b, wb.s);
     cr_expect_eq(sql("SELECT count(*) FROM workers"), 0);
     OK(sbx_store_join(c, true, &wc, &err));

@@ -84,6 +84,20 @@ class RollingTest(SystemCase):
             self.assertTrue(viewer.ends, "no viewer's worker was restarted")
             self.assertLessEqual(set(viewer.ends), {1001, "end"}, viewer.way)
 
+    def test_the_others_take_over_at_once_what_a_worker_leaves(self):
+        """With the heartbeat that finds it gone, not only when they look around."""
+        first, second = self.workers
+        boxes = [Client(first, self.api.key).create()["id"] for _ in range(3)]
+        first.stop()
+        wait_for(lambda: [line for line in second.log() if "has left" in line["msg"]], 10,
+                 "the news")
+        holder = wait_for(lambda: self.service.psql("SELECT id FROM workers"), what="the workers")
+        wait_for(lambda: self.service.psql("SELECT count(*) FROM sandboxes WHERE state = 'running'"
+                                           f" AND worker = '{holder}'") == str(len(boxes)), 10,
+                 "what it holds")
+        for box in boxes:
+            self.assertEqual(self.api.exec(box, "echo on")["stdout"], "on\n")
+
     def test_a_command_under_way_ends_as_ever(self):
         """Also one that is begun after the signal."""
         box = self.api.create()["id"]

@@ -463,24 +463,65 @@ Test(channel_v2, a_bridge_runs_commands_and_holds_nothing, .init = make, .fini =
     close(second.fd);
 }
 
-Test(channel_v2, a_channel_takes_the_place_of_a_bridge, .init = make, .fini = unmake, .timeout = 60)
+/* One that cannot be gone on with elsewhere, as uploads cannot. */
+Test(channel_v2, what_was_begun_on_a_bridge_goes_on_when_a_channel_takes_its_place, .init = make,
+     .fini = unmake, .timeout = 60)
 {
     static agent bridge, owner;
     sbx_err err = {0};
     seen s = {0};
+    listed l = {0};
+    fields started = {.len = 0}, exit = {.len = 0};
+    int others = conns_open;
     sbx_greeting *g = open_bridge(&bridge);
 
+    sbx_channels_bridge_idle(set, 20);
     cr_assert(agent_hello(&bridge));
     agent_welcome_2(&bridge, 1);
     cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
     sbx_channels_attach(set, ID_A, ID_B, 0, 10, false, &events, &s);
     cr_assert(agent_read_until(&bridge, SBX_F_ATTACH));
+    uint32_t req = bridge.frame.req;
     g = channel_open(set, ID_A, 2, &owner);
     cr_assert(agent_hello(&owner));
     agent_welcome_2(&owner, 2);
     cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
     cr_expect(sbx_channels_owns(set, ID_A));
-    cr_expect_eq(s.lost, 1, "who followed through the bridge attaches again");
+    sbx_channels_list(set, ID_A, NULL, &list_events, &l);
+    cr_expect(agent_read_until(&owner, SBX_F_LIST), "what is new goes to the channel");
+    cr_expect_eq(s.lost, 0);
+    cr_expect_eq(conns_open, others + 2);
+    add_num(&started, SBX_T_PID, 7);
+    agent_frame(&bridge, SBX_F_STARTED, req, started.data, started.len);
+    agent_chunk(&bridge, req, 1, "hello", 5);
+    add_num(&exit, SBX_T_EXIT_CODE, 0);
+    add_num(&exit, SBX_T_SEQ, 2);
+    agent_frame(&bridge, SBX_F_EXIT, req, exit.data, exit.len);
+    cr_assert(EVENTUALLY(s.exits == 1));
+    cr_expect_eq(s.bytes, 5);
+    cr_expect(EVENTUALLY(conns_open == others + 1), "a bridge that nobody needs is closed");
+    cr_expect(sbx_channels_owns(set, ID_A));
+    close(bridge.fd);
+    close(owner.fd);
+}
+
+Test(channel_v2, a_channel_takes_the_place_of_a_bridge_that_is_not_used, .init = make,
+     .fini = unmake, .timeout = 60)
+{
+    static agent bridge, owner;
+    sbx_err err = {0};
+    int others = conns_open;
+    sbx_greeting *g = open_bridge(&bridge);
+
+    cr_assert(agent_hello(&bridge));
+    agent_welcome_2(&bridge, 1);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
+    g = channel_open(set, ID_A, 2, &owner);
+    cr_assert(agent_hello(&owner));
+    agent_welcome_2(&owner, 2);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
+    cr_expect(sbx_channels_owns(set, ID_A));
+    cr_expect_eq(conns_open, others + 1);
     close(bridge.fd);
     close(owner.fd);
 }

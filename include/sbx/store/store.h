@@ -83,6 +83,7 @@ typedef struct sbx_worker_news {
     bool late; /* nothing was heard of this worker for 2 s: others may have taken what it had */
     char
         *dead; /* ids, with spaces between, of workers that are dead as of now; NULL: none; owned */
+    int64_t others; /* workers besides this one, the dead among them */
 } sbx_worker_news;
 
 int sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_worker_news *ret,
