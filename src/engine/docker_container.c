@@ -3,6 +3,9 @@
 #include "sbx/core/clock.h"
 #include <stdio.h>
 
+#define FREEZE_TRIES    5
+#define FREEZE_AGAIN_MS 100
+
 void docker_what(char *out, size_t cap, const char *doing, const char *name)
 {
     char clean[96];
@@ -61,9 +64,23 @@ int docker_stop(sbx_engine *e, const char *id, int grace_s, sbx_err *err)
                 ((sbx_docker *)e)->timeout_ms + (int64_t)grace_s * 1000, err);
 }
 
+/* On the first version of cgroups a busy kernel may not have frozen all by the time that runc gives
+ * up, and thaws it again. */
 int docker_freeze(sbx_engine *e, const char *id, sbx_err *err)
 {
-    return verb(e, "POST", id, "/pause", "pausing container", 0, err);
+    for (int tries = 1;; tries++) {
+        sbx_err got = {0};
+
+        if (verb(e, "POST", id, "/pause", "pausing container", 0, &got) == 0)
+            return 0;
+        if (tries == FREEZE_TRIES || !strstr(got.msg, "unable to freeze")) {
+            if (err)
+                *err = got;
+            return -1;
+        }
+        if (docker_nap(FREEZE_AGAIN_MS, "pausing container", err))
+            return -1;
+    }
 }
 
 int docker_thaw(sbx_engine *e, const char *id, sbx_err *err)

@@ -227,6 +227,13 @@ class Engine:
         conn.sendall(answer(500, {"message": "boom\x07\x1b[2J\u00e9" + "x" * 5000}))
         return True
 
+    def do_busy_freezer(self, conn, parts, body):
+        """Cannot freeze, but at the third time."""
+        self.freezes = getattr(self, "freezes", 0) + 1
+        conn.sendall(answer(204, b"") if self.freezes == 3 else answer(500, {
+            "message": "Cannot pause container x: OCI runtime pause failed: unable to freeze: unknown"}))
+        return True
+
     def do_e503(self, conn, parts, body):
         conn.sendall(answer(503, b"<html>starting</html>"))
         return True

@@ -25,7 +25,8 @@ def setUpModule():
     if not sandboxd.REDIS_URL:
         raise AssertionError("SBX_TEST_REDIS_URL is not set: run tests/run")
     service = sandboxd.Service(env={"REDIS_URL": sandboxd.REDIS_URL,
-                                    "SBX_TRUSTED_PROXIES": "127.0.0.1"})
+                                    "SBX_TRUSTED_PROXIES": "127.0.0.1",
+                                    "SBX_RATE_FAILURES": "30"})
     unittest.addModuleCleanup(service.close)
     for _ in range(2):
         port = nginx.free_port()
@@ -307,14 +308,22 @@ class AddressTest(SystemCase):
         got = connection.getresponse()
         got.read()
         connection.close()
-        return got.headers["X-Request-Id"]
+        return got
 
     def test_an_address_is_that_of_the_client(self):
         for forwarded in (None, "203.0.113.9", "127.0.0.1", "203.0.113.9, 127.0.0.1", "junk"):
-            told = self.ask("127.0.0.77", forwarded, api.key)
+            told = self.ask("127.0.0.77", forwarded, api.key).headers["X-Request-Id"]
             self.assertEqual(wait_for(lambda n=told: service.psql(
                 f"SELECT address FROM audit WHERE request_id = '{n}'"), what="the entry"),
                              "127.0.0.77", forwarded)
+
+    def test_rates_are_those_of_the_client_whoever_he_says_he_is(self):
+        def status(source, n):
+            return self.ask(source, f"192.0.2.{n}").status
+        wait_for(lambda: status("127.0.0.88", 1) == 429, what="a client that is barred")
+        for n in range(2, 9):
+            self.assertEqual(status("127.0.0.88", n), 429)
+        self.assertEqual(status("127.0.0.89", 1), 401)
 
 
 if __name__ == "__main__":

@@ -468,14 +468,13 @@ Test(channel_v2, what_was_begun_on_a_bridge_goes_on_when_a_channel_takes_its_pla
      .fini = unmake, .timeout = 60)
 {
     static agent bridge, owner;
+    static listed l; /* told at the end, when the channels end */
+    static seen s;
     sbx_err err = {0};
-    seen s = {0};
-    listed l = {0};
     fields started = {.len = 0}, exit = {.len = 0};
     int others = conns_open;
     sbx_greeting *g = open_bridge(&bridge);
 
-    sbx_channels_bridge_idle(set, 20);
     cr_assert(agent_hello(&bridge));
     agent_welcome_2(&bridge, 1);
     cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0);
@@ -491,6 +490,7 @@ Test(channel_v2, what_was_begun_on_a_bridge_goes_on_when_a_channel_takes_its_pla
     cr_expect(agent_read_until(&owner, SBX_F_LIST), "what is new goes to the channel");
     cr_expect_eq(s.lost, 0);
     cr_expect_eq(conns_open, others + 2);
+    sbx_channels_bridge_idle(set, 20);
     add_num(&started, SBX_T_PID, 7);
     agent_frame(&bridge, SBX_F_STARTED, req, started.data, started.len);
     agent_chunk(&bridge, req, 1, "hello", 5);

@@ -46,6 +46,16 @@ Test(engine_faults, each_bad_answer_has_its_code)
     }
 }
 
+Test(engine_faults, a_pause_that_found_the_kernel_busy_is_tried_again)
+{
+    sbx_err err = {0};
+
+    start_with(NULL, 5000);
+    cr_expect_eq(engine->ops->pause(engine, "busy_freezer", &err), 0, "%s", err.msg);
+    cr_expect_eq(engine->ops->pause(engine, "busy_freezer", &err), -1, "not for ever");
+    cr_expect_eq(err.code, SBX_E_ENGINE);
+}
+
 Test(engine_faults, an_inspected_container_is_read)
 {
     sbx_container_info i;
