@@ -155,7 +155,7 @@ static bool settle_tail(viewer *v, const fetch *f)
     }
     if (!v->floored)
         v->pos = f->last;
-    v->floored = true;
+    v->floored = v->pos > 0 || v->floored;
     return false;
 }
 

@@ -52,6 +52,24 @@ Test(logs_viewers, one_that_comes_behind_another_misses_no_line)
     finish(h, r, 2);
 }
 
+Test(logs_viewers, that_come_together_get_as_much_as_each_asked_for)
+{
+    hub *h = hub_new(0);
+    sbx_reply *r[3];
+
+    append(h, 1, 50);
+    r[0] = view(h, query(0), true);
+    r[1] = view(h, query(10), true);
+    r[2] = view(h, query(-1), true);
+    EXPECT_TRACE(r[1], "41-50");
+    EXPECT_TRACE(r[2], "1-50");
+    append(h, 51, 51);
+    EXPECT_TRACE(r[0], "51-51");
+    EXPECT_TRACE(r[1], "41-51");
+    EXPECT_TRACE(r[2], "1-51");
+    finish(h, r, 3);
+}
+
 Test(logs_viewers, frames_have_the_documented_form)
 {
     hub *h = hub_new(0);
@@ -366,7 +384,8 @@ Test(logs_viewers, a_thousand_share_their_frames)
     cr_expect_leq(after.frames_built - before.frames_built, 2 * 2 * batches,
                   "%lu frames were built for %lu that were sent",
                   after.frames_built - before.frames_built, after.frames_sent - before.frames_sent);
-    cr_expect_eq(after.fetches, before.fetches);
+    /* One more, for those that came during the last one. */
+    cr_expect_leq(after.fetches, before.fetches + 1);
     cr_expect_lt(sizeof(viewer), 512);
     finish(h, r, MANY);
 }
