@@ -32,7 +32,7 @@ PRESETS = {"unit": "asan", "store": "asan", "race": "tsan", "fuzz-smoke": "fuzz"
 PYTHON_FILES = {"arch": "tests/arch/*_test.py", "system": "tests/system/*_test.py"}
 DEFAULT_TIMEOUT_S = 300
 TAIL_LINES = 25
-AT_ONCE = {"system": 2, "race": 2, "fuzz-smoke": 2}
+AT_ONCE = {"store": 2, "system": 2, "race": 2, "fuzz-smoke": 2}
 ROWS = (("store",), ("unit", "race", "fuzz-smoke"))
 
 
@@ -189,22 +189,30 @@ class Runner:
         return chosen
 
     def run_criterion(self, tier):
-        for name, command, limit, env, cwd in self.compiled(tier):
+        # Each test of the store has a database of its own, but the tests of a program copy one.
+        jobs = ["--jobs=1"] if tier == "store" else []
+
+        def run(program):
+            name, command, limit, env, cwd = program
             chosen = self.criterion_selection(name, command)
             if chosen == []:
-                continue
+                return program, chosen, None
             selection = [f"--filter=@({'|'.join(chosen)})"] if chosen else []
             log, tap = self.logs / f"{tier}-{name}.log", self.logs / f"{tier}-{name}.tap"
-            reports, sanitizer = self.sanitizer_env(f"{tier}-{name}")
-            # Tests of the store share a cluster, and some of them break its connections.
-            jobs = ["--jobs=1"] if tier == "store" else []
-            status, _ = run_process(
+            sanitizer = self.sanitizer_env(f"{tier}-{name}")[1]
+            return program, chosen, run_process(
                 command + [f"--tap={tap}", "--color=never"] + jobs + selection, log, limit,
-                {**sanitizer, **env}, cwd or self.repo)
+                {**sanitizer, **env}, cwd or self.repo)[0]
+
+        for (name, _, limit, _, _), chosen, status in side_by_side(
+                run, self.compiled(tier), AT_ONCE.get(tier, 1)):
+            if chosen == []:
+                continue
+            log, tap = self.logs / f"{tier}-{name}.log", self.logs / f"{tier}-{name}.tap"
             failed = self.read_tap(tier, name, tap, log, chosen)
             if failed is None or (status != 0 and not failed):
                 self.report.add(tier, name, "failed", ended(status, limit), log)
-            self.check_sanitizer(tier, name, reports)
+            self.check_sanitizer(tier, name, self.sanitizer_env(f"{tier}-{name}")[0])
 
     def read_tap(self, tier, name, tap, log, chosen):
         """Counts the tests of a report; returns how many failed, None if it is incomplete.
