@@ -384,6 +384,7 @@ static int make_services(sbx_app *app, sbx_err *err)
                                       .agent_path = agent,
                                       .files_path = files,
                                       .pull_timeout_s = o->pull_timeout_s,
+                                      .pause_retry_s = o->pause_retry_s,
                                       .network = o->network,
                                       .open_network = on_open_network,
                                       .keep_network = on_keep_network,

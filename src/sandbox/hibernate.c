@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <uthash.h>
 
-#define FIRST_WAIT_MS  5000
 #define MAX_WAIT_MS    300000
 #define ALERT_AFTER    3      /* pauses in a row; a resume, for which somebody waits, at once */
 #define ALERT_EVERY_MS 300000 /* of one sandbox */
@@ -29,13 +28,15 @@ typedef struct trouble {
 
 struct sandbox_troubles {
     pthread_mutex_t mu;
-    trouble *all; /* guarded by mu */
+    int64_t first_wait_ms; /* immutable */
+    trouble *all;          /* guarded by mu */
 };
 
-sandbox_troubles *sandbox_troubles_new(void)
+sandbox_troubles *sandbox_troubles_new(int64_t first_wait_ms)
 {
     sandbox_troubles *t = sbx_alloc(sizeof(*t));
 
+    t->first_wait_ms = first_wait_ms;
     pthread_mutex_init(&t->mu, NULL);
     return t;
 }
@@ -54,9 +55,9 @@ void sandbox_troubles_free(sandbox_troubles *t)
     free(t);
 }
 
-static int64_t wait_after(int failures)
+static int64_t wait_after(const sandbox_troubles *t, int failures)
 {
-    int64_t ms = FIRST_WAIT_MS;
+    int64_t ms = t->first_wait_ms;
 
     while (--failures > 0 && ms < MAX_WAIT_MS)
         ms *= 2;
@@ -86,7 +87,7 @@ static trouble *find_or_add_locked(sandbox_troubles *t, const char *id)
 static news note_failure(sandbox_troubles *t, const char *id, sandbox_trouble what)
 {
     int64_t now = sbx_now_ms();
-    news n = {.failures = 1, .wait_ms = FIRST_WAIT_MS};
+    news n = {.failures = 1, .wait_ms = t->first_wait_ms};
 
     pthread_mutex_lock(&t->mu);
     trouble *one = find_or_add_locked(t, id);
@@ -94,7 +95,7 @@ static news note_failure(sandbox_troubles *t, const char *id, sandbox_trouble wh
         n.failures = ++one->failures[what];
         one->at_ms = now;
         if (what == TROUBLE_PAUSE) {
-            n.wait_ms = wait_after(n.failures);
+            n.wait_ms = wait_after(t, n.failures);
             one->next_ms = now + n.wait_ms;
         }
         n.alert = n.failures >= (what == TROUBLE_PAUSE ? ALERT_AFTER : 1) &&

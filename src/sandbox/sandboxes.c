@@ -86,7 +86,7 @@ int sbx_sandboxes_new(const sbx_sandboxes_config *c, sbx_sandboxes **ret, sbx_er
     sbx_sandboxes *s = sbx_alloc(sizeof(*s));
 
     s->c = *c;
-    s->troubles = sandbox_troubles_new();
+    s->troubles = sandbox_troubles_new(c->pause_retry_s * 1000);
     s->unfinished = sandbox_unfinished_new();
     if (sbx_templates_parse(c->templates, s->templates, &s->template_count, err) ||
         read_programs(s, err)) {

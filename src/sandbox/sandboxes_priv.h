@@ -91,7 +91,7 @@ const char *sandbox_failure_code(const sbx_err *err);
 
 /* Pauses of idle sandboxes and resumes, as they end: hibernate.c. */
 typedef enum sandbox_trouble { TROUBLE_PAUSE, TROUBLE_RESUME } sandbox_trouble;
-sandbox_troubles *sandbox_troubles_new(void);
+sandbox_troubles *sandbox_troubles_new(int64_t first_wait_ms);
 void sandbox_troubles_free(sandbox_troubles *t);
 /* It failed: counted, logged, and told of by an alert when it is time. WORKER. */
 void sandbox_note_trouble(sbx_sandboxes *s, const char *id, sandbox_trouble what,

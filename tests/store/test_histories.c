@@ -580,6 +580,7 @@ static void make_server(server *s)
 {
     s->engine.ops = &engine_ops;
     sbx_sandboxes_config c = {.stream = stream,
+                              .pause_retry_s = 5,
                               .lanes = lanes,
                               .store = store,
                               .engine = &s->engine,

@@ -121,6 +121,8 @@
       "seconds for one engine call")                                                               \
     X(pull_timeout_s, INT, "pull-timeout", "SBX_PULL_TIMEOUT", "600", 1, 7200, 0,                  \
       "seconds for pulling an image")                                                              \
+    X(pause_retry_s, INT, "pause-retry", "SBX_PAUSE_RETRY", "5", 1, 300, 0,                        \
+      "seconds until a pause of an idle sandbox that failed is tried again; doubles up to 300")    \
     X(terminal_idle_s, INT, "terminal-idle", "SBX_TERMINAL_IDLE", "600", 1, 86400, 0,              \
       "seconds that a terminal stays which nobody views")                                          \
     X(files_stall_s, INT, "files-stall", "SBX_FILES_STALL", "60", 1, 3600, 0,                      \

@@ -35,7 +35,8 @@ typedef struct sbx_sandboxes_config {
     const char *runtime;
     const char *agent_path, *files_path; /* the programs sbx-agent and sbx-files */
     int64_t pull_timeout_s;
-    const char *network; /* mode of sandboxes that do not ask: "open" or "none" */
+    int64_t pause_retry_s; /* after the first pause of an idle one that failed; then doubled */
+    const char *network;   /* mode of sandboxes that do not ask: "open" or "none" */
     /* As sbx_guard_confirm() and sbx_guard_want(). */
     int (*open_network)(void *arg, int64_t since_ms, sbx_network_access *ret, sbx_err *err);
     void (*keep_network)(void *arg);
