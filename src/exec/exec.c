@@ -521,6 +521,15 @@ static void cannot_use(void *arg, const sbx_err *err)
 {
     exec *x = arg;
 
+    if (!x->posted && !is_start(x) && err->code == SBX_E_CONFLICT && !x->asked) {
+        sbx_job job = {.run = exec_output_again, .arg = x};
+        sbx_err full;
+
+        x->asked = true;
+        if (sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &full))
+            exec_fail(x, &full);
+        return;
+    }
     if (!x->posted) {
         exec_fail(x, err);
         return;

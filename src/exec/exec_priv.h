@@ -104,6 +104,7 @@ typedef struct exec {
     bool posted;  /* the channel, and STREAM, have it */
     bool counted; /* the request counts as activity */
     bool started, left;
+    bool asked;           /* once more how its sandbox is, which ended while this waited for it */
     bool looked;          /* for the record, as the agent does not know it any more */
     sbx_command *command; /* while it is followed */
     sbx_exec_record record;
@@ -120,6 +121,8 @@ exec *exec_new(sbx_execs *e, exec_kind kind, const char *owner, const char *sand
                sbx_reply *reply);
 /* Wait until the sandbox can be used, then start, or follow. WORKER, which owns `x` before. */
 void exec_use(exec *x);
+/* A job: begin to read output, of a sandbox that may have ended. */
+void exec_output_again(void *arg);
 /* Follow one that was started, on this worker's channel; the sandbox runs. WORKER, likewise. */
 void exec_follow(exec *x);
 /* Tell what is known of a command that its agent does not know any more. WORKER. */

@@ -48,6 +48,15 @@ static int begin(exec *x, sbx_err *err)
     return 0;
 }
 
+void exec_output_again(void *arg)
+{
+    exec *x = arg;
+    sbx_err err;
+
+    if (begin(x, &err))
+        exec_fail(x, &err);
+}
+
 int sbx_exec_output(sbx_execs *e, const sbx_exec_ref *ref, const sbx_request *r, sbx_err *err)
 {
     sbx_feed_query q;
