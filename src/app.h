@@ -85,6 +85,7 @@ typedef struct sbx_app {
     sbx_ready ready;
     sbx_reach reach;
     atomic_bool checking_bearers; /* a job is at it */
+    atomic_size_t claims_ending;  /* bytes of answers to requests with a key, not recorded yet */
     /* Made once: the API document, the page to read it, and that page's policy. */
     char *openapi, *docs, *docs_policy;
 } sbx_app;

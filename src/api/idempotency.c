@@ -26,6 +26,8 @@
 #define FIRST_WAIT_MS 50
 #define MAX_WAIT_MS   1000
 #define RECORD_MS     10000
+#define AGAIN_MS      1000
+#define MAX_AGAIN     (64 * MIB) /* of answers whose recording is tried again */
 
 static const sbx_header replayed = {"idempotency-replayed", "true"};
 
@@ -38,10 +40,17 @@ typedef struct claim {
     bool open;    /* not at its end: the next request goes on */
     sbx_reply *reply;
     sbx_answer *answer;
+    int status; /* what is to be recorded; 0: nothing, the claim is given up */
+    char *location;
+    sbx_buf body;
 } claim;
 
 static void claim_free(claim *m)
 {
+    if (!m)
+        return;
+    free(m->location);
+    sbx_buf_done(&m->body);
     free(m);
 }
 SBX_DEFINE_CLEANUP(claim, claim_free)
@@ -91,44 +100,116 @@ static bool to_remember(const sbx_answer *a)
                                a->status != 429 && a->problem.code != SBX_E_CANCELLED);
 }
 
-/* What is too large to be kept was answered once; a repetition is told so. */
-static int keep(claim *m, const sbx_answer *a, sbx_err *err)
+/* Which end the claim has. What is too large to be kept was answered once; a repetition is told so.
+ */
+static void decide(claim *m, const sbx_answer *a)
 {
-    SBX_CLEANUP_VAL(sbx_buf_done) sbx_buf body = SBX_BUF_INIT(16 * KIB);
+    bool whole = !sbx_buf_failed(&a->body);
     sbx_err gone;
 
-    if (!sbx_buf_failed(&a->body) && a->body.len <= SBX_MAX_KEPT_ANSWER)
-        return sbx_store_idempotency_done(m->app->store, &m->c, a->status, a->location, &a->body,
-                                          err);
+    if (!to_remember(a) || !(whole || a->stream) || m->open)
+        return;
+    m->status = a->status;
+    if (whole && a->body.len <= SBX_MAX_KEPT_ANSWER)
+        return;
     sbx_fail(&gone, SBX_E_GONE,
              "the first request with this Idempotency-Key was answered, with more than is kept for "
              "a repetition (%u bytes)",
              SBX_MAX_KEPT_ANSWER);
-    sbx_reply_problem_json(m->reply, &gone, &body);
-    return sbx_store_idempotency_done(m->app->store, &m->c, 410, NULL, &body, err);
+    m->status = 410;
+    sbx_buf_init(&m->body, 16 * KIB);
+    sbx_reply_problem_json(m->reply, &gone, &m->body);
 }
 
-/* What cannot be written down is answered all the same: a retry finds out by the id. */
+static int end_claim(const claim *m, const char *location, const sbx_buf *body, sbx_err *err)
+{
+    sbx_store *store = m->app->store;
+
+    sbx_job_scope(sbx_now_ms() + RECORD_MS, NULL); /* also for a client that left */
+    if (m->status)
+        return sbx_store_idempotency_done(store, &m->c, m->status, location, body, err);
+    return m->c.rerun ? sbx_store_idempotency_leave(store, &m->c, err)
+                      : sbx_store_idempotency_release(store, &m->c, err);
+}
+
+static void end_later(claim *m);
+
+static void end_again(void *arg)
+{
+    claim *m = arg;
+    sbx_err err;
+
+    atomic_fetch_sub(&m->app->claims_ending, sizeof(*m) + m->body.len);
+    if (end_claim(m, m->location, &m->body, &err))
+        end_later(m);
+    else
+        claim_free(m);
+}
+
+static void submit_end(void *arg)
+{
+    claim *m = arg;
+    sbx_job job = {.run = end_again, .arg = m};
+    sbx_err err;
+
+    if (sbx_lanes_submit(m->app->lanes, SBX_LANE_REAP, &job, &err) == 0)
+        return;
+    atomic_fetch_sub(&m->app->claims_ending, sizeof(*m) + m->body.len);
+    end_later(m);
+}
+
+static void end_on_stream(void *arg)
+{
+    claim *m = arg;
+
+    (void)sbx_timer_new(m->app->stream, AGAIN_MS, submit_end, m);
+}
+
+/* The claim of a worker that lives is taken over by nobody, so its end is written as soon as the
+ * database can be reached; but for what is beyond MAX_AGAIN. */
+static void end_later(claim *m)
+{
+    size_t bytes = sizeof(*m) + m->body.len;
+
+    if (atomic_fetch_add(&m->app->claims_ending, bytes) < MAX_AGAIN) {
+        sbx_stream_post(m->app->stream, end_on_stream, m);
+        return;
+    }
+    atomic_fetch_sub(&m->app->claims_ending, bytes);
+    claim_free(m);
+}
+
+/* The answer goes to the client, and its copy waits for the database. */
+static void keep(claim *m, const sbx_answer *a)
+{
+    if (m->status && m->body.len == 0) {
+        m->location = sbx_strdup(a->location);
+        sbx_buf_init(&m->body, SBX_MAX_KEPT_ANSWER + 1);
+        sbx_buf_add(&m->body, a->body.data, a->body.len);
+    }
+    end_later(m);
+}
+
+/* What cannot be written down is answered all the same. */
 static void record(void *arg)
 {
     claim *m = arg;
     sbx_answer *a = m->answer;
-    sbx_store *store = m->app->store;
+    sbx_reply *reply = m->reply;
+    const sbx_header *more = m->again ? &replayed : NULL;
+    bool own = false;
     sbx_err err;
-    int rc;
 
-    sbx_job_scope(sbx_now_ms() + RECORD_MS, NULL); /* also for a client that left */
-    if (to_remember(a) && (a->stream || !sbx_buf_failed(&a->body)) && !m->open)
-        rc = keep(m, a, &err);
-    else if (m->c.rerun)
-        rc = sbx_store_idempotency_leave(store, &m->c, &err);
-    else
-        rc = sbx_store_idempotency_release(store, &m->c, &err);
-    if (rc)
-        sbx_log_err(SBX_WARN, "the answer to a request with a key was not recorded", &err, "req_id",
-                    sbx_reply_request_id(m->reply), NULL);
-    sbx_answer_send(m->reply, a, m->again ? &replayed : NULL);
-    free(m);
+    decide(m, a);
+    own = m->body.len > 0;
+    if (end_claim(m, own ? NULL : a->location, own ? &m->body : &a->body, &err)) {
+        sbx_log_err(SBX_WARN, "the answer to a request with a key will be recorded later", &err,
+                    "req_id", sbx_reply_request_id(reply), NULL);
+        keep(m, a);
+    } else {
+        claim_free(m);
+    }
+    sbx_answer_send(reply, a, more);
 }
 
 static void on_answer(void *arg, sbx_reply *reply, sbx_answer *a)
@@ -142,8 +223,9 @@ static void on_answer(void *arg, sbx_reply *reply, sbx_answer *a)
     if (sbx_thread_role() == SBX_T_WORKER) {
         record(m);
     } else if (sbx_lanes_submit(m->app->lanes, SBX_LANE_FAST, &job, &err)) {
+        decide(m, a);
+        keep(m, a);
         sbx_answer_send(reply, a, NULL);
-        free(m);
     }
 }
 
@@ -235,8 +317,10 @@ int api_idempotent(sbx_app *app, const sbx_api_route *route, const sbx_principal
             "Idempotency-Key: a stream is not kept for repetitions; ask for JSON, "
             "or send no key");
     m = claim_new(app, route, who, r);
-    if (sbx_store_idempotency_claim(app->store, &m->c, &found, err))
+    if (sbx_store_idempotency_claim(app->store, &m->c, &found, err)) {
+        end_later(sbx_steal(m)); /* it may be ours all the same */
         return -1;
+    }
     switch (found.state) {
     case SBX_CLAIM_MADE:
         sbx_copy(m->resource, sizeof(m->resource), found.resource);

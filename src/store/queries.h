@@ -554,7 +554,7 @@
       " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
     X(IDEMPOTENCY_LEAVE, 3, OWNER,                                                                 \
       "UPDATE public.idempotency_keys SET worker = ''"                                             \
-      " WHERE owner = $1 AND key = $2 AND resource = $3 AND status IS NULL")                       \
+      " WHERE owner = $1 AND key = $2 AND $3 IN (resource, taken) AND status IS NULL")             \
     X(IDEMPOTENCY_PURGE, 0, SYSTEM,                                                                \
       "DELETE FROM public.idempotency_keys WHERE created_at <= now() - interval '1 day'")          \
                                                                                                    \

@@ -51,7 +51,8 @@ int sbx_store_idempotency_done(sbx_store *s, const sbx_claim *c, int status, con
 /** Forget the claim: the next request with the key runs. */
 int sbx_store_idempotency_release(sbx_store *s, const sbx_claim *c, sbx_err *err) SBX_MUST_CHECK;
 
-/** Let go of a claim of a rerun: the next request with the key goes on with its id. */
+/** Let go of a claim of a rerun: the next request with the key goes on with its id. `resource` may
+ * also be the id with which the claim was asked for. */
 int sbx_store_idempotency_leave(sbx_store *s, const sbx_claim *c, sbx_err *err) SBX_MUST_CHECK;
 
 /** Remove what is older than a day. */
