@@ -13,8 +13,6 @@
 #define STOP_DEADLINE_S  10 /* beyond the grace */
 #define START_DEADLINE_S 180
 #define DRAIN_MS         1000
-/* Left free in the numbers of a log whose end nobody has seen: viewers are told a gap. */
-#define LOG_SKIP 100000
 
 int sandbox_engine(sbx_sandboxes *s,
                    int (*verb)(sbx_engine *e, const char *id_or_name, sbx_err *err), const char *id,
@@ -213,18 +211,6 @@ static int settle_starting(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 
 /* --- stop --- */
 
-static uint64_t end_of_log(sbx_sandboxes *s, const sbx_sandbox_row *row)
-{
-    char topic[8 + SBX_ID_LEN];
-    uint64_t last = 0;
-    sbx_err ignored;
-
-    snprintf(topic, sizeof(topic), "logs:%s", row->id);
-    if (s->c.bus->ops->last_seq(s->c.bus, topic, &last, &ignored) || !last)
-        return row->log_seq + LOG_SKIP;
-    return last;
-}
-
 static int start_deadline_s(const sbx_sandboxes *s, const sbx_sandbox_row *row)
 {
     return START_DEADLINE_S + (int)s->c.pull_timeout_s +
@@ -235,10 +221,7 @@ static int start_deadline_s(const sbx_sandboxes *s, const sbx_sandbox_row *row)
 static int stopped(sbx_sandboxes *s, sbx_sandbox_row *row, sbx_err *err)
 {
     SBX_CLEANUP(sbx_json_free) sbx_json *why = NULL;
-    move m = {.to = SBX_S_STOPPED,
-              .worker = "",
-              .expiry = SBX_EXPIRY_NONE,
-              .log_seq = end_of_log(s, row)};
+    move m = {.to = SBX_S_STOPPED, .worker = "", .expiry = SBX_EXPIRY_NONE};
 
     sandbox_reason(row, &m.why, &why);
     if (*row->goal) {

@@ -207,16 +207,37 @@ void sandbox_publish(sbx_sandboxes *s, const sbx_sandbox_row *row)
         s->c.changed(s->c.arg, row, json.data);
 }
 
+/* Does what ran in its container end with this move? */
+static bool ends(sbx_state from, sbx_state to)
+{
+    return (to == SBX_S_STOPPED || to == SBX_S_STARTING || to == SBX_S_FAILED) &&
+           from != SBX_S_CREATING && from != SBX_S_STOPPED && from != SBX_S_FAILED;
+}
+
+/* Left free in the numbers of a log whose end nobody has seen: viewers are told a gap. */
+#define LOG_SKIP 100000
+
+/* The number that the log of a next start goes on behind: higher than any that a viewer has seen.
+ */
+static uint64_t end_of_log(sbx_sandboxes *s, const sbx_sandbox_row *row)
+{
+    char topic[8 + SBX_ID_LEN];
+    uint64_t last = 0;
+    sbx_err ignored;
+
+    snprintf(topic, sizeof(topic), "logs:%s", row->id);
+    if (s->c.bus->ops->last_seq(s->c.bus, topic, &last, &ignored) || !last)
+        return row->log_seq + LOG_SKIP;
+    return last;
+}
+
 /* Nothing will run any more: what is known of its commands is written first, as the statement that
  * changes the state takes those for lost that have not ended. */
-static void write_commands(sbx_sandboxes *s, sbx_state from, sbx_state to)
+static void write_commands(sbx_sandboxes *s)
 {
-    bool ends = to == SBX_S_STOPPED || to == SBX_S_STARTING || to == SBX_S_FAILED;
     sbx_sandbox_refs frozen = {0};
     sbx_err err;
 
-    if (!ends || from == SBX_S_CREATING || from == SBX_S_STOPPED || from == SBX_S_FAILED)
-        return;
     if (sbx_ledger_flush(s->c.ledger, &frozen, &err)) /* it is tried again by the tick */
         sbx_log_err(SBX_WARN, "records of commands were not written", &err, NULL);
     sbx_sandbox_refs_done(&frozen); /* what is still active is found by the tick */
@@ -249,14 +270,17 @@ int sandbox_set_state(sbx_sandboxes *s, sbx_sandbox_row *row, const move *m, sbx
                                .goal = m->goal,
                                .template_name = m->template_name,
                                .image = m->image,
-                               .log_seq = m->log_seq,
                                .expiry = m->expiry,
                                .change = row->change};
     sbx_sandbox_row fresh = {0};
 
-    write_commands(s, from, m->to);
+    if (ends(from, m->to)) {
+        write_commands(s);
+        change.log_seq = end_of_log(s, row);
+    }
     if (sbx_store_sandbox_set_state(s->c.store, &change, &fresh, err)) {
         sandbox_count_refusal(s, err);
+        sbx_sandbox_leave(s, row->id, err); /* it may have been done, or not */
         return -1;
     }
     sbx_log(SBX_INFO, "sandbox changed state", "sandbox", row->id, "from", row->state, "to",

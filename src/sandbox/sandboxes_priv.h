@@ -43,7 +43,6 @@ typedef struct move {
     int deadline_s;
     bool started;
     const char *goal, *template_name, *image; /* as in sbx_state_change */
-    uint64_t log_seq;
     sbx_expiry expiry;
 } move;
 /** Count a failure that is a limit of the user; any other is left alone. */
