@@ -7,12 +7,12 @@ at that moment.
 import dataclasses
 import random
 
-WINDOW_S = 4.0  # in which the faults of a round begin
+SPACE_S = 0.8  # between two kills of a round, in the mean
 KILLED = ("worker", "agent", "engine", "postgres", "redis")
 WEIGHTS = {"worker": 34, "agent": 32, "engine": 8, "postgres": 13, "redis": 13}
 WORKERS = 2
 LINES = ("http", "postgres", "redis", "engine")  # of each worker
-PER_ROUND = (2, 5)  # kills, at least and at most
+BURST = 5  # kills of a round, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +38,17 @@ def overlaps(fault, others):
                and o.at < fault.at + fault.lasts + 0.5 for o in others)
 
 
-def kill(dice, parts):
+def kill(dice, parts, window):
     part = dice.choices(parts, [WEIGHTS[p] for p in parts])[0]
     which = {"worker": dice.randrange(WORKERS), "agent": round(dice.random(), 3)}.get(part, 0)
     crash = part == "engine" and dice.random() < 0.3
-    return Fault(round(dice.uniform(0, WINDOW_S), 2), "crash" if crash else "kill", part, which,
+    return Fault(round(dice.uniform(0, window), 2), "crash" if crash else "kill", part, which,
                  0.0 if part == "agent" else round(dice.uniform(0.1, 2.5), 2))
 
 
-def disturb(dice, parts):
+def disturb(dice, parts, window):
     """A stop of a process, or a line that breaks or says nothing."""
-    at, lasts = round(dice.uniform(0, WINDOW_S), 2), round(dice.uniform(0.5, 5), 2)
+    at, lasts = round(dice.uniform(0, window), 2), round(dice.uniform(0.5, 5), 2)
     if dice.random() < 0.5:
         part = dice.choice(parts)
         which = {"worker": dice.randrange(WORKERS), "agent": round(dice.random(), 3)}.get(part, 0)
@@ -59,22 +59,23 @@ def disturb(dice, parts):
     return Fault(at, "hold", line, 0, lasts)
 
 
-def make(seed, kills, parts=KILLED):
+def make(seed, kills, parts=KILLED, burst=BURST):
     """All rounds: lists of faults in the order of their beginning."""
+    window = SPACE_S * burst
     dice = random.Random(f"chaos {seed}")
     rounds, left = [], kills
     while left > 0:
-        wanted = min(left, dice.randint(*PER_ROUND))
+        wanted = min(left, dice.randint((burst + 1) // 2, burst))
         faults = []
         for _ in range(10 * wanted):  # few parts cannot be killed as often within a round
-            one = kill(dice, parts)
+            one = kill(dice, parts, window)
             if not overlaps(one, faults):
                 faults.append(one)
             if len(faults) == wanted:
                 break
         left -= len(faults)
-        for _ in range(dice.randint(0, 2)):
-            one = disturb(dice, parts)
+        for _ in range(dice.randint(0, (burst + 1) // 2)):
+            one = disturb(dice, parts, window)
             if not overlaps(one, faults):
                 faults.append(one)
         rounds.append(sorted(faults, key=lambda f: f.at))
