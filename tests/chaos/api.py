@@ -8,6 +8,7 @@ import sandboxd
 
 PATIENCE_S = 40  # of one attempt
 REPEATED = {429, 500, 502, 503, 504}
+REFUSALS = 8  # of a move by the engine (502), after which its client gives up: the record says why
 BROKEN = (OSError, http.client.HTTPException)
 
 
@@ -30,7 +31,7 @@ class Api:
             self.asking = None
 
     def repeat(self, what, method, path, body, headers, safe):
-        wait = 0.2
+        wait, refused = 0.2, 0
         while not self.over.is_set():
             try:
                 got = self.client.call(method, path, body, dict(headers), PATIENCE_S)
@@ -39,7 +40,8 @@ class Api:
             if got and got.status not in REPEATED:
                 self.ledger.count(what, f"{got.status}")
                 return got
-            if not safe:
+            refused += got is not None and got.status == 502
+            if not safe or (refused == REFUSALS and method == "POST" and not headers):
                 self.ledger.count(what, f"refused {got.status}" if got else "cut off")
                 return got
             self.ledger.count(what, f"repeated after {got.status}" if got else "repeated after a cut")
