@@ -56,7 +56,9 @@ class Judge:
         for row in rows.values():
             if row["run"] and row["state"] not in ("deleted", "failed"):
                 wrong.append(f"{row['id']} of a run that is over is {row['state']}")
-            if row["mark"] and row["state"] not in ("deleted", "failed"):
+            if row["mark"] and row["state"] == "creating":  # no client creates at this moment
+                wrong.append(f"{row['id']} of the create {row['mark']} is still creating")
+            elif row["mark"] and row["state"] not in ("deleted", "failed"):
                 marks.setdefault(row["mark"], []).append(row["id"])
         wrong += [f"the create {mark} made {ids}" for mark, ids in marks.items() if len(ids) > 1]
         wrong += [f"clients were given {ids} for the create {mark}"
