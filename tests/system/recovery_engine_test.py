@@ -1,11 +1,13 @@
-"""The engine dies, is restarted, or stands still. Everything has settled within 10 s, what survived
-is usable, and what did not says why."""
+"""The engine dies, is restarted, or stands still, and the whole machine goes down. Everything has
+settled within 10 s, what survived is usable, and what did not says why."""
 import os
 import signal
+import threading
 import time
 import unittest
 
 from recovery_world import RecoveryCase
+from sandboxd import wait_for
 
 TIMEOUT_S = 600
 
@@ -61,6 +63,33 @@ class EngineTest(RecoveryCase):
                          {"runs": "running", "busy": "running", "idle": "running",
                           "paused": "paused", "stopped": "stopped"})
         self.assertEqual(world.outcome()["state"], "running")
+
+    def test_the_whole_machine_goes_down(self):
+        """The workers are back first, before there is a database or an engine."""
+        world = self.world()
+        world.amid()
+        time.sleep(1)
+        for client in world.workers:
+            client.server.kill()
+        world.postgres.signal(signal.SIGKILL)
+        world.postgres.process.wait(20)
+        world.redis.stop(signal.SIGKILL)
+        world.engine.kill()
+        world.over.set()
+        manager = threading.Thread(target=world.supervise)
+        manager.start()
+        try:
+            time.sleep(2)
+            world.redis.start()
+            world.engine.start()
+            world.postgres.start()
+            began = time.monotonic()
+            wait_for(world.ready, 60, "workers that are ready", 0.1)
+        finally:
+            world.closed = True
+            manager.join()
+        world.settled("the machine went down", began)
+        self.ended(world, ("failed host_lost", "failed interrupted"))
 
     def test_it_stands_still_for_eight_seconds(self):
         world = self.world()

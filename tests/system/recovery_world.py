@@ -78,7 +78,7 @@ class World:
         self.workers = [Client(None, self.key), Client(None, self.key)]
         self.given, self.execs, self.viewers, self.threads = set(), set(), [], []
         self.box = {}
-        self.over = threading.Event()
+        self.over, self.closed, self.ports = threading.Event(), False, [0, 0]
         case.addCleanup(self.end)
         for i in (0, 1):
             self.start(i)
@@ -94,10 +94,24 @@ class World:
 
     def start(self, i, env=None, ready=True):
         """The i-th worker, again at the same port."""
-        port = self.workers[i].server.port if self.workers[i].server else 0
-        server = self.service.start({"SBX_LISTEN": f"127.0.0.1:{port}", **(env or {})},
+        server = self.service.start({"SBX_LISTEN": f"127.0.0.1:{self.ports[i]}", **(env or {})},
                                     ready=ready)
+        server.port = self.ports[i] = server.port or self.ports[i]
         self.workers[i].server = server
+
+    def supervise(self):
+        """As the service manager does: a worker that ends is started again a second later."""
+        while not self.closed:
+            for i, client in enumerate(self.workers):
+                if not client.server.alive():
+                    self.start(i, ready=False)
+            time.sleep(1)
+
+    def ready(self):
+        try:
+            return all(client.get("/ready").status == 200 for client in self.workers)
+        except GONE:
+            return False
 
     # ---- what there is when the fault comes ----
 
@@ -214,6 +228,7 @@ class World:
 
     def end(self):
         """Before the installation goes: what fills a pool at that moment would stay."""
+        self.closed = True
         self.over.set()
         for viewer in self.viewers:
             viewer.over = True
