@@ -34,7 +34,9 @@ class FanOut(unittest.TestCase):
             taps.append(DatabaseTap(url))
             cls.addClassCleanup(taps[0].close)
             return taps[0].url
-        cls.lab = Lab(workers=2, wrap_database=wrap, variables={"REDIS_URL": cls.redis.url})
+        # A busy machine answers late, and is not to refuse for it.
+        cls.lab = Lab(workers=2, wrap_database=wrap, variables={
+            "REDIS_URL": cls.redis.url, "SBX_FAST_WAIT": "60", "SBX_SLOW_WAIT": "60"})
         cls.addClassCleanup(cls.lab.close)
         cls.database = taps[0]
         cls.image = cls.lab.image()
