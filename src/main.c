@@ -60,6 +60,11 @@ static void on_news(void *arg, const char *sandbox, const sbx_command_entry *e)
     sbx_execs_news(((sbx_app *)arg)->execs, sandbox, e);
 }
 
+static void on_log_again(void *arg, const char *sandbox, uint64_t from)
+{
+    sbx_channels_log_again(((sbx_app *)arg)->channels, sandbox, from);
+}
+
 static void on_acked(void *arg, const char *sandbox, uint64_t seq)
 {
     sbx_channels_log_ack(((sbx_app *)arg)->channels, sandbox, seq);
@@ -259,6 +264,7 @@ static void make_hubs(sbx_app *app)
                             .bus = app->bus,
                             .metrics = app->metrics,
                             .acked = on_acked,
+                            .again = on_log_again,
                             .arg = app};
     sbx_events_config events = {.stream = app->stream,
                                 .lanes = app->lanes,

@@ -295,6 +295,8 @@ static bool on_log_ack(agent *a, const sbx_frame *f)
     if (!read_numbers(f, &n))
         return false;
     agent_journal_ack(a->shared.journal, n.seq);
+    if (n.log_from > 0 && n.log_from < agent_journal_next_seq(a->shared.journal))
+        agent_journal_resume(a->shared.journal, n.log_from);
     return true;
 }
 

@@ -443,6 +443,12 @@ static const api_field gap_frame[] = {
     {0},
 };
 
+static const api_field delayed_frame[] = {
+    {"type", T_CONST, 0, "delayed",
+     "Entries come later, by number: servers cannot reach each other."},
+    {0},
+};
+
 static const api_field state_frame[] = {
     {"type", T_CONST, 0, "state", "The sandbox changed."},
     {"sandbox", T_REF, 0, "Sandbox", "As it is now."},
@@ -462,6 +468,8 @@ const api_schema api_schemas[] = {
     {"BatchSandbox", "A sandbox that was made.", api_batch_sandbox},
     {"Context", "An interpreter that keeps its state between runs.", api_context},
     {"ContextList", "All contexts of a sandbox.", api_context_list_view},
+    {"Delayed", "Entries come later, by number: servers cannot reach each other.", end},
+    {"DelayedFrame", "Entries come later, by number.", delayed_frame},
     {"DeleteProblem", "A sandbox that could not be deleted.", api_delete_problem},
     {"DeletedMany", "What became of each sandbox.", api_deleted_many},
     {"Dependency", "A part that the server needs.", dependency},
@@ -496,9 +504,9 @@ const api_schema api_schemas[] = {
     {"Guard", "The firewall of open sandboxes.", guard},
     {"Health", "The process runs.", health},
     {"Key", "An API key.", api_key_view},
-    {"KeyRates", "Rates of an API key.", api_key_rates_view},
     {"KeyList", "A page of keys.", api_key_list_view},
     {"KeyMade", "A new API key.", api_key_made_view},
+    {"KeyRates", "Rates of an API key.", api_key_rates_view},
     {"Limits", "What a sandbox may use.", limits},
     {"LogEntry", "One line.", log_entry},
     {"LogPage", "Lines, oldest first.", log_page},

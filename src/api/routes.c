@@ -365,8 +365,8 @@ const sbx_api_route sbx_api_routes[] = {
     {"GET", "/sandboxes/{id}/logs", "sandbox:read", SBX_LANE_FAST, 0, SBX_CAN_SSE | SBX_CAN_WS,
      QUICK_MS, api_logs, "logs", "Log lines: a page, or a live stream", .tag = "Logs",
      .query = "tail,since,until,source,limit,cursor", .success = "200", .response = "LogPage",
-     .sse = "LogEntry,gap:Gap,state:Sandbox,end:End,error:StreamError",
-     .ws = "LogsFrame,GapFrame,StateFrame,EndFrame,StreamError", .failures = "410",
+     .sse = "LogEntry,gap:Gap,delayed:Delayed,state:Sandbox,end:End,error:StreamError",
+     .ws = "LogsFrame,GapFrame,DelayedFrame,StateFrame,EndFrame,StreamError", .failures = "410",
      .doc = "A page by default; a live stream as server-sent events or as a WebSocket. The number "
             "of an entry is the id of its event: reconnect with it and nothing is missed or "
             "twice."},

@@ -136,6 +136,13 @@ static void topic_keep_locked(mem_bus *m, mem_topic *t, const sbx_bus_item *item
     m->total_bytes += it->len;
 }
 
+/* Nothing is lost here that a producer would still have. */
+static void mem_set_watch(sbx_bus *b, const sbx_bus_watch *watch)
+{
+    (void)b;
+    (void)watch;
+}
+
 static bool mem_publish(sbx_bus *b, const char *topic, const sbx_bus_item *items, size_t count)
 {
     mem_bus *m = mem_of(b);
@@ -161,6 +168,13 @@ static bool mem_publish(sbx_bus *b, const char *topic, const sbx_bus_item *items
     if (read)
         bus_readers_call(&m->readers, topic, items, count, false);
     return true;
+}
+
+static bool mem_publish_at(sbx_bus *b, const char *topic, const sbx_bus_item *items, size_t count,
+                           const sbx_bus_place *place)
+{
+    (void)place;
+    return mem_publish(b, topic, items, count);
 }
 
 static void mem_set_reader(sbx_bus *b, const char *prefix, sbx_bus_fn fn, void *arg)
@@ -360,6 +374,8 @@ static void mem_free(sbx_bus *b)
 
 static const sbx_bus_ops memory_ops = {
     .publish = mem_publish,
+    .publish_at = mem_publish_at,
+    .set_watch = mem_set_watch,
     .set_reader = mem_set_reader,
     .subscribe = mem_subscribe,
     .unsubscribe = mem_unsubscribe,

@@ -378,9 +378,20 @@ static int redis_lease(sbx_bus *bus, const sbx_bus_bucket *bucket, sbx_bus_grant
 
 /* --- the rest goes to the threads --- */
 
+static bool redis_publish_at(sbx_bus *bus, const char *topic, const sbx_bus_item *items,
+                             size_t count, const sbx_bus_place *place)
+{
+    return count == 0 || redis_publisher_put(redis_of(bus)->publisher, topic, items, count, place);
+}
+
 static bool redis_publish(sbx_bus *bus, const char *topic, const sbx_bus_item *items, size_t count)
 {
-    return count == 0 || redis_publisher_put(redis_of(bus)->publisher, topic, items, count);
+    return redis_publish_at(bus, topic, items, count, NULL);
+}
+
+static void redis_set_watch(sbx_bus *bus, const sbx_bus_watch *watch)
+{
+    redis_publisher_watch(redis_of(bus)->publisher, watch);
 }
 
 static void redis_set_reader(sbx_bus *bus, const char *prefix, sbx_bus_fn fn, void *arg)
@@ -426,6 +437,8 @@ static void redis_free(sbx_bus *bus)
 
 static const sbx_bus_ops redis_ops = {
     .publish = redis_publish,
+    .publish_at = redis_publish_at,
+    .set_watch = redis_set_watch,
     .set_reader = redis_set_reader,
     .subscribe = redis_subscribe,
     .unsubscribe = redis_unsubscribe,

@@ -60,7 +60,8 @@ typedef struct redis_publisher redis_publisher;
 redis_publisher *redis_publisher_new(const redis_url *u, sbx_err *err);
 void redis_publisher_free(redis_publisher *p);
 bool redis_publisher_put(redis_publisher *p, const char *topic, const sbx_bus_item *items,
-                         size_t count);
+                         size_t count, const sbx_bus_place *place);
+void redis_publisher_watch(redis_publisher *p, const sbx_bus_watch *watch); /* or NULL */
 void redis_publisher_forget(redis_publisher *p, const char *topic);
 /* Wait until what was put before the call is in Redis. */
 int redis_publisher_wait(redis_publisher *p, int64_t timeout_ms, sbx_err *err);

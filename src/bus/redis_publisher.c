@@ -1,9 +1,14 @@
 /* The publisher: a bounded queue and a thread that empties it into Redis.
  *
- * A message becomes one XADD per item ("sbx:TOPIC", id SEQ-0, trimmed), an EXPIRE and one PUBLISH;
- * a batch of messages is sent as one pipeline. A batch stays in hand until every answer is there:
- * when the connection breaks it is sent again as a whole. That is harmless, as Redis refuses an id
- * that is not above the last one, and readers know items by their number.
+ * A message is one command: a script that adds its items to the stream "sbx:TOPIC" (id SEQ-0,
+ * trimmed) and publishes it, or refuses it if the stream ends before the place of the message. A
+ * batch of messages is sent as one pipeline, and stays in hand until every answer is there: when
+ * the connection breaks it is sent again as a whole. That is harmless, as the script adds nothing
+ * that is not above the last number, and readers know items by their number. For the same reason a
+ * worker that stood still while another one took over changes nothing.
+ *
+ * Logs that nobody writes to have no message that could be refused. So a random text in Redis is
+ * looked at after each connect, and every other second: if it is another one, all is lost.
  *
  * When the queue is full its oldest messages are dropped, counted, and the newest kept: after an
  * outage the history should have what happened last.
@@ -11,6 +16,7 @@
  * Threads: put from any; `mu` guards the queue and is never held over I/O. */
 #include "redis.h"
 #include "sbx/core/clock.h"
+#include "sbx/core/id.h"
 #include "sbx/core/log.h"
 #include <errno.h>
 #include <signal.h>
@@ -21,6 +27,8 @@
 #define BATCH_MESSAGES 256
 #define BATCH_BYTES    (2 * MIB)
 #define KEY_SECONDS    "86400" /* of a history that nobody appends to any more */
+#define MARK_KEY       "sbx:mark"
+#define LOOK_MS        2000
 #define KEY_BYTES      (SBX_BUS_TOPIC_BYTES + 8)
 #define NUMBER_BYTES   24
 
@@ -29,7 +37,9 @@ typedef struct message {
     uint64_t ticket;
     char topic[SBX_BUS_TOPIC_BYTES];
     bool forget;
+    bool kept;    /* it has numbered items, for the history */
     size_t count; /* items */
+    sbx_bus_place place;
     sbx_buf frame;
 } message;
 
@@ -43,11 +53,31 @@ struct redis_publisher {
     uint64_t put, done; /* tickets */
     uint64_t dropped;   /* items */
     bool stopping;
-    bool unreachable; /* the last attempt to connect failed */
+    bool unreachable;         /* the last attempt to connect failed */
+    pthread_mutex_t watch_mu; /* held while the watch runs; no other lock is taken under it */
+    sbx_bus_watch watch;      /* guarded by watch_mu */
     /* the thread's own */
     redisContext *conn;
-    size_t expected; /* answers of the pipeline */
+    char mark[SBX_ID_LEN + 1]; /* that Redis had when it was last looked at; "" before */
+    int64_t looked_ms;
 };
+
+/* KEYS[1] the stream; ARGV: the message, its topic, the place, lines to keep, seconds to live.
+ * @return -1, or the last number of a history that ends before the place. */
+static const char add_script[] =
+    "local e = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)"
+    " if e.err then redis.call('PUBLISH', ARGV[2], ARGV[1]) return e end"
+    " local last = e[1] and tonumber(string.match(e[1][1], '^%d+')) or 0"
+    " if last < tonumber(ARGV[3]) then return last end"
+    " local m, at = ARGV[1], 1"
+    " while true do"
+    " local _, head, seq, len = string.find(m, '^(%d+) (%d+)\\n', at)"
+    " if not head then break end"
+    " at = head + tonumber(len) + 2"
+    " if tonumber(seq) > last then redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], seq .. '-0',"
+    " 'd', string.sub(m, head + 1, at - 2)) last = tonumber(seq) end end"
+    " redis.call('EXPIRE', KEYS[1], ARGV[5])"
+    " redis.call('PUBLISH', ARGV[2], m) return -1";
 
 static void message_free(message *m)
 {
@@ -103,12 +133,16 @@ static message *message_new(const char *topic)
 }
 
 bool redis_publisher_put(redis_publisher *p, const char *topic, const sbx_bus_item *items,
-                         size_t count)
+                         size_t count, const sbx_bus_place *place)
 {
     message *m = message_new(topic);
 
-    for (size_t i = 0; m && i < count; i++)
+    for (size_t i = 0; m && i < count; i++) {
         redis_frame_add(&m->frame, &items[i]);
+        m->kept = m->kept || items[i].seq > 0;
+    }
+    if (m && place)
+        m->place = *place;
     if (m && !sbx_buf_failed(&m->frame)) {
         m->count = count;
         return put(p, m);
@@ -165,52 +199,55 @@ int redis_publisher_wait(redis_publisher *p, int64_t timeout_ms, sbx_err *err)
                 : sbx_fail(err, SBX_E_STORE_UNAVAILABLE, "Redis does not take what is published");
 }
 
+void redis_publisher_watch(redis_publisher *p, const sbx_bus_watch *watch)
+{
+    pthread_mutex_lock(&p->watch_mu);
+    p->watch = watch ? *watch : (sbx_bus_watch){0};
+    pthread_mutex_unlock(&p->watch_mu);
+}
+
 /* --- the thread --- */
 
-static void send_args(redis_publisher *p, int argc, const char **argv, const size_t *lens)
+static void tell_lost(redis_publisher *p, const char *topic, uint64_t last, uint32_t line)
 {
-    if (redisAppendCommandArgv(p->conn, argc, argv, lens) == REDIS_OK)
-        p->expected++;
+    pthread_mutex_lock(&p->watch_mu);
+    if (p->watch.lost)
+        p->watch.lost(p->watch.arg, topic, last, line);
+    pthread_mutex_unlock(&p->watch_mu);
 }
 
-static void send_item(redis_publisher *p, const char *key, const sbx_bus_item *item)
+static void tell_reached(redis_publisher *p, bool reached)
 {
-    char id[NUMBER_BYTES + 2], lines[NUMBER_BYTES];
-    const char *argv[] = {"XADD", key, "MAXLEN", "~", lines, id, "d", item->data};
-    size_t lens[ARRAY_LEN(argv)];
+    bool news;
 
-    snprintf(id, sizeof id, "%llu-0", (unsigned long long)item->seq);
-    snprintf(lines, sizeof lines, "%d", SBX_LOG_HISTORY_LINES);
-    for (size_t i = 0; i + 1 < ARRAY_LEN(argv); i++)
-        lens[i] = strlen(argv[i]);
-    lens[ARRAY_LEN(argv) - 1] = item->len;
-    send_args(p, ARRAY_LEN(argv), argv, lens);
+    pthread_mutex_lock(&p->mu);
+    news = p->unreachable == reached;
+    p->unreachable = !reached;
+    pthread_cond_broadcast(&p->fewer);
+    pthread_mutex_unlock(&p->mu);
+    pthread_mutex_lock(&p->watch_mu);
+    if (news && p->watch.reached)
+        p->watch.reached(p->watch.arg, reached);
+    pthread_mutex_unlock(&p->watch_mu);
 }
 
-static void send_message(redis_publisher *p, const message *m)
+static void send_message(const redis_publisher *p, const message *m)
 {
-    char key[KEY_BYTES];
-    sbx_bus_item *items = NULL;
-    long count = redis_frame_parse(m->frame.data ? m->frame.data : "", m->frame.len, &items);
-    bool kept = false;
+    char key[KEY_BYTES], after[NUMBER_BYTES], lines[NUMBER_BYTES];
+    const char *add[] = {"EVAL",   add_script, "1",   key,        m->frame.data,
+                         m->topic, after,      lines, KEY_SECONDS};
+    const char *forget[] = {"DEL", key}, *tell[] = {"PUBLISH", m->topic, m->frame.data};
+    const char **argv = m->forget ? forget : m->kept ? add : tell;
+    int argc = m->forget ? ARRAY_LEN(forget) : m->kept ? ARRAY_LEN(add) : ARRAY_LEN(tell);
+    size_t lens[ARRAY_LEN(add)];
 
     snprintf(key, sizeof key, "sbx:%s", m->topic);
-    if (m->forget) {
-        send_args(p, 2, (const char *[]){"DEL", key}, (size_t[]){3, strlen(key)});
-        return;
-    }
-    for (long i = 0; i < count; i++) {
-        if (items[i].seq == 0)
-            continue;
-        send_item(p, key, &items[i]);
-        kept = true;
-    }
-    free(items);
-    if (kept)
-        send_args(p, 3, (const char *[]){"EXPIRE", key, KEY_SECONDS},
-                  (size_t[]){6, strlen(key), sizeof KEY_SECONDS - 1});
-    send_args(p, 3, (const char *[]){"PUBLISH", m->topic, m->frame.data},
-              (size_t[]){7, strlen(m->topic), m->frame.len});
+    snprintf(after, sizeof after, "%llu", (unsigned long long)m->place.after);
+    snprintf(lines, sizeof lines, "%d", SBX_LOG_HISTORY_LINES);
+    for (int i = 0; i < argc; i++)
+        lens[i] = argv[i] == m->frame.data ? m->frame.len : strlen(argv[i]);
+    /* That there is no memory for it is told by the connection, when the answers are read. */
+    (void)redisAppendCommandArgv(p->conn, argc, argv, lens);
 }
 
 static bool begins(const redisReply *r, const char *prefix)
@@ -226,36 +263,61 @@ static bool is_temporary(const redisReply *r)
 }
 
 /* @return false if the batch must be sent again. */
-static bool take_answers(redis_publisher *p)
+static bool take_answers(redis_publisher *p, const message *batch)
 {
-    while (p->expected > 0) {
+    for (const message *m = batch; m; m = m->next) {
         SBX_CLEANUP_VAL(redis_reply_free) redisReply *r = NULL;
 
         if (redisGetReply(p->conn, (void **)&r) != REDIS_OK)
             return false;
-        p->expected--;
+        if (r->type == REDIS_REPLY_INTEGER && m->kept && r->integer >= 0)
+            tell_lost(p, m->topic, (uint64_t)r->integer, m->place.line);
         if (r->type != REDIS_REPLY_ERROR)
             continue;
         if (is_temporary(r))
             return false;
-        if (strstr(r->str, "equal or smaller"))
-            continue; /* sent before */
         pthread_mutex_lock(&p->mu);
-        p->dropped++;
+        p->dropped += m->count;
         pthread_mutex_unlock(&p->mu);
     }
     return true;
 }
 
+/* Does Redis still have what it had? What is lost is told.
+ * @return false if it cannot be asked. */
+static bool look_at_mark(redis_publisher *p)
+{
+    sbx_id mine = sbx_id_new();
+    SBX_CLEANUP_VAL(redis_reply_free)
+    redisReply *set = redisCommand(p->conn, "SET %s %s NX", MARK_KEY, mine.s);
+    SBX_CLEANUP_VAL(redis_reply_free)
+    redisReply *got = set ? redisCommand(p->conn, "GET %s", MARK_KEY) : NULL;
+
+    p->looked_ms = sbx_now_ms();
+    if (!got || got->type == REDIS_REPLY_ERROR)
+        return false;
+    if (got->type != REDIS_REPLY_STRING || sbx_streq(got->str, p->mark))
+        return true;
+    if (*p->mark)
+        tell_lost(p, NULL, 0, 0);
+    (void)sbx_copy(p->mark, sizeof p->mark, got->str);
+    return true;
+}
+
+static void disconnect(redis_publisher *p)
+{
+    redis_close(sbx_steal(p->conn));
+}
+
 static bool connected(redis_publisher *p)
 {
-    if (p->conn)
+    if (!p->conn)
+        p->conn = redis_open(p->url, REDIS_TIMEOUT_MS, NULL);
+    else if (sbx_now_ms() - p->looked_ms < LOOK_MS)
         return true;
-    p->conn = redis_open(p->url, REDIS_TIMEOUT_MS, NULL);
-    pthread_mutex_lock(&p->mu);
-    p->unreachable = !p->conn;
-    pthread_cond_broadcast(&p->fewer);
-    pthread_mutex_unlock(&p->mu);
+    if (p->conn && !look_at_mark(p))
+        disconnect(p);
+    tell_reached(p, p->conn != NULL);
     return p->conn != NULL;
 }
 
@@ -263,24 +325,37 @@ static bool send_batch(redis_publisher *p, const message *batch)
 {
     if (!connected(p))
         return false;
-    p->expected = 0;
     for (const message *m = batch; m; m = m->next)
         send_message(p, m);
-    if (take_answers(p))
+    if (take_answers(p, batch))
         return true;
-    redis_close(sbx_steal(p->conn));
+    disconnect(p);
     return false;
 }
 
-/* The front of the queue, cut off; NULL when stopping and empty. */
+/* Wait for something to send, but not past the time of the next look.
+ * @return false when stopping and empty. */
+static bool wait_for_more(redis_publisher *p)
+{
+    struct timespec until = after_ms(LOOK_MS);
+    bool go;
+
+    pthread_mutex_lock(&p->mu);
+    while (!p->first && !p->stopping &&
+           pthread_cond_clockwait(&p->more, &p->mu, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
+        ;
+    go = p->first || !p->stopping;
+    pthread_mutex_unlock(&p->mu);
+    return go;
+}
+
+/* The front of the queue, cut off; NULL if it is empty. */
 static message *take_batch(redis_publisher *p)
 {
     message *batch, **end;
     size_t count = 0, bytes = 0;
 
     pthread_mutex_lock(&p->mu);
-    while (!p->first && !p->stopping)
-        pthread_cond_wait(&p->more, &p->mu);
     batch = p->first;
     for (end = &batch; *end && count < BATCH_MESSAGES && bytes < BATCH_BYTES; end = &(*end)->next) {
         count++;
@@ -333,13 +408,17 @@ static void batch_done(redis_publisher *p, message *batch, bool sent)
 static void *publisher_run(void *arg)
 {
     redis_publisher *p = arg;
-    message *batch;
     bool sent = true;
 
     pthread_setname_np(pthread_self(), "sbx-publish");
-    while ((batch = take_batch(p))) {
+    while (wait_for_more(p)) {
+        message *batch = take_batch(p);
         int64_t pause = 0;
 
+        if (!batch) {
+            (void)connected(p);
+            continue;
+        }
         /* A failure while stopping is the last one: what is left is given up at once. */
         while (sent && !(sent = send_batch(p, batch))) {
             pause = redis_backoff_next(pause);
@@ -349,7 +428,7 @@ static void *publisher_run(void *arg)
         }
         batch_done(p, batch, sent);
     }
-    redis_close(p->conn);
+    disconnect(p);
     return NULL;
 }
 
@@ -361,6 +440,7 @@ redis_publisher *redis_publisher_new(const redis_url *u, sbx_err *err)
     p->url = u;
     p->last = &p->first;
     pthread_mutex_init(&p->mu, NULL);
+    pthread_mutex_init(&p->watch_mu, NULL);
     pthread_cond_init(&p->more, NULL);
     pthread_cond_init(&p->fewer, NULL);
     rc = pthread_create(&p->thread, NULL, publisher_run, p);
@@ -383,6 +463,7 @@ void redis_publisher_free(redis_publisher *p)
     pthread_join(p->thread, NULL);
     pthread_cond_destroy(&p->more);
     pthread_cond_destroy(&p->fewer);
+    pthread_mutex_destroy(&p->watch_mu);
     pthread_mutex_destroy(&p->mu);
     free(p);
 }

@@ -59,6 +59,10 @@ static bool on_event(void *arg, const cli_event *e)
 
     if (strcmp(e->type, "state") == 0)
         return true;
+    if (strcmp(e->type, "delayed") == 0) {
+        cli_warn(v->c, "the servers cannot reach each other: what is new comes later");
+        return true;
+    }
     if (sbx_json_span_of(e->data, e->len, &entry, &err)) {
         cli_fail(v->c, "the server sent a malformed event: %s", err.msg);
         v->failed = true;

@@ -102,6 +102,13 @@ bool sbx_feed_gap(sbx_feed *f, uint64_t from, uint64_t to)
     return sbx_feed_push(f, text, (size_t)n);
 }
 
+bool sbx_feed_delayed(sbx_feed *f)
+{
+    static const char ws[] = "{\"type\":\"delayed\"}", sse[] = "event: delayed\ndata: {}\n\n";
+
+    return sbx_feed_push(f, f->websocket ? ws : sse, f->websocket ? sizeof ws - 1 : sizeof sse - 1);
+}
+
 bool sbx_feed_end(sbx_feed *f)
 {
     static const char ws[] = "{\"type\":\"end\"}", sse[] = "event: end\ndata: {}\n\n";

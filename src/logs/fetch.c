@@ -17,6 +17,7 @@ typedef struct fetch {
     uint64_t serial;
     uint32_t epoch;
     bool tail;
+    bool patient;          /* the history may be filled again: no gap yet */
     size_t want;           /* tail: lines, at most */
     uint64_t since, known; /* known: in the history, if it has not been dropped since */
     /* the result */
@@ -24,6 +25,7 @@ typedef struct fetch {
     sbx_err err;
     segment page;
     bool complete;   /* there was nothing behind the page */
+    bool is_short;   /* what was known is not there, and may come again */
     uint64_t last;   /* the highest number of the history, as far as it was seen */
     seg_item *index; /* tail: all items, without their text */
     size_t index_count;
@@ -116,7 +118,8 @@ static void fetch_run(void *arg)
 
     log_topic(topic, f->id);
     f->rc = f->tail ? read_tail(f, topic) : read_since(f, topic);
-    if (f->rc == 0 && f->complete)
+    f->is_short = f->rc == 0 && f->complete && f->last < f->known && f->patient;
+    if (f->rc == 0 && f->complete && !f->is_short)
         f->page.upto = SBX_MAX(f->page.upto, f->known);
     sbx_stream_post(f->hub->cfg.stream, fetch_done, f);
 }
@@ -195,6 +198,7 @@ static fetch *fetch_new(room *r)
     f->serial = r->serial;
     f->epoch = r->epoch;
     f->known = r->latest;
+    f->patient = !r->ending && (!r->short_ms || sbx_now_ms() - r->short_ms < REFILL_MS);
     f->since = UINT64_MAX;
     (void)sbx_copy(f->id, sizeof f->id, r->id);
     DL_FOREACH (r->viewers, v) {
@@ -269,17 +273,23 @@ static void fetch_done(void *arg)
     l->fetching--;
     if (r && r->serial == f->serial) {
         r->fetching = false;
-        if (f->rc < 0) {
+        if (f->rc < 0 || f->is_short) {
             r->read_ms = sbx_now_ms() + RETRY_MS;
             forget_floors(r);
-        } else if (r->viewers) {
+        }
+        if (f->is_short && !r->short_ms)
+            r->short_ms = sbx_now_ms();
+        else if (f->rc == 0 && f->last >= f->known)
+            r->short_ms = 0;
+        if (f->rc == 0 && r->viewers && !(f->is_short && f->tail)) {
             r->latest = SBX_MAX(r->latest, f->last);
             if (r->ending)
                 r->end_seq = r->latest;
             seg_done(&r->page);
             r->page = f->page;
             f->page = (segment){0};
-            settle(r, f);
+            if (!f->is_short)
+                settle(r, f);
         }
         if (r->viewers)
             room_schedule(r, 0);

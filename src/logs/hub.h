@@ -21,6 +21,7 @@
 #define INDEX_BYTES   (16 * MIB)  /* the same, to find where the newest lines begin */
 #define BACKLOG_BYTES (16 * MIB)  /* bus messages on their way to STREAM */
 #define FETCHES_MAX   2           /* at once: the fast lane is for others, too */
+#define REFILL_MS     10000       /* that a history which was lost may take to be filled again */
 #define RETRY_MS      500         /* after a read of the history failed */
 #define LINGER_MS     10000
 #define TOPIC_PREFIX  "logs:"
@@ -33,10 +34,11 @@ typedef struct viewer {
     sbx_logs *hub;
     room *room; /* NULL until it has joined */
     sbx_feed feed;
-    uint64_t pos;   /* everything up to it was sent, filtered out or told as a gap */
-    uint32_t epoch; /* the history must be read once more since this epoch; 0: need not */
-    uint32_t state; /* version of the state that was sent last */
-    uint32_t tick;  /* in which the last frame of entries was sent */
+    uint64_t pos;    /* everything up to it was sent, filtered out or told as a gap */
+    uint32_t epoch;  /* the history must be read once more since this epoch; 0: need not */
+    uint32_t state;  /* version of the state that was sent last */
+    uint32_t outage; /* of the bus, that it was told last */
+    uint32_t tick;   /* in which the last frame of entries was sent */
     int16_t tail;
     uint8_t source;
     bool starting; /* the position follows from `tail` when the history is known.. */
@@ -54,6 +56,7 @@ struct room {
     bool owned, closed;
     uint64_t appended;  /* the last number taken, pending or published */
     uint64_t published; /* the last number that went to the bus */
+    uint32_t line;      /* raised when all behind `published` is to be published again */
     sbx_buf pending;
     seg_item *pending_items;
     size_t pending_count, pending_cap;
@@ -64,9 +67,10 @@ struct room {
     /* who watches */
     viewer *viewers;
     size_t viewer_count;
-    segment window;  /* from the bus */
-    segment page;    /* from the history */
-    uint64_t latest; /* the highest number known */
+    segment window;   /* from the bus */
+    segment page;     /* from the history */
+    uint64_t latest;  /* the highest number known */
+    int64_t short_ms; /* since when the history ends before that; 0: it does not */
     uint32_t epoch, tick;
     bool fetching, waiting, again;
     room *wait_prev, *wait_next; /* while waiting for one of FETCHES_MAX */
@@ -96,6 +100,8 @@ struct sbx_logs {
     uint64_t serials;
     size_t viewer_count;
     bool stopping; /* submit nothing */
+    bool down;     /* what is published does not get to the bus */
+    uint32_t outages;
     size_t fetching;
     room *waiting; /* rooms that need a read of the history; first come, first served */
     frame frames[2][SBX_LOGS_ALL + 1]; /* by websocket, source */
@@ -120,6 +126,8 @@ void room_free_if_unused(room *r);
 /* Serve the viewers soon, but not before the pace allows the next frame of entries. */
 void room_schedule(room *r, int64_t delay_ms);
 void room_end(room *r, uint64_t last);
+/* Entries on their way to viewers, in order. */
+void room_feed(room *r, const sbx_bus_item *items, size_t count);
 /* From the bus, any thread: the sbx_bus_fn. */
 void room_on_bus(void *arg, const char *topic, const sbx_bus_item *items, size_t count, bool reset);
 
@@ -136,5 +144,8 @@ bool viewer_lacks(const viewer *v); /* only the history can tell it what comes n
 void producer_flush(room *r);
 void producer_flush_in_pace(room *r); /* not yet if the log is ahead of its pace */
 void producer_done(room *r);
+/* News of the bus, any thread. */
+void producer_on_lost(void *arg, const char *topic, uint64_t last, uint32_t line);
+void producer_on_reached(void *arg, bool reached);
 
 #endif

@@ -24,6 +24,7 @@ sbx_logs *sbx_logs_new(const sbx_logs_config *c)
         for (int s = 0; s <= SBX_LOGS_ALL; s++)
             sbx_buf_init(&l->frames[ws][s].text, FRAME_BYTES + 2 * LOG_ITEM_BYTES);
     c->bus->ops->set_reader(c->bus, TOPIC_PREFIX, room_on_bus, l);
+    c->bus->ops->set_watch(c->bus, &(sbx_bus_watch){producer_on_lost, producer_on_reached, l});
     return l;
 }
 
@@ -56,6 +57,7 @@ void sbx_logs_free(sbx_logs *l)
     if (!l)
         return;
     l->cfg.bus->ops->set_reader(l->cfg.bus, TOPIC_PREFIX, NULL, NULL);
+    l->cfg.bus->ops->set_watch(l->cfg.bus, NULL);
     sbx_stream_post(l->cfg.stream, shut_down, l);
     sbx_stream_sync(l->cfg.stream);
     for (int ws = 0; ws < 2; ws++)

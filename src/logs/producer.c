@@ -43,6 +43,7 @@ void producer_flush_in_pace(room *r)
 void producer_flush(room *r)
 {
     const sbx_logs *l = r->hub;
+    const sbx_bus_place place = {.after = r->published, .line = r->line};
     sbx_bus_item *items;
     char topic[TOPIC_BYTES];
 
@@ -55,8 +56,10 @@ void producer_flush(room *r)
                                   .data = r->pending.data + r->pending_items[i].off,
                                   .len = r->pending_items[i].len};
     log_topic(topic, r->id);
-    if (!l->cfg.bus->ops->publish(l->cfg.bus, topic, items, r->pending_count))
+    if (!l->cfg.bus->ops->publish_at(l->cfg.bus, topic, items, r->pending_count, &place))
         count_up(&r->hub->n_dropped, r->pending_count);
+    if (l->down && r->viewers) /* otherwise they come back from the bus */
+        room_feed(r, items, r->pending_count);
     free(items);
 
     pay(r);
@@ -142,6 +145,103 @@ void producer_done(room *r)
     sbx_timer_free(sbx_steal(r->linger_timer));
     sbx_buf_done(&r->pending);
     free(r->pending_items);
+}
+
+/* --- what has to be published again --- */
+
+/* Back to the place behind `last`: what waits here is with the agent still. */
+static void go_back(room *r, uint64_t last)
+{
+    sbx_timer_free(sbx_steal(r->flush_timer));
+    r->pending_count = 0;
+    sbx_buf_reset(&r->pending);
+    r->appended = r->published = last;
+    r->line++;
+}
+
+static void publish_again(room *r, uint64_t last)
+{
+    const sbx_logs *l = r->hub;
+
+    go_back(r, last);
+    if (l->cfg.again)
+        l->cfg.again(l->cfg.arg, r->id, last + 1);
+}
+
+static void all_lost(sbx_logs *l)
+{
+    room *r, *next;
+
+    HASH_ITER (hh, l->rooms, r, next) {
+        if (r->owned && !r->closed)
+            go_back(r, 0);
+    }
+    if (l->cfg.again)
+        l->cfg.again(l->cfg.arg, NULL, 1);
+}
+
+typedef struct bus_news {
+    sbx_logs *hub;
+    char id[SBX_ID_LEN + 1]; /* "": of all */
+    uint64_t last;
+    uint32_t line;
+    bool reached;
+} bus_news;
+
+static void take_lost(void *arg)
+{
+    bus_news *n = arg;
+    room *r = *n->id ? room_find(n->hub, n->id) : NULL;
+
+    if (!*n->id)
+        all_lost(n->hub);
+    else if (r && r->owned && !r->closed && r->line == n->line)
+        publish_again(r, n->last);
+    free(n);
+}
+
+void producer_on_lost(void *arg, const char *topic, uint64_t last, uint32_t line)
+{
+    bus_news *n = sbx_alloc(sizeof *n);
+
+    *n = (bus_news){.hub = arg, .last = last, .line = line};
+    if (topic)
+        (void)sbx_copy(n->id, sizeof n->id, topic + sizeof TOPIC_PREFIX - 1);
+    sbx_stream_post(n->hub->cfg.stream, take_lost, n);
+}
+
+/* Between the last entry that came over the bus and now, some were published in vain. */
+static void bus_is_down(sbx_logs *l)
+{
+    room *r, *next;
+
+    l->outages++;
+    HASH_ITER (hh, l->rooms, r, next) {
+        if (!r->viewers)
+            continue;
+        if (r->owned && !r->closed)
+            publish_again(r, r->latest);
+        room_schedule(r, 0);
+    }
+}
+
+static void take_reached(void *arg)
+{
+    bus_news *n = arg;
+    sbx_logs *l = n->hub;
+
+    l->down = !n->reached;
+    if (l->down)
+        bus_is_down(l);
+    free(n);
+}
+
+void producer_on_reached(void *arg, bool reached)
+{
+    bus_news *n = sbx_alloc(sizeof *n);
+
+    *n = (bus_news){.hub = arg, .reached = reached};
+    sbx_stream_post(n->hub->cfg.stream, take_reached, n);
 }
 
 /* --- the end --- */

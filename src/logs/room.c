@@ -192,24 +192,30 @@ static void room_take(room *r, const sbx_bus_item *item, bool first)
     r->latest = SBX_MAX(r->latest, item->seq);
 }
 
+void room_feed(room *r, const sbx_bus_item *items, size_t count)
+{
+    bool first = true;
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t before = r->latest;
+
+        room_take(r, &items[i], first);
+        first = first && r->latest == before;
+    }
+    room_schedule(r, 0);
+}
+
 static void take_inbound(void *arg)
 {
     inbound *in = arg;
     sbx_logs *l = in->hub;
     room *r = room_find(l, in->id);
-    bool first = true;
 
     atomic_fetch_sub(&l->backlog, in->bytes);
     if (r && r->viewers) {
-        for (size_t i = 0; i < in->count; i++) {
-            uint64_t before = r->latest;
-
-            room_take(r, &in->items[i], first);
-            first = first && r->latest == before;
-        }
+        room_feed(r, in->items, in->count);
         if (in->reset)
             room_reset(r);
-        room_schedule(r, 0);
     }
     free(in);
 }

@@ -99,6 +99,22 @@ static bool push_state(viewer *v)
     return ok;
 }
 
+/* The bus is away, and what is new is not to be had from this worker itself. Told once. */
+static bool is_delayed(const viewer *v)
+{
+    const sbx_logs *l = v->hub;
+
+    return l->down && v->outage != l->outages && (v->starting || !v->room->owned);
+}
+
+static bool push_delayed(viewer *v)
+{
+    if (!sbx_feed_delayed(&v->feed))
+        return false;
+    v->outage = v->hub->outages;
+    return true;
+}
+
 /* --- frames of entries --- */
 
 /* The frame for this position, from the segment's item behind it on: up to the next hole or
@@ -193,6 +209,8 @@ void viewer_serve(viewer *v)
     if (v->feed.gone || v->feed.blocked)
         return;
     if (v->state != r->state_version && r->state && !push_state(v))
+        return;
+    if (is_delayed(v) && !push_delayed(v))
         return;
     if (v->starting)
         return;

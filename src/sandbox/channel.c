@@ -229,7 +229,7 @@ static bool take_welcome(channel *ch, const sbx_frame *f)
 
     if (ch->ready || !frame_nums(f, n, ARRAY_LEN(n)))
         return false;
-    ch->version = n[SBX_T_VERSION] > 1 ? SBX_PROTO_VERSION : 1;
+    ch->version = (int)SBX_MAX(SBX_MIN(n[SBX_T_VERSION], (uint64_t)SBX_PROTO_VERSION), 1u);
     pthread_mutex_lock(&ch->set->mu);
     ch->ready = true;
     pthread_mutex_unlock(&ch->set->mu);
@@ -273,9 +273,11 @@ static bool take_frame(channel *ch, const sbx_frame *f)
     case SBX_F_WELCOME:
         return take_welcome(ch, f);
     case SBX_F_LOG:
-        return !ch->bridge && take_log(ch, f);
+        return !ch->bridge && (ch->log_again || take_log(ch, f));
     case SBX_F_PONG:
-        if (f->req)
+        if (f->req && f->req == ch->log_again)
+            ch->log_again = 0;
+        else if (f->req)
             channel_drains_over(ch, f->req);
         return true;
     case SBX_F_ENTRY:
@@ -587,6 +589,31 @@ void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq)
 
     if (ch)
         channel_send_num(ch, SBX_F_LOG_ACK, 0, SBX_T_SEQ, seq);
+}
+
+static void log_again(channel *ch, uint64_t from)
+{
+    unsigned char payload[2 * 16];
+    size_t n = 0;
+
+    if (!ch->ready || ch->bridge || ch->version < 3)
+        return;
+    n += sbx_field_put_num(payload + n, sizeof(payload) - n, SBX_T_SEQ, 0);
+    n += sbx_field_put_num(payload + n, sizeof(payload) - n, SBX_T_LOG_FROM, from);
+    /* What is on its way already comes before the answer to the ping. */
+    ch->log_again = command_free_req(ch);
+    channel_send(ch, SBX_F_LOG_ACK, 0, payload, n);
+    channel_send(ch, SBX_F_PING, ch->log_again, NULL, 0);
+    channel_flush(ch);
+}
+
+void sbx_channels_log_again(sbx_channels *c, const char *sandbox, uint64_t from)
+{
+    SBX_ASSERT_THREAD(SBX_T_STREAM);
+    channel *ch = sandbox ? channel_find(c, sandbox) : c->all;
+
+    for (; ch; ch = sandbox ? NULL : ch->hh.next)
+        log_again(ch, from);
 }
 
 bool sbx_channels_has(sbx_channels *c, const char *sandbox)

@@ -84,12 +84,13 @@ struct channel {
     channel *next_retired;
     drain *drains;
     question *questions;
-    alive *alive; /* hash by id */
-    int64_t pids; /* the sandbox's limit */
-    int version;  /* of the agent, once `ready` */
-    bool marked;  /* the answer's marker has come */
-    bool ready;   /* the greeting was answered */
-    bool frozen;  /* by a pause */
+    alive *alive;       /* hash by id */
+    int64_t pids;       /* the sandbox's limit */
+    int version;        /* of the agent, once `ready` */
+    bool marked;        /* the answer's marker has come */
+    bool ready;         /* the greeting was answered */
+    bool frozen;        /* by a pause */
+    uint32_t log_again; /* until the PONG with this number, lines of the log are out of date */
     sbx_buf in, out;
     sbx_greeting *greeting; /* until answered */
     sbx_timer *late;        /* until answered: ends a channel whose agent is silent */

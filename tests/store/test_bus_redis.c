@@ -296,6 +296,99 @@ Test(bus_redis, survives_a_killed_connection)
     server_stop(&s);
 }
 
+typedef struct news {
+    atomic_int lost, all, up, down;
+    _Atomic uint64_t last;
+    atomic_uint line;
+} news;
+
+static void on_lost(void *arg, const char *topic, uint64_t last, uint32_t line)
+{
+    news *n = arg;
+
+    n->lost += topic != NULL;
+    n->all += topic == NULL;
+    n->last = last;
+    n->line = line;
+}
+
+static void on_reached(void *arg, bool reached)
+{
+    news *n = arg;
+
+    n->up += reached;
+    n->down += !reached;
+}
+
+static void put_at(sbx_bus *b, uint64_t seq, uint64_t after, uint32_t line)
+{
+    char text[32];
+    int n = snprintf(text, sizeof text, "{\"seq\":%llu}", (unsigned long long)seq);
+    sbx_bus_item it = {.seq = seq, .data = text, .len = (size_t)n};
+
+    b->ops->publish_at(b, TOPIC, &it, 1, &(sbx_bus_place){.after = after, .line = line});
+}
+
+Test(bus_redis, nothing_is_taken_behind_a_hole_and_nothing_old)
+{
+    server s = server_new();
+    sbx_bus *b = bus_new(s.url);
+    heard h = {0};
+    news n = {0};
+    sbx_err err;
+    uint64_t last = 0;
+
+    b->ops->set_watch(b, &(sbx_bus_watch){on_lost, on_reached, &n});
+    b->ops->set_reader(b, "logs:", hear, &h);
+    b->ops->subscribe(b, TOPIC);
+    cr_assert(EVENTUALLY(h.resets == 1));
+    put_at(b, 5, 0, 1);
+    put_at(b, 6, 5, 1);
+    put_at(b, 9, 6, 1); /* the agent's journal had a hole */
+    cr_expect_eq(b->ops->last_seq(b, TOPIC, &last, &err), 0);
+    cr_expect_eq(last, 9);
+    put_at(b, 12, 11, 7);
+    cr_expect(EVENTUALLY(n.lost == 1));
+    cr_expect_eq(n.last, 9);
+    cr_expect_eq(n.line, 7u);
+    put_at(b, 7, 6, 1); /* of a worker that stood still */
+    put_at(b, 10, 9, 8);
+    cr_expect(EVENTUALLY(h.last == 10));
+    answer a = ask(b, 0, 0, 10, false, MIB);
+    cr_expect_eq(a.count, 4);
+    answer_done(&a);
+    cr_expect_eq(n.lost, 1);
+    b->ops->set_watch(b, NULL);
+    b->ops->free(b);
+    server_stop(&s);
+}
+
+Test(bus_redis, a_memory_that_was_lost_is_told_also_when_nobody_publishes)
+{
+    server s = server_new();
+    sbx_bus *b = bus_new(s.url), *other = bus_new(s.url);
+    news n = {0}, o = {0};
+
+    b->ops->set_watch(b, &(sbx_bus_watch){on_lost, on_reached, &n});
+    other->ops->set_watch(other, &(sbx_bus_watch){on_lost, on_reached, &o});
+    put(b, 1);
+    put(other, 2);
+    cr_assert(EVENTUALLY(b->ops->last_seq(b, TOPIC, &(uint64_t){0}, &(sbx_err){0}) == 0 &&
+                         other->ops->last_seq(other, TOPIC, &(uint64_t){0}, &(sbx_err){0}) == 0));
+    freeReplyObject(DIRECT(&s, "FLUSHALL"));
+    cr_expect(EVENTUALLY(n.all == 1 && o.all == 1));
+    server_stop(&s);
+    cr_expect(EVENTUALLY(n.down == 1), "an idle worker notices, too");
+    server_start(&s);
+    cr_expect(EVENTUALLY(n.up == 1 && n.all == 2 && o.all == 2));
+    cr_expect_eq(n.lost, 0);
+    b->ops->set_watch(b, NULL);
+    other->ops->set_watch(other, NULL);
+    b->ops->free(b);
+    other->ops->free(other);
+    server_stop(&s);
+}
+
 Test(bus_redis, rubbish_does_no_harm)
 {
     static const char *const messages[] = {
@@ -328,7 +421,7 @@ Test(bus_redis, rubbish_does_no_harm)
     cr_expect_eq(a.rc, -1);
     answer_done(&a);
     cr_expect_eq(b->ops->last_seq(b, TOPIC, &last, &err), -1);
-    put(b, 8); /* the XADD fails, the message is heard, and others go on */
+    put(b, 8); /* the history fails, the message is heard, and others go on */
     cr_expect(EVENTUALLY(h.last == 8));
     cr_expect(EVENTUALLY(b->ops->dropped(b) >= 1));
     freeReplyObject(DIRECT(&s, "DEL", "sbx:" TOPIC));

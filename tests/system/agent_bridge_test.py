@@ -50,7 +50,7 @@ class BridgeCase(AgentCase):
 class BridgeTest(BridgeCase):
     def test_it_runs_commands_of_its_own(self):
         b = self.bridge()
-        self.assertEqual(dict(b.welcome)[P.T_VERSION], 2)
+        self.assertEqual(dict(b.welcome)[P.T_VERSION], 3)
         self.assertEqual(dict(b.welcome)[P.T_EPOCH], 7)
         got = b.run("echo out; echo err >&2; exit 3")
         self.assertEqual((got.stdout, got.stderr, got.exit[P.T_EXIT_CODE]), (b"out\n", b"err\n", 3))

@@ -45,7 +45,7 @@ class ChannelTest(AgentCase):
 
     def test_welcome_tells_version_epoch_and_numbers(self):
         got = dict(self.agent.greet(epoch=77))
-        self.assertEqual(got, {P.T_VERSION: 2, P.T_EPOCH: 77, P.T_NEXT_SEQ: 1, P.T_OLDEST_SEQ: 1,
+        self.assertEqual(got, {P.T_VERSION: 3, P.T_EPOCH: 77, P.T_NEXT_SEQ: 1, P.T_OLDEST_SEQ: 1,
                                P.T_MAIN: 0})
 
     def test_a_greeting_is_found_behind_half_a_frame(self):

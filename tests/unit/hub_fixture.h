@@ -115,7 +115,9 @@ static void note_frame_locked(sbx_reply *r, const char *data, size_t len)
                  strtoull(to + 5, NULL, 10));
         trace_locked(r, text);
     } else {
-        trace_locked(r, memmem(data, len, "state", 5) ? "state" : "end");
+        trace_locked(r, memmem(data, len, "state", 5)     ? "state"
+                        : memmem(data, len, "delayed", 7) ? "delayed"
+                                                          : "end");
     }
 }
 
@@ -216,6 +218,18 @@ static bool lossy_publish(sbx_bus *b, const char *t, const sbx_bus_item *items, 
     return lossy_of(b)->inner->ops->publish(lossy_of(b)->inner, t, items, n);
 }
 
+static bool lossy_publish_at(sbx_bus *b, const char *t, const sbx_bus_item *items, size_t n,
+                             const sbx_bus_place *place)
+{
+    lossy_of(b)->published++;
+    return lossy_of(b)->inner->ops->publish_at(lossy_of(b)->inner, t, items, n, place);
+}
+
+static void lossy_set_watch(sbx_bus *b, const sbx_bus_watch *watch)
+{
+    lossy_of(b)->inner->ops->set_watch(lossy_of(b)->inner, watch);
+}
+
 static void lossy_hear(void *arg, const char *t, const sbx_bus_item *items, size_t n, bool reset)
 {
     lossy *y = arg;
@@ -266,6 +280,8 @@ static void lossy_forget(sbx_bus *b, const char *t)
 
 static const sbx_bus_ops lossy_ops = {
     .publish = lossy_publish,
+    .publish_at = lossy_publish_at,
+    .set_watch = lossy_set_watch,
     .set_reader = lossy_set_reader,
     .subscribe = lossy_subscribe,
     .unsubscribe = lossy_unsubscribe,

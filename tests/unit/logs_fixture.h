@@ -19,12 +19,32 @@ typedef struct hub {
     lossy bus;
     sbx_logs *logs;
     _Atomic uint64_t acked;
+    _Atomic uint64_t first, last; /* that the agent has; 0: it sends nothing again */
+    atomic_int agains;
 } hub;
 
 static void note_ack(void *arg, const char *id, uint64_t seq)
 {
     (void)id;
     ((hub *)arg)->acked = seq;
+}
+
+static void send_again(void *arg);
+
+typedef struct again {
+    hub *h;
+    uint64_t from;
+} again;
+
+static void note_again(void *arg, const char *id, uint64_t from)
+{
+    hub *h = arg;
+    again *a = sbx_alloc(sizeof *a);
+
+    (void)id;
+    h->agains++;
+    *a = (again){h, from};
+    sbx_stream_post(h->stream, send_again, a);
 }
 
 /* Takes the bus. */
@@ -43,6 +63,7 @@ static hub *hub_new_on(sbx_bus *bus, int64_t linger_ms)
                          .lanes = h->lanes,
                          .bus = &h->bus.bus,
                          .acked = note_ack,
+                         .again = note_again,
                          .arg = h,
                          .linger_ms = linger_ms};
     h->logs = sbx_logs_new(&c);
@@ -119,6 +140,21 @@ static void append_lines(void *arg)
             };
         sbx_logs_append(a->h->logs, ID, e, n);
     }
+}
+
+/* As an agent does that has the lines still. */
+static void send_again(void *arg)
+{
+    again *a = arg;
+    lines l = {.h = a->h,
+               .from = SBX_MAX(a->from, (uint64_t)a->h->first),
+               .to = a->h->last,
+               .data = "hello",
+               .source = -1};
+
+    if (a->h->first)
+        append_lines(&l);
+    free(a);
 }
 
 static void append_data(hub *h, uint64_t from, uint64_t to, int source, const char *data)

@@ -8,7 +8,11 @@
  * if they are more than SBX_BUS_HISTORY_BYTES). An item whose number is not above the last one of
  * the history was sent twice and is not kept again; readers see it twice. An item with the number
  * 0 is a signal: readers get it, the history does not. Topics: "logs:{sandboxId}",
- * "events:{userId}". */
+ * "events:{userId}".
+ *
+ * A history may lose what it had (a Redis without persistence that was restarted, FLUSHALL, an
+ * older replica), and a publisher what waited for too long. Items that would come behind such a
+ * hole are not taken: their producer is told (sbx_bus_watch), and publishes all of it again. */
 #ifndef SBX_BUS_BUS_H
 #define SBX_BUS_BUS_H
 
@@ -35,6 +39,22 @@ typedef struct sbx_bus_item {
 typedef void (*sbx_bus_fn)(void *arg, const char *topic, const sbx_bus_item *items, size_t count,
                            bool reset);
 
+/* What stands before the items of a message, as far as their producer knows. */
+typedef struct sbx_bus_place {
+    uint64_t after; /* the number that it published last; 0: it does not know */
+    uint32_t line;  /* its own; comes back with the news of a loss */
+} sbx_bus_place;
+
+/* News for who produces. Called on a thread of the bus; must neither block nor call the bus. */
+typedef struct sbx_bus_watch {
+    /* The history of a topic ends at `last`, which is before the place of a message: that was not
+     * taken. `topic` NULL: the histories of all topics are gone. */
+    void (*lost)(void *arg, const char *topic, uint64_t last, uint32_t line);
+    /* Whether what is published gets anywhere; at first it does. */
+    void (*reached)(void *arg, bool reached);
+    void *arg;
+} sbx_bus_watch;
+
 /* A token bucket that all workers share: `limit` tokens, filled evenly within `window_s`. */
 typedef struct sbx_bus_bucket {
     char name[SBX_BUS_TOPIC_BYTES];
@@ -51,8 +71,13 @@ typedef struct sbx_bus_grant {
 typedef struct sbx_bus_ops {
     /* Queue items for history and publication as one message. Never blocks; any thread, but the
      * items of one topic in order. False if items were dropped for it: these, or older ones that
-     * waited too long for Redis. They are lost, and told by the gap in seq. */
+     * waited too long for Redis. */
     bool (*publish)(sbx_bus *b, const char *topic, const sbx_bus_item *items, size_t count);
+    /* The same, if the history has what stands before `place`; otherwise the watch hears of it. */
+    bool (*publish_at)(sbx_bus *b, const char *topic, const sbx_bus_item *items, size_t count,
+                       const sbx_bus_place *place);
+    /* NULL takes it away, and no call of it runs any more on return. */
+    void (*set_watch)(sbx_bus *b, const sbx_bus_watch *watch);
     /* The reader of all topics that begin with `prefix` (a literal), at most SBX_BUS_READERS of
      * them; NULL takes it away, and no call of it runs any more on return. */
     void (*set_reader)(sbx_bus *b, const char *prefix, sbx_bus_fn fn, void *arg);

@@ -54,10 +54,10 @@
  * latest for every SBX_STDIN_TAKEN_BYTES and whenever its buffer becomes empty, what left the
  * buffer and what was dropped; a follower keeps at most SBX_STDIN_TAKEN_BYTES outstanding.
  *
- * Versions: 1 knows no bridges, no chunks (the number in OUTPUT is the offset in its stream, only
- * the follower that began a command gets it, and ATTACH resumes from now on), no LEAVE, LIST,
- * STATS, RESIZE, ENTRY, GAP, and ends the channel that sends these; PTY, PACED and CPU_MS are
- * ignored.
+ * Versions: 2 does not look at LOG_FROM in LOG_ACK. 1 knows no bridges, no chunks (the number in
+ * OUTPUT is the offset in its stream, only the follower that began a command gets it, and ATTACH
+ * resumes from now on), no LEAVE, LIST, STATS, RESIZE, ENTRY, GAP, and ends the channel that sends
+ * these; PTY, PACED and CPU_MS are ignored.
  *
  * Both programs compile this header and src/core/agent_proto.c, and nothing else of each other.
  */
@@ -68,7 +68,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SBX_PROTO_VERSION        2
+#define SBX_PROTO_VERSION        3
 #define SBX_PROTO_HEADER_BYTES   12
 #define SBX_PROTO_MAGIC          "\0SBXSYN\1"
 #define SBX_PROTO_MAGIC_BYTES    8
@@ -104,7 +104,8 @@ typedef enum sbx_frame_type {
     SBX_F_SIGNAL, /* fields SIGNAL, FLAGS (SBX_SIG_TREE) */
     SBX_F_KILL,   /* kill the whole process tree of the command */
     SBX_F_DETACH, /* no more OUTPUT to this follower; EXIT still comes */
-    SBX_F_LOG_ACK, /* field SEQ: everything up to SEQ is safe with the owner */
+    SBX_F_LOG_ACK, /* fields SEQ: everything up to SEQ is safe with the owner; LOG_FROM: send again
+                      from there, as far as the journal has it */
     SBX_F_PING,    /* any payload up to 64 bytes; returned in PONG */
     SBX_F_SYSLOG,  /* raw bytes: the agent numbers and journals a line of source "system"; with a
                       `req`: PONG with it follows when the log up to that line was sent */

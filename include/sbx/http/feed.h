@@ -47,6 +47,7 @@ typedef struct sbx_feed {
 /* These queue one message each. False if it was not taken: blocked or gone tells why. */
 bool sbx_feed_push(sbx_feed *f, const char *data, size_t len);
 bool sbx_feed_gap(sbx_feed *f, uint64_t from, uint64_t to);
+bool sbx_feed_delayed(sbx_feed *f);
 bool sbx_feed_end(sbx_feed *f);
 
 /** Add an item to a message that is being made in `message` (empty: the first).

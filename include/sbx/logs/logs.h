@@ -13,6 +13,10 @@
  * for all viewers at the same position, and no viewer makes anybody else wait: what does not fit
  * into its connection's outbox is not queued here.
  *
+ * While the bus is away the worker that holds a sandbox serves its viewers by itself; others are
+ * told `delayed`, and get by number what they lack when it is back. A history that was lost is
+ * filled again from the agents' journals; until then nobody is told a gap.
+ *
  * An entry: {"seq","ts","stream","source","execId","data"}, and "encoding":"base64" if the line is
  * not UTF-8. */
 #ifndef SBX_LOGS_LOGS_H
@@ -39,6 +43,9 @@ typedef struct sbx_logs_config {
     /* Called on STREAM when all entries up to `seq` went to the bus: they may be acknowledged to
      * the agent. Must not call the hub. May be NULL. */
     void (*acked)(void *arg, const char *sandbox_id, uint64_t seq);
+    /* Called on STREAM when the history lost what comes from `from` on: the agent shall send again
+     * what it still has of that. NULL for `sandbox_id`: all of them. May be NULL. */
+    void (*again)(void *arg, const char *sandbox_id, uint64_t from);
     void *arg;
     int64_t linger_ms; /* history and room outlive sbx_logs_close(); 0: 10 s */
 } sbx_logs_config;
@@ -120,8 +127,9 @@ int sbx_logs_page(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q, 
  * is no gap. `until` and `limit` are for pages.
  *
  * WebSocket: text frames {"type":"logs","entries":[…]} at most one per SBX_LOG_BATCH_MS,
- * {"type":"gap","from","to"}, {"type":"state","sandbox"}, {"type":"end"} before the close.
- * SSE: "id: SEQ\ndata: {entry}\n\n", and the events gap {"from","to"}, state and end. */
+ * {"type":"gap","from","to"}, {"type":"delayed"}, {"type":"state","sandbox"}, {"type":"end"}
+ * before the close.
+ * SSE: "id: SEQ\ndata: {entry}\n\n", and the events gap {"from","to"}, delayed, state and end. */
 void sbx_logs_view(sbx_logs *l, const char *sandbox_id, const sbx_logs_query *q, sbx_reply *reply,
                    bool websocket);
 

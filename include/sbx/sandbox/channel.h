@@ -114,6 +114,10 @@ void sbx_channels_freeze(sbx_channels *c, const char *sandbox, bool frozen);
 
 /** Everything up to `seq` is safe: the agent may forget it. STREAM. */
 void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq);
+/** Have the log sent again from number `from` on, as far as the agent has it; what comes before
+ * that is dropped. Agents of older versions cannot. STREAM.
+ * @param sandbox  NULL: all of this worker. */
+void sbx_channels_log_again(sbx_channels *c, const char *sandbox, uint64_t from);
 
 /* --- use --- */
 
