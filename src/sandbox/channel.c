@@ -583,39 +583,6 @@ void sbx_greeting_forget(sbx_greeting *g)
     greeting_unref(g);
 }
 
-void sbx_channels_log_ack(sbx_channels *c, const char *sandbox, uint64_t seq)
-{
-    channel *ch = channel_owned(c, sandbox);
-
-    if (ch)
-        channel_send_num(ch, SBX_F_LOG_ACK, 0, SBX_T_SEQ, seq);
-}
-
-static void log_again(channel *ch, uint64_t from)
-{
-    unsigned char payload[2 * 16];
-    size_t n = 0;
-
-    if (!ch->ready || ch->bridge || ch->version < 3)
-        return;
-    n += sbx_field_put_num(payload + n, sizeof(payload) - n, SBX_T_SEQ, 0);
-    n += sbx_field_put_num(payload + n, sizeof(payload) - n, SBX_T_LOG_FROM, from);
-    /* What is on its way already comes before the answer to the ping. */
-    ch->log_again = command_free_req(ch);
-    channel_send(ch, SBX_F_LOG_ACK, 0, payload, n);
-    channel_send(ch, SBX_F_PING, ch->log_again, NULL, 0);
-    channel_flush(ch);
-}
-
-void sbx_channels_log_again(sbx_channels *c, const char *sandbox, uint64_t from)
-{
-    SBX_ASSERT_THREAD(SBX_T_STREAM);
-    channel *ch = sandbox ? channel_find(c, sandbox) : c->all;
-
-    for (; ch; ch = sandbox ? NULL : ch->hh.next)
-        log_again(ch, from);
-}
-
 bool sbx_channels_has(sbx_channels *c, const char *sandbox)
 {
     channel *ch;

@@ -8,6 +8,7 @@ import time
 import unittest
 
 import sandboxd
+from parts import PrivateRedis
 from sandboxd import Client, SystemCase, wait_for
 
 TIMEOUT_S = 400
@@ -34,7 +35,7 @@ class Viewer:
                     self.others.append(frame)
                 for entry in frame.get("entries", []):
                     self.seqs.append(entry["seq"])
-                    if entry["source"] != "system":
+                    if entry["source"] == "main":
                         self.lines.append(entry["data"])
         except (OSError, ValueError):
             pass
@@ -53,12 +54,12 @@ class Viewer:
         self.socket.close()
 
 
-class LeaseTest(SystemCase):
+class LogCase(SystemCase):
+    """Workers over one Redis, and what is expected of their logs."""
+
     @classmethod
-    def setUpClass(cls):
-        if not sandboxd.REDIS_URL:
-            raise AssertionError("SBX_TEST_REDIS_URL is not set: run tests/run")
-        cls.service = sandboxd.Service(env={"REDIS_URL": sandboxd.REDIS_URL})
+    def serve(cls, redis_url):
+        cls.service = sandboxd.Service(env={"REDIS_URL": redis_url})
         cls.addClassCleanup(cls.service.close)
         cls.key = cls.service.key()
         cls.b = cls.worker()
@@ -87,6 +88,14 @@ class LeaseTest(SystemCase):
         """The page has all numbers, up to one that a viewer has seen."""
         seqs = [e["seq"] for e in client.logs(sandbox, f"?tail=1000&until={upto}")]
         self.assertEqual(seqs, list(range(seqs[0], upto + 1)))
+
+
+class LeaseTest(LogCase):
+    @classmethod
+    def setUpClass(cls):
+        if not sandboxd.REDIS_URL:
+            raise AssertionError("SBX_TEST_REDIS_URL is not set: run tests/run")
+        cls.serve(sandboxd.REDIS_URL)
 
     def loss(self, how):
         """A holder that is lost; times from then until it was replaced, and until lines came."""
@@ -136,6 +145,42 @@ class LeaseTest(SystemCase):
             self.assertEqual(client.exec(box, "echo x")["stdout"], "x\n")
         self.assertEqual(a.delete(f"/sandboxes/{box}").status, 204)
         self.assertEqual(a.server.stop(), 0)
+
+
+class RedisTest(LogCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.redis = PrivateRedis()
+        cls.addClassCleanup(cls.redis.remove)
+        cls.redis.start()
+        cls.serve(cls.redis.url)
+        cls.a = cls.worker()
+
+    def test_without_redis_all_goes_on_and_afterwards_nothing_is_missing(self):
+        box = self.a.create(command=["sh", "-c", PRINTER])["id"]
+        here, there = self.view(self.a, box), self.view(self.b, box)
+        for viewer in (here, there):
+            viewer.wait_more(20, 40, "lines")
+        early = there.seqs[0]
+        self.redis.stop(signal.SIGKILL)
+        wait_for(lambda: {"type": "delayed"} in there.others, 40, "the word that lines are late")
+        here.wait_more(40, 40, "lines on the worker that holds the sandbox")
+        for client in (self.a, self.b):
+            self.assertEqual(client.exec(box, "echo x")["stdout"], "x\n")
+            other = client.create()["id"]
+            self.assertEqual(client.exec(other, "echo y")["stdout"], "y\n")
+            self.assertEqual(client.delete(f"/sandboxes/{other}").status, 204)
+        self.redis.start()  # it has forgotten everything
+        seen = here.last()
+        wait_for(lambda: there.last() >= seen, 40, "the lines of the outage")
+        back = self.view(self.b, box, f"?since={early}")
+        wait_for(lambda: back.last() >= seen, 40, "the lines again")
+        self.assertEqual(back.seqs[0], early + 1)
+        for viewer in (here, there, back):
+            self.assert_whole(viewer)
+        for client in (self.a, self.b):
+            self.assert_page(client, box, seen)
+        self.assertEqual(self.b.delete(f"/sandboxes/{box}").status, 204)
 
 
 if __name__ == "__main__":
