@@ -1,8 +1,10 @@
 """Does what the schedule says, each fault at its time on a thread of its own, and undoes it."""
+import collections
 import concurrent.futures
 import contextlib
 import os
 import signal
+import threading
 import time
 
 from world import send
@@ -11,6 +13,7 @@ from world import send
 class Breaker:
     def __init__(self, world, say, tally):
         self.world, self.say, self.tally = world, say, tally
+        self.locks = collections.defaultdict(threading.Lock)  # a part has one fault at a time
 
     def round(self, faults):
         """Returns when the last fault is over: what was killed answers again."""
@@ -21,8 +24,9 @@ class Breaker:
 
     def one(self, began, fault):
         time.sleep(max(0, began + fault.at - time.monotonic()))
-        at = time.monotonic()
-        done = getattr(self, f"do_{fault.what}")(fault)
+        with self.locks[fault.part, fault.which]:  # its last start may have taken longer than planned
+            at = time.monotonic()
+            done = getattr(self, f"do_{fault.what}")(fault)
         took = time.monotonic() - at
         self.tally[f"{fault.what} {fault.part.split('-')[0]}"] += 1 if done else 0
         self.say(f"  {at - began:5.2f} s {fault}: " +
