@@ -164,7 +164,7 @@ class DatabaseTap(Tap):
 
 
 class RedisTap(Tap):
-    """Notes "COMMAND first-argument" of each command."""
+    """Notes "COMMAND first-argument" of each command; of a script its first key."""
 
     def __init__(self, url):
         self._server = url
@@ -190,4 +190,5 @@ class RedisTap(Tap):
                     data += yield
                 words.append(data[:size])
                 data, left = data[size + 2:], left - 1
-            self.note(b" ".join(words[:2]).decode(errors="replace"))
+            key = words[3:4] if words[0] == b"EVAL" else words[1:2]
+            self.note(b" ".join(words[:1] + key).decode(errors="replace"))
