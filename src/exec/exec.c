@@ -24,6 +24,10 @@ static void exec_unref(exec *x)
         exec_free(x);
 }
 
+static bool is_start(const exec *x);
+static void can_use(void *arg);
+static void cannot_use(void *arg, const sbx_err *err);
+
 exec *exec_new(sbx_execs *e, exec_kind kind, const char *owner, const char *sandbox, const char *id,
                sbx_reply *reply)
 {
@@ -38,6 +42,15 @@ exec *exec_new(sbx_execs *e, exec_kind kind, const char *owner, const char *sand
     sbx_copy(x->sandbox, sizeof(x->sandbox), sandbox);
     sbx_copy(x->id, sizeof(x->id), id);
     follow_init(&x->f, x->reply, FOLLOW_SSE, 0);
+    /* Also whoever finds a channel at once may need another one later. */
+    x->use = (sbx_use){.parts = &e->parts,
+                       .owner = x->owner,
+                       .sandbox = x->sandbox,
+                       .cancelled = sbx_reply_cancel_flag(x->reply),
+                       .reading = !is_start(x),
+                       .ready = can_use,
+                       .failed = cannot_use,
+                       .arg = x};
     return x;
 }
 
@@ -541,14 +554,8 @@ static void cannot_use(void *arg, const sbx_err *err)
 
 void exec_use(exec *x)
 {
-    x->use = (sbx_use){.parts = &x->e->parts,
-                       .owner = x->owner,
-                       .sandbox = x->sandbox,
-                       .cancelled = x->many ? many_cancel_flag(x) : sbx_reply_cancel_flag(x->reply),
-                       .reading = !is_start(x),
-                       .ready = can_use,
-                       .failed = cannot_use,
-                       .arg = x};
+    if (x->many)
+        x->use.cancelled = many_cancel_flag(x);
     sbx_sandbox_use(&x->use);
 }
 

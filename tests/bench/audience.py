@@ -1,7 +1,7 @@
 """Many viewers of logs in one process of their own, who read and check what they get.
 
-Reads one line of JSON: {"url", "request", "count", "source", "last", "stuck"}. Opens `count`
-WebSockets from the address `source`, prints "ready", and reads until its standard input ends; if
+Reads one line of JSON: {"url", "request", "position", "count", "source", "last", "stuck"}. Opens
+`count` WebSockets from the address `source`, which begin behind `position` (null: anywhere), prints "ready", and reads until its standard input ends; if
 they are `stuck`, only from a line on its standard input on. A line of the log may be "NUMBER", or
 "NUMBER SECONDS" as printer() makes them: the time at which it was written. When every viewer has had
 the line whose number is `last`, it prints "finished". In the end it prints what it saw, as JSON: see
@@ -60,9 +60,9 @@ class Frame:
 class Viewer:
     __slots__ = ("sock", "data", "settled", "position", "finished")
 
-    def __init__(self, sock):
+    def __init__(self, sock, position):
         self.sock, self.data, self.settled = sock, b"", False
-        self.position, self.finished = None, False
+        self.position, self.finished = position, False
 
     def frames(self):
         """Yields (opcode, payload) of whole frames; False at the front when it was closed."""
@@ -97,7 +97,7 @@ class Audience:
         url = urllib.parse.urlsplit(order["url"])
         self.address, self.source = (url.hostname, url.port), order.get("source")
         self.request, self.last = order["request"].encode(), order.get("last")
-        self.stuck = order.get("stuck", False)
+        self.stuck, self.position = order.get("stuck", False), order.get("position")
         self.poll, self.viewers, self.seen, self.offsets = select.epoll(), {}, {}, set()
         self.finished = self.lost = self.repeated = self.closed = self.unsettled = 0
         self.gaps = self.missing = self.inexact = self.lines = 0
@@ -117,7 +117,7 @@ class Audience:
             sock.bind((self.source, 0))
         sock.connect(self.address)
         sock.sendall(self.request)
-        self.viewers[sock.fileno()] = Viewer(sock)
+        self.viewers[sock.fileno()] = Viewer(sock, self.position)
         self.poll.register(sock, select.EPOLLIN)
         self.unsettled += 1
 

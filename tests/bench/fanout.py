@@ -27,11 +27,13 @@ AUDIENCE = pathlib.Path(__file__).with_name("audience.py")
 
 
 class Audience:
-    """Viewers of one sandbox's log on one worker, for as long as the block runs; then `told`."""
+    """Viewers of one sandbox's log on one worker, for as long as the block runs; then `told`. They
+    begin somewhere behind their coming, or, if `whole`, with its first line."""
 
-    def __init__(self, lab, worker, sandbox, count, last=None, stuck=False):
-        self.order = {"url": lab.workers[worker].url, "request": viewer(lab, sandbox),
-                      "count": count, "source": f"127.0.0.{2 + worker}", "last": last,
+    def __init__(self, lab, worker, sandbox, count, last=None, stuck=False, whole=False):
+        self.order = {"url": lab.workers[worker].url,
+                      "request": viewer(lab, sandbox, "since=0" if whole else "tail=0"),
+                      "position": 0 if whole else None, "count": count, "source": f"127.0.0.{2 + worker}", "last": last,
                       "stuck": stuck}
         self.told = None
 

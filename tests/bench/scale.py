@@ -16,9 +16,9 @@ from wire import request
 CROWD = pathlib.Path(__file__).with_name("crowd.py")
 
 
-def viewer(lab, sandbox):
-    """The request of a WebSocket that watches a log from now on."""
-    return request("GET", f"/sandboxes/{sandbox}/logs?tail=0", None, {
+def viewer(lab, sandbox, begin="tail=0"):
+    """The request of a WebSocket that watches a log, from now on unless told otherwise."""
+    return request("GET", f"/sandboxes/{sandbox}/logs?{begin}", None, {
         **lab.auth, "Upgrade": "websocket", "Connection": "Upgrade",
         "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}).decode()
 

@@ -144,6 +144,19 @@ class CutTest(SystemCase):
             told = waiting.result(30)
         self.assertEqual((told["stdout"], told["exitCode"]), ("first\nsecond\n", 3))
 
+    def test_who_follows_the_output_of_a_command_in_the_background_goes_on(self):
+        script = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line$i; sleep 0.005; done; exit 4"
+        one = begin(self.client, self.box, script)
+        seen = []
+        with self.client.stream("GET", f"/sandboxes/{self.box}/execs/{one}/output") as stream:
+            for number, event in stream.events():
+                seen.append((int(number), event))
+                if len(seen) == 20:
+                    self.cut()
+        text = "".join(e["data"] for _, e in seen if e["type"] == "stdout")
+        self.assertEqual(text.split(), [f"line{i}" for i in range(1, 401)])
+        self.assertEqual(seen[-1][1]["exitCode"], 4)
+
     def test_a_stream_goes_on_with_every_line_once(self):
         script = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo line$i; sleep 0.005; done; exit 4"
         with self.client.exec_stream(self.box, script) as stream:
