@@ -13,6 +13,7 @@
 #define HEARTBEAT_MS 1000
 #define PING_MS      1000
 #define FLUSH_MS     500
+#define ON_DEMAND_MS (24 * 3600 * 1000) /* of what is kicked */
 #define PURGE_MS     (10 * 60 * 1000)
 #define CLAIM_MAX    32
 
@@ -129,6 +130,7 @@ static void heartbeat(void *arg)
                 NULL);
     bool left = news.others < r->others;
     r->others = news.others;
+    atomic_store(&r->leads, news.leads);
     if (news.dead)
         sbx_log(SBX_WARN, "a worker is dead: taking over what it had", "workers", news.dead, NULL);
     else if (left)
@@ -296,6 +298,15 @@ void sbx_reaper_look_at(sbx_reaper *r, const char *sandbox)
 
 /* --- life --- */
 
+/* One worker sweeps for all when it is time to; whoever has a reason to does so at any time. */
+static void sweep_turn(void *arg)
+{
+    sbx_reaper *r = arg;
+
+    if (atomic_load(&r->leads))
+        sbx_keeper_kick(r->keeper, "sweep");
+}
+
 sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
 {
     sbx_reaper *r = sbx_alloc(sizeof(*r));
@@ -308,7 +319,8 @@ sbx_reaper *sbx_reaper_new(const sbx_reaper_config *c, sbx_keeper *keeper)
     sbx_keeper_every(keeper, "reap", REAP_MS, SBX_LANE_REAP, reap_due, r);
     sbx_keeper_every(keeper, "overdue", OVERDUE_MS, SBX_LANE_REAP, settle_overdue, r);
     sbx_keeper_every(keeper, "adopt", ADOPT_MS, SBX_LANE_REAP, adopt, r);
-    sbx_keeper_every(keeper, "sweep", c->sweep_s * 1000, SBX_LANE_REAP, reaper_sweep, r);
+    sbx_keeper_every(keeper, "sweep turn", c->sweep_s * 1000, SBX_LANE_REAP, sweep_turn, r);
+    sbx_keeper_every(keeper, "sweep", ON_DEMAND_MS, SBX_LANE_REAP, reaper_sweep, r);
     sbx_keeper_every(keeper, "meter", SBX_METER_S * 1000, SBX_LANE_REAP, reaper_meter, r);
     sbx_keeper_every(keeper, "purge", PURGE_MS, SBX_LANE_REAP, purge, r);
     r->keeper = keeper;

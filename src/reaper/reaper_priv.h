@@ -20,7 +20,8 @@ struct sbx_reaper {
     size_t orphan_count; /* immutable after start, but for the flags */
     sbx_reaper_config c;
     sbx_keeper *keeper;
-    int64_t others; /* workers at the last heartbeat; only the heartbeat's */
+    int64_t others;    /* workers at the last heartbeat; only the heartbeat's */
+    atomic_bool leads; /* of all workers, at the last heartbeat */
     pthread_t listener;
     bool listening;
     atomic_bool stopping;

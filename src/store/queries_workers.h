@@ -43,7 +43,8 @@
       " gone AS (DELETE FROM public.workers w USING late WHERE w.id = late.id AND late.dead"       \
       " RETURNING w.id)"                                                                           \
       " SELECT steady_since = now(), (SELECT string_agg(id, ' ') FROM gone),"                      \
-      " (SELECT count(*) FROM public.workers WHERE id <> $1) FROM me")                             \
+      " (SELECT count(*) FROM public.workers WHERE id <> $1),"                                     \
+      " NOT EXISTS (SELECT 1 FROM public.workers WHERE id < $1) FROM me")                             \
     X(WORKER_DELETE, 1, SYSTEM, "DELETE FROM public.workers WHERE id = $1")
 /* clang-format on */
 

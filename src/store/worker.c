@@ -102,6 +102,7 @@ static int beat(store_link *l, const char *worker, bool alone, sbx_worker_news *
     ret->late = store_int(r, 0, 0);
     ret->dead = PQgetisnull(r, 0, 1) ? NULL : store_str(r, 0, 1);
     ret->others = store_int(r, 0, 2);
+    ret->leads = store_int(r, 0, 3);
     return 0;
 }
 

@@ -92,11 +92,15 @@ Test(store_workers, workers_with_a_bus_share_and_keep_a_lonely_one_out)
     OK(sbx_store_join(a, false, &wa, &err));
     OK(sbx_store_join(b, false, &wb, &err));
     FAILS(sbx_store_join(c, true, &wc, &err), CONFLICT);
+    OK(beat(a, &wa));
+    bool leads = news.leads;
     OK(beat(b, &wb));
     cr_expect_eq(news.others, 1);
+    cr_expect_neq(news.leads, leads, "one of them does");
     sbx_store_leave(a, wa.s);
     OK(beat(b, &wb));
     cr_expect_eq(news.others, 0, "one has left");
+    cr_expect(news.leads);
     sbx_store_leave(b, wb.s);
     cr_expect_eq(sql("SELECT count(*) FROM workers"), 0);
     OK(sbx_store_join(c, true, &wc, &err));

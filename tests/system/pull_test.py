@@ -36,6 +36,7 @@ class Valve:
         self.open.set()
         self.manifests = 0
         self.held = 0
+        self.blobs = []  # what was asked for of layers and configurations
         self.repositories = set()  # whose layers were asked for
         self.credentials = []
         self.lock = threading.Lock()
@@ -62,11 +63,12 @@ class Valve:
             pass
 
     def look(self, request):
-        asked = re.match(rb"GET /v2/(\S+)/blobs/", request)
+        asked = re.match(rb"GET /v2/(\S+)/blobs/(\S+)", request)
         with self.lock:
             self.credentials += re.findall(rb"(?i)^(?:x-registry-)?auth\S*:.*", request, re.M)
             if asked:
                 self.repositories.add(asked.group(1))
+                self.blobs.append(asked.group(2))
         if re.match(rb"GET /v2/\S+/blobs/", request) and not self.open.is_set():
             with self.lock:
                 self.held += 1
@@ -372,6 +374,25 @@ class OperatorTest(PullCase):
         self.assertEqual(Client(server, other.key()).create(image=image)["state"], "running")
         self.assertTrue(valve.repositories)
         self.assertEqual(valve.credentials, [])
+
+
+class WorkersTest(PullCase):
+    def test_two_workers_that_want_an_image_at_once_have_its_layer_fetched_once(self):
+        valve = self.shut_valve()
+        image = self.slow_image(valve)
+        other = sandboxd.Service(env={"REDIS_URL": sandboxd.REDIS_URL})
+        self.addCleanup(other.close)
+        workers = [Client(other.start(), other.key()) for _ in range(2)]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            made = [pool.submit(worker.post, "/sandboxes", {"image": image}) for worker in workers]
+            wait_for(lambda: valve.held and all(self.waiting(w.server) == 1 for w in workers),
+                     60, "both pulls")
+            valve.open.set()
+            for one in made:
+                self.assertEqual(one.result(120).status, 201)
+        # The engine lets the second pull wait for the layer of the first; each reads the
+        # configuration for itself.
+        self.assertLessEqual(len(valve.blobs), len(set(valve.blobs)) + 1, valve.blobs)
 
 
 if __name__ == "__main__":

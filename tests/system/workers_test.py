@@ -1,11 +1,16 @@
 """Any of two workers serves any request: what is made through one is used through the other at
 once, without a second try, over the whole table of routes."""
 import json
+import pathlib
 import re
+import sys
 import threading
+import time
 import unittest
 import urllib.parse
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+from taps import EngineTap  # noqa: E402
 import sandboxd
 from sandboxd import Client, SystemCase, wait_for
 from terminal_test import Terminal
@@ -315,6 +320,35 @@ class RoutesTest(SystemCase):
         seen = self.ok(b.get(f"/events?sandboxId={box}"))["items"]
         self.assertEqual(seen, self.ok(a.get(f"/events?sandboxId={box}"))["items"])
         self.assertEqual(b.delete(f"/sandboxes/{box}").status, 204)
+
+
+class SweepTest(SystemCase):
+    def test_one_worker_sweeps_for_all_and_another_one_when_it_is_gone(self):
+        tap = EngineTap(sandboxd.DOCKER_HOST)
+        self.addCleanup(tap.close)
+        service = sandboxd.Service(env={"REDIS_URL": sandboxd.REDIS_URL, "DOCKER_HOST": tap.url,
+                                        "SBX_POOL": "", "SBX_SWEEP_SECONDS": 1})
+        self.addCleanup(service.close)
+        servers = [service.start() for _ in range(2)]
+        seen = 0
+
+        def sweeps(number):
+            nonlocal seen
+            seen = 0
+
+            def enough():
+                nonlocal seen
+                seen += tap.take().count("GET /containers/json")
+                return seen >= number
+            wait_for(enough, 60, f"{number} sweeps", 0.05)
+        sweeps(5)  # each worker's first, and those that their listening began with
+        began = time.monotonic()
+        sweeps(6)
+        self.assertGreater(time.monotonic() - began, 4.5, "both sweep")
+        for _ in range(2):
+            servers.pop(0).kill()
+            sweeps(5)
+            servers.append(service.start())
 
 
 if __name__ == "__main__":

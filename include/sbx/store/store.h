@@ -84,6 +84,7 @@ typedef struct sbx_worker_news {
     char
         *dead; /* ids, with spaces between, of workers that are dead as of now; NULL: none; owned */
     int64_t others; /* workers besides this one, the dead among them */
+    bool leads;     /* it is the first of all by id: it does what one of them has to do */
 } sbx_worker_news;
 
 int sbx_store_heartbeat(sbx_store *s, const char *worker, sbx_worker_news *ret,
