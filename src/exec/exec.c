@@ -5,6 +5,8 @@
  * waits for another channel and attaches there behind what it has. */
 #include "exec_priv.h"
 
+#include "sbx/core/log.h"
+
 #include <stdio.h>
 
 void exec_free(exec *x)
@@ -163,12 +165,12 @@ static void answer(exec *x, const sbx_command_exit *e)
     sbx_buf_done(&body);
 }
 
-static void answer_started(exec *x, int64_t pid)
+static void answer_started(exec *x)
 {
     sbx_buf body = SBX_BUF_INIT(MIB);
     char location[2 * SBX_ID_LEN + 32];
     sbx_header h = {"location", location};
-    exec_view v = {.r = x->record, .running = true, .pid = pid};
+    exec_view v = {.r = x->record, .running = true, .pid = x->pid};
 
     snprintf(location, sizeof(location), "/sandboxes/%s/execs/%s", x->sandbox, x->id);
     exec_view_json(&body, &v);
@@ -177,6 +179,77 @@ static void answer_started(exec *x, int64_t pid)
     else
         sbx_reply_send(x->reply, 202, "application/json", &h, 1, &body);
     sbx_buf_done(&body);
+}
+
+/* --- the record of a start ---
+ *
+ * Whoever is told the id of a command may ask for it whatever dies in the next moment, its agent
+ * and this worker together, too. So the record is written before the answer, or, as a stream is not
+ * to wait, beside its first event. One that cannot be written now waits in the ledger, where the
+ * agent's news put it. */
+
+static void insert_start(const sbx_execs *e, sbx_exec_record *r)
+{
+    sbx_err err;
+
+    r->running = true;
+    if (sbx_store_exec_insert(e->c.store, r, 1, &err))
+        sbx_log_err(SBX_WARN, "the start of a command is not recorded yet", &err, "sandbox",
+                    r->sandbox, NULL);
+}
+
+static void started_on_stream(void *arg)
+{
+    exec *x = arg;
+
+    answer_started(x);
+    over(x);
+}
+
+static void write_start(void *arg)
+{
+    exec *x = arg;
+
+    insert_start(x->e, &x->record);
+    sbx_stream_post(x->e->c.stream, started_on_stream, x);
+}
+
+/* The command was left: nobody else touches `x->record` until it is back. */
+static void record_start(exec *x)
+{
+    sbx_job job = {.run = write_start, .arg = x};
+    sbx_err err;
+
+    if (sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &err))
+        started_on_stream(x);
+}
+
+typedef struct beside {
+    const sbx_execs *e;
+    sbx_exec_record r;
+} beside;
+
+static void write_beside(void *arg)
+{
+    beside *b = arg;
+
+    insert_start(b->e, &b->r);
+    sbx_exec_record_done(&b->r);
+    free(b);
+}
+
+static void record_start_beside(const exec *x)
+{
+    beside *b = sbx_alloc(sizeof(*b));
+    sbx_job job = {.run = write_beside, .arg = b};
+    sbx_err err;
+
+    *b = (beside){.e = x->e, .r = x->record};
+    b->r.command = sbx_strdup(x->record.command);
+    if (!sbx_lanes_submit(x->e->c.lanes, SBX_LANE_FAST, &job, &err))
+        return;
+    sbx_exec_record_done(&b->r);
+    free(b);
 }
 
 /* All that there was when the page began, or as much as was asked for. */
@@ -226,6 +299,7 @@ static void command_started(void *arg, sbx_command *c, int64_t pid)
 
     x->command = c;
     x->started = true;
+    sbx_command_spec_done(&x->spec);
     if (x->left) {
         let_go(x);
         return;
@@ -234,10 +308,12 @@ static void command_started(void *arg, sbx_command *c, int64_t pid)
         begin_stream(x);
         follow_start(&x->f, x->id, pid);
         exec_flush(x);
+        if (is_start(x))
+            record_start_beside(x);
     } else if (x->kind == EXEC_BACKGROUND) {
-        answer_started(x, pid);
+        x->pid = pid;
         sbx_command_leave(sbx_steal(x->command));
-        over(x);
+        record_start(x);
     } else if (x->kind == EXEC_PAGE) {
         follow_start(&x->f, x->id, pid);
         if (page_is_full(x))
@@ -316,6 +392,8 @@ static bool is_gone(const exec *x, const sbx_err *err)
     return err->code == SBX_E_NOT_FOUND || (err->code == SBX_E_CONFLICT && x->started);
 }
 
+static bool begin_again(exec *x);
+
 /* It ran, or was on its way to the agent when the channel broke. */
 static bool may_have_begun(const exec *x)
 {
@@ -328,6 +406,8 @@ static void command_failed(void *arg, const sbx_err *err)
     sbx_err told = *err;
 
     x->command = NULL;
+    if (err->code == SBX_E_NOT_FOUND && begin_again(x))
+        return;
     if (is_gone(x, err) && !is_start(x) && !x->looked) {
         look_for_record(x);
         return;
@@ -358,6 +438,19 @@ static const sbx_command_events events = {.started = command_started,
                                           .lost = command_lost};
 
 /* --- another channel --- */
+
+/* It was on its way when the channel broke or passed to another worker, and the agent, which is the
+ * same still, has not got it. Should it come yet, the agent refuses the second one with its id. */
+static bool begin_again(exec *x)
+{
+    sbx_command_spec spec = x->spec;
+
+    if (!is_start(x) || x->started || !spec.argv.count || x->use.started_ms != x->begun_in_ms)
+        return false;
+    x->spec = (sbx_command_spec){0};
+    sbx_channels_exec(x->e->c.channels, x->sandbox, &spec, &events, x);
+    return true;
+}
 
 static void use_on_worker(void *arg)
 {
@@ -505,8 +598,9 @@ static void can_use(void *arg)
         exec_follow(x);
         return;
     }
-    sbx_command_spec spec = x->spec;
-    x->spec = (sbx_command_spec){0};
+    sbx_command_spec spec;
+    sbx_command_spec_copy(&x->spec, &spec);
+    x->begun_in_ms = x->use.started_ms;
     x->counted = true;
     x->record.started_ms = sbx_wall_ms();
     sbx_ledger_begin(e->c.ledger, x->sandbox);

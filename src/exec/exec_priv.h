@@ -95,7 +95,8 @@ typedef struct exec {
     struct many *many;     /* the request that it is a part of; NULL: it is alone */
     size_t place;          /* in it */
     int refs;              /* STREAM: the command or the wait for it, and the watch of the reply */
-    sbx_command_spec spec; /* until it was posted to the channel */
+    sbx_command_spec spec; /* until the command has started */
+    int64_t begun_in_ms;   /* since when the sandbox ran to which it was sent, wall clock */
     sbx_use use;
     sbx_reply *reply;
     char owner[SBX_ID_LEN + 1], sandbox[SBX_ID_LEN + 1], id[SBX_ID_LEN + 1];
@@ -108,6 +109,7 @@ typedef struct exec {
     bool looked;          /* for the record, as the agent does not know it any more */
     sbx_command *command; /* while it is followed */
     sbx_exec_record record;
+    int64_t pid; /* EXEC_BACKGROUND, when it has started */
     int64_t from_us;
     sbx_buf output[2]; /* EXEC_WAIT: stdout, stderr */
     bool truncated;

@@ -23,6 +23,24 @@ void sbx_command_spec_done(sbx_command_spec *s)
     *s = (sbx_command_spec){0};
 }
 
+void sbx_command_spec_copy(const sbx_command_spec *s, sbx_command_spec *ret)
+{
+    *ret = *s;
+    ret->argv = (sbx_strs){.shell = s->argv.shell};
+    ret->env = (sbx_pairs){0};
+    for (size_t i = 0; i < s->argv.count; i++)
+        sbx_strs_add(&ret->argv, s->argv.items[i]);
+    for (size_t i = 0; i < s->env.count; i++)
+        sbx_pairs_add(&ret->env, s->env.names[i], s->env.values[i]);
+    ret->cwd = s->cwd ? sbx_strdup(s->cwd) : NULL;
+    ret->user = s->user ? sbx_strdup(s->user) : NULL;
+    ret->stdin_text = NULL;
+    if (s->stdin_text) {
+        ret->stdin_text = sbx_alloc(s->stdin_len + 1);
+        memcpy(ret->stdin_text, s->stdin_text, s->stdin_len);
+    }
+}
+
 void frame_add(sbx_buf *b, uint16_t tag, const void *data, size_t len)
 {
     char *to = sbx_buf_reserve(b, len + 6);

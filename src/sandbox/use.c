@@ -149,6 +149,7 @@ static int attempt(sbx_use *u, sbx_err *err)
         u->counted = sbx_ledger_use(sbx_sandboxes_ledger(u->parts->sandboxes), row.id);
     if (go > 0 && !u->reading && !u->counted)
         go = 0;
+    u->started_ms = row.started_ms;
     bool frozen = strcmp(row.state, "paused") == 0;
     bool bridge = !u->bridged && strcmp(row.state, "running") == 0 &&
                   !sbx_channels_has(u->parts->channels, row.id);

@@ -419,15 +419,19 @@
       " AND ($4::timestamptz IS NULL OR (g.created_at, g.id) < ($4, $5::text))"                    \
       " ORDER BY g.created_at DESC, g.id DESC LIMIT $6::bigint")                                   \
     /* $1 an array. Of a command that is told twice the end counts, and what ended it most of all:
-     * "lost" is written before it is known. One that still runs does so in a sandbox that does. Of a
-     * run its request knows more than its agent, and alone tells of packages, if only of none. */ \
+     * "lost" is written before it is known. So is one that is told to run, and whose sandbox does
+     * not. Of a run its request knows more than its agent, and alone tells of packages, if only of none. */ \
     X(EXEC_INSERT, 1, SYSTEM,                                                                      \
       "INSERT INTO public.sandbox_executions AS x (id, sandbox, owner, kind, command, started_at," \
       " duration_ms, exit_code, signal, timed_out, oom_killed, truncated, error, cpu_limit,"       \
       " background, terminal, cpu_ms, peak_kb, chunks, runtime, packages)"                         \
       " SELECT DISTINCT ON (r.id) r.id, r.sandbox, s.owner, r.kind, r.command,"                    \
       " timestamptz 'epoch' + make_interval(secs => r.started_ms / 1000.0::float8),"               \
-      " r.duration_ms, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated, r.error,"    \
+      " CASE WHEN r.duration_ms IS NULL AND s.state IN ('stopped', 'failed')"                      \
+      " THEN greatest(extract(epoch FROM now()) * 1000 - r.started_ms, 0)::bigint"                 \
+      " ELSE r.duration_ms END, r.exit_code, r.signal, r.timed_out, r.oom_killed, r.truncated,"    \
+      " CASE WHEN r.duration_ms IS NULL AND s.state IN ('stopped', 'failed')"                      \
+      " THEN '" SBX_EXEC_LOST "' ELSE r.error END,"                                                \
       " r.cpu_limit, r.background, r.terminal, r.cpu_ms, r.peak_kb, r.chunks, r.runtime,"          \
       " r.packages"                                                                                \
       " FROM json_to_recordset($1::json) AS r (id text, sandbox text, kind text, command json,"    \
@@ -436,7 +440,7 @@
       " terminal bool, cpu_ms bigint, peak_kb bigint, chunks bigint, runtime text, packages json)" \
       " JOIN public.sandboxes s ON s.id = r.sandbox"                                               \
       " WHERE r.duration_ms IS NOT NULL"                                                           \
-      " OR s.state NOT IN ('stopped', 'failed', 'deleting', 'deleted')"                            \
+      " OR s.state NOT IN ('deleting', 'deleted')"                                                 \
       " ORDER BY r.id, r.duration_ms IS NULL, r.packages IS NULL"                                   \
       " ON CONFLICT (id) DO UPDATE SET duration_ms = excluded.duration_ms,"                        \
       " exit_code = excluded.exit_code, signal = excluded.signal,"                                 \

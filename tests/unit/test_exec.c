@@ -116,6 +116,7 @@ bool sbx_reply_gone(const sbx_reply *r)
 /* --- the store and the ledger --- */
 
 static const char *state_of_box = "running";
+static atomic_int started_box_ms = 1;
 static atomic_int records;
 static atomic_int active;
 
@@ -126,6 +127,7 @@ int sbx_store_sandbox_get(sbx_store *s, const char *owner, const char *id, sbx_s
     *ret = (sbx_sandbox_row){0};
     sbx_copy(ret->id, sizeof(ret->id), id);
     sbx_copy(ret->state, sizeof(ret->state), state_of_box);
+    ret->started_ms = started_box_ms;
     return 0;
 }
 
@@ -213,6 +215,15 @@ void sbx_ledger_record(sbx_ledger *l, sbx_exec_record *r)
     (void)l;
     sbx_exec_record_done(r);
     records++;
+}
+
+static atomic_int starts; /* records of them that were written */
+
+int sbx_store_exec_insert(sbx_store *s, const sbx_exec_record *r, size_t count, sbx_err *err)
+{
+    (void)s, (void)err;
+    starts += count == 1 && r->running;
+    return 0;
 }
 
 void sbx_ledger_record_start(sbx_ledger *l, sbx_exec_record *r)
@@ -453,4 +464,77 @@ Test(exec, kill_on_disconnect_kills_one_that_had_not_started_too, .init = make, 
     cr_expect(agent_read_until(&box, SBX_F_KILL));
     agent_num(&box, SBX_F_EXIT, req, SBX_T_EXIT_CODE, 137);
     cr_expect(EVENTUALLY(records == 1));
+}
+
+static uint32_t start_on_agent_2(const char *body, sbx_accept accept)
+{
+    sbx_err err = {0};
+    sbx_greeting *g = channel_open(set, BOX, 1, &box);
+
+    cr_assert(agent_hello(&box));
+    agent_welcome_2(&box, 1);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0, "%s", err.msg);
+    start(body, accept);
+    cr_assert(agent_read_until(&box, SBX_F_EXEC));
+    return box.frame.req;
+}
+
+/* The channel ends, another one is there, and the agent does not know the command. */
+static void lose_what_was_sent(uint64_t epoch)
+{
+    sbx_err err = {0};
+
+    close(box.fd);
+    cr_assert(EVENTUALLY(!sbx_channels_has(set, BOX)));
+    sbx_greeting *g = channel_open(set, BOX, epoch, &box);
+
+    cr_assert(agent_hello(&box));
+    agent_welcome_2(&box, epoch);
+    cr_assert_eq(sbx_greeting_wait(g, WAIT_MS, &err), 0, "%s", err.msg);
+    cr_assert(agent_read_until(&box, SBX_F_ATTACH));
+    agent_num(&box, SBX_F_FAIL, box.frame.req, SBX_T_CODE, SBX_AF_NOT_FOUND);
+}
+
+Test(exec, a_start_that_the_agent_did_not_get_is_sent_again_once, .init = make, .fini = unmake,
+     .timeout = 60)
+{
+    start_on_agent_2("{\"command\":\"x\"}", SBX_ACCEPT_JSON);
+    lose_what_was_sent(2);
+    cr_assert(agent_read_until(&box, SBX_F_EXEC));
+    tell_started(box.frame.req);
+    agent_num(&box, SBX_F_EXIT, box.frame.req, SBX_T_EXIT_CODE, 0);
+    cr_expect(EVENTUALLY(reply.ended));
+    cr_expect_eq(reply.status, 200);
+}
+
+Test(exec, a_start_that_is_lost_twice_is_told, .init = make, .fini = unmake, .timeout = 60)
+{
+    start_on_agent_2("{\"command\":\"x\"}", SBX_ACCEPT_JSON);
+    lose_what_was_sent(2);
+    cr_assert(agent_read_until(&box, SBX_F_EXEC));
+    lose_what_was_sent(3);
+    cr_expect(EVENTUALLY(reply.ended));
+    cr_expect_eq(reply.status, 502);
+}
+
+/* It may have run before the restart. */
+Test(exec, a_start_from_before_a_restart_is_not_sent_again, .init = make, .fini = unmake,
+     .timeout = 60)
+{
+    start_on_agent_2("{\"command\":\"x\"}", SBX_ACCEPT_JSON);
+    started_box_ms = 2;
+    lose_what_was_sent(2);
+    cr_expect(EVENTUALLY(reply.ended));
+    cr_expect_eq(reply.status, 502);
+}
+
+Test(exec, one_in_the_background_is_told_when_its_start_is_recorded, .init = make, .fini = unmake,
+     .timeout = 60)
+{
+    uint32_t req = start_on_agent_2("{\"command\":\"x\",\"background\":true}", SBX_ACCEPT_JSON);
+
+    tell_started(req);
+    cr_expect(EVENTUALLY(reply.ended));
+    cr_expect_eq(reply.status, 202);
+    cr_expect_eq(starts, 1);
 }

@@ -180,6 +180,8 @@ typedef struct sbx_command_spec {
     uint32_t flags; /* SBX_EXEC_*; with STDIN it stays open behind stdin_text, else that ends it */
 } sbx_command_spec;
 void sbx_command_spec_done(sbx_command_spec *s);
+/** @param ret  written, all of it; owned by the caller: sbx_command_spec_done() it. */
+void sbx_command_spec_copy(const sbx_command_spec *s, sbx_command_spec *ret);
 
 /** Start a command. Any thread; takes the content of `spec`. `events` must outlive the program. */
 void sbx_channels_exec(sbx_channels *c, const char *sandbox, sbx_command_spec *spec,

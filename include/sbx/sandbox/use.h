@@ -32,6 +32,7 @@ typedef struct sbx_use {
     void (*failed)(void *arg, const sbx_err *err);
     void *arg;
     bool again;         /* it was in use, and what it was used for goes on inside: be patient */
+    int64_t started_ms; /* when it is ready: since when the sandbox runs, wall clock */
     int64_t from_ms;    /* not the user's, as the next two */
     int64_t running_ms; /* since then it runs, and cannot be reached from here; 0: it can */
     bool bridged, counted;
