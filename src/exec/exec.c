@@ -193,6 +193,7 @@ static void insert_start(const sbx_execs *e, sbx_exec_record *r)
     sbx_err err;
 
     r->running = true;
+    r->exit_code = -1;
     if (sbx_store_exec_insert(e->c.store, r, 1, &err))
         sbx_log_err(SBX_WARN, "the start of a command is not recorded yet", &err, "sandbox",
                     r->sandbox, NULL);
