@@ -103,6 +103,7 @@ void sbx_api_rights_deafen(sbx_app *app)
 }
 
 /* --- asking for what is in work --- */
+
 typedef struct bearers {
     sbx_app *app;
     sbx_bearer *ids;

@@ -4,7 +4,7 @@ import unittest
 
 import parts
 import sandboxd
-from sandboxd import Client, SystemCase, wait_for
+from sandboxd import SystemCase, wait_for
 
 service = api = None
 
@@ -99,17 +99,8 @@ class LostTest(SystemCase):
         self.assert_lost(one)
 
 
-class CutTest(SystemCase):
+class CutTest(parts.BehindProxy):
     """The engine's connections are cut; the agent, and what it runs, go on."""
-
-    def setUp(self):
-        self.proxy = parts.Proxy(sandboxd.DOCKER_HOST.removeprefix("unix://"), "docker.sock")
-        self.addCleanup(self.proxy.close)
-        self.service = sandboxd.Service(env={"DOCKER_HOST": f"unix://{self.proxy.path}"})
-        self.addCleanup(self.service.close)
-        self.addCleanup(self.proxy.set, "pass")
-        self.client = Client(self.service.start(), self.service.key())
-        self.box = self.client.create()["id"]
 
     def cut(self):
         self.proxy.set("reset")

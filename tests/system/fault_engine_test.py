@@ -105,19 +105,13 @@ class RestartTest(FaultCase):
         self.restart(lambda own: own.kill(), ("host_lost",))
 
 
-class ProxyTest(FaultCase):
+class ProxyTest(parts.BehindProxy, FaultCase):
     """The shared engine, behind a proxy that misbehaves."""
 
+    env = {"SBX_SWEEP_SECONDS": 1, "SBX_ORPHAN_GRACE": 2}
+
     def setUp(self):
-        self.proxy = parts.Proxy(sandboxd.DOCKER_HOST.removeprefix("unix://"), "docker.sock")
-        self.addCleanup(self.proxy.close)
-        self.service = sandboxd.Service(env={
-            "DOCKER_HOST": f"unix://{self.proxy.path}", "SBX_SWEEP_SECONDS": 1,
-            "SBX_ORPHAN_GRACE": 2})
-        self.addCleanup(self.service.close)
-        self.addCleanup(self.proxy.set, "pass")
-        self.client = Client(self.service.start(), self.service.key())
-        self.box = self.client.create()["id"]
+        super().setUp()
         for got in self.creates(12):  # every worker has its connections now, which it keeps
             self.assertEqual(self.client.delete(f"/sandboxes/{got.json['id']}").status, 204)
         self.descriptors = self.client.server.descriptors()

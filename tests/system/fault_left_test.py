@@ -12,17 +12,8 @@ from sandboxd import Client, SystemCase, wait_for
 SOON_S = 20  # after the fault; deadlines of the moves are a minute and more
 
 
-class EngineTest(SystemCase):
+class EngineTest(parts.BehindProxy):
     """The engine is away."""
-
-    def setUp(self):
-        self.proxy = parts.Proxy(sandboxd.DOCKER_HOST.removeprefix("unix://"), "docker.sock")
-        self.addCleanup(self.proxy.close)
-        self.service = sandboxd.Service(env={"DOCKER_HOST": f"unix://{self.proxy.path}"})
-        self.addCleanup(self.service.close)
-        self.addCleanup(self.proxy.set, "pass")
-        self.client = Client(self.service.start(), self.service.key())
-        self.box = self.client.create()["id"]
 
     def state(self):
         return self.service.psql(f"SELECT state FROM sandboxes WHERE id = '{self.box}'")

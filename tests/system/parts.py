@@ -13,7 +13,7 @@ import urllib.parse
 
 import sandboxd
 from engine import Engine, EngineError
-from sandboxd import engine, wait_for
+from sandboxd import Client, SystemCase, engine, wait_for
 
 
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -364,3 +364,18 @@ class TcpProxy(Proxy):
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.target))
+
+
+class BehindProxy(SystemCase):
+    """A server whose engine is behind a proxy, and a sandbox of it."""
+
+    env = {}
+
+    def setUp(self):
+        self.proxy = Proxy(sandboxd.DOCKER_HOST.removeprefix("unix://"), "docker.sock")
+        self.addCleanup(self.proxy.close)
+        self.service = sandboxd.Service(env={"DOCKER_HOST": f"unix://{self.proxy.path}", **self.env})
+        self.addCleanup(self.service.close)
+        self.addCleanup(self.proxy.set, "pass")
+        self.client = Client(self.service.start(), self.service.key())
+        self.box = self.client.create()["id"]

@@ -3,7 +3,6 @@ that a test has one of them die and says how long it takes until all has settled
 
 What is measured is the time from the end of the fault, with the options as they are by default, but
 for the grace of containers without a row."""
-import concurrent.futures
 import http.client
 import threading
 import time
@@ -238,7 +237,17 @@ class World:
             60, "an empty pool", 0.2)
 
 
+# What ends with containers alone.
+SURVIVES = {"runs": "running", "busy": "running", "paused": "paused", "stopped": "stopped",
+            "idle": "running"}
+
+
 class RecoveryCase(SystemCase):
+    def lives_on(self, world):
+        told = world.states()
+        self.assertEqual({k: v.split()[0] for k, v in told.items() if k != "waits"}, SURVIVES)
+        self.assertEqual(world.outcome()["state"], "running")
+
     def world(self, **more):
         world = World(self, **more)
         world.populate()
